@@ -1,0 +1,164 @@
+"""From flags and a TOML file to a validated configuration, or one message with every error."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from training.errors import UserError
+
+Config = TypeVar("Config", bound=BaseModel)
+
+GPU_ONLY = {
+    "allow_tf32": "TF32 is a GPU format",
+    "enable_xformers_memory_efficient_attention": "xFormers runs on GPUs only",
+}
+SUPERSEDED = {
+    "only_save_embeds": "that is the default; --save_as_full_pipeline saves the pipeline too",
+    "validation_epochs": "use --validation_steps",
+    "local_rank": "the launcher's environment says the rank",
+    "hub_token": "a token on a command line is visible to every user: set HF_TOKEN instead",
+}
+
+
+def build_parser(config: type[BaseModel], prog: str, description: str) -> argparse.ArgumentParser:
+    """An argument parser with one flag per field of `config`, grouped as its fields say."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog="Every flag is also a key of the TOML file that --config names; flags win.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="Read keys from a file.")
+    groups: dict[str, Any] = {}
+    for name, field in config.model_fields.items():
+        extra = field.json_schema_extra
+        group = str(extra["group"]) if isinstance(extra, dict) else "options"
+        where = groups.setdefault(group, parser.add_argument_group(group))
+        default = "required" if field.is_required() else f"default: {field.default}"
+        help_text = f"{field.description} [{default}]".replace("%", "%%")
+        choices = _choices(field.annotation)
+        if field.annotation is bool:
+            where.add_argument(
+                f"--{name}", nargs="?", const=True, metavar="true|false", help=help_text
+            )
+        elif _is_list(field.annotation):
+            where.add_argument(f"--{name}", nargs="+", metavar="TEXT", help=help_text)
+        else:
+            metavar = "|".join(choices) if choices else name.rsplit("_", 1)[-1].upper()
+            where.add_argument(f"--{name}", metavar=metavar, help=help_text)
+    gone = parser.add_argument_group("accepted from other scripts, with one line saying why not")
+    for name, reason in (GPU_ONLY | SUPERSEDED).items():
+        gone.add_argument(f"--{name}", nargs="?", const=True, help=reason)
+    return parser
+
+
+def parse(
+    config: type[Config], argv: Sequence[str] | None, prog: str, description: str
+) -> tuple[Config, list[str]]:
+    """Read flags and the file of `--config`; returns the configuration and notices to print.
+
+    Raises:
+        UserError: names every wrong key and value at once, with the nearest valid name.
+    """
+    parser = build_parser(config, prog, description)
+    flags, unknown = parser.parse_known_args(argv)
+    given = vars(flags)
+    notices: list[str] = []
+    for name, reason in (GPU_ONLY | SUPERSEDED).items():
+        if given.pop(name, None) is not None:
+            notices.append(f"--{name} is ignored: {reason}.")
+    path = given.pop("config", None)
+    values = (read_toml(path) if path else {}) | given
+    values = {key: None if value == "none" and key in OPTIONAL_BY_WORD else value
+              for key, value in values.items()}
+    problems = [_unknown_flag(flag, config) for flag in unknown if flag.startswith("-")]
+    problems += [
+        f"{word}: not a flag and not the value of one"
+        for before, word in zip(["", *unknown], unknown, strict=False)
+        if not word.startswith("-") and not before.startswith("-")
+    ]
+    try:
+        parsed = config.model_validate(values)
+    except ValidationError as error:
+        problems += [describe(problem, config) for problem in error.errors()]
+    if problems:
+        where = f" (flags and {path})" if path else ""
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        plural = "s" if len(problems) > 1 else ""
+        raise UserError(
+            f"{len(problems)} error{plural} in the configuration{where}:\n{lines}\n"
+            f"  {prog} --help lists every key."
+        )
+    return parsed, notices
+
+
+OPTIONAL_BY_WORD = frozenset({"max_train_steps", "checkpoints_total_limit", "max_grad_norm"})
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The keys of a TOML file; its folder and syntax errors are named.
+
+    Raises:
+        UserError: the file is absent, unreadable, not TOML, or has tables.
+    """
+    try:
+        with path.open("rb") as stream:
+            values = tomllib.load(stream)
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: is not valid TOML: {error}.") from error
+    values.pop("run", None)
+    return values
+
+
+def describe(problem: Any, config: type[BaseModel]) -> str:
+    """One pydantic error as a line: the key, the value, the rule, the fix."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: no such key{_nearest(key, config)}"
+    if problem["type"] == "missing":
+        field = config.model_fields[key]
+        return f"{key}: is required. {field.description}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _unknown_flag(flag: str, config: type[BaseModel]) -> str:
+    name = flag.lstrip("-").split("=")[0]
+    return f"{flag.split('=')[0]}: no such flag{_nearest(name.replace('-', '_'), config, '--')}"
+
+
+def _nearest(name: str, config: type[BaseModel], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, config.model_fields, n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _arguments(annotation: Any) -> tuple[Any, ...]:
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _choices(annotation: Any) -> list[str]:
+    return [
+        str(choice)
+        for part in _arguments(annotation)
+        if typing.get_origin(part) is typing.Literal
+        for choice in typing.get_args(part)
+    ]
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(typing.get_origin(part) is list for part in _arguments(annotation))

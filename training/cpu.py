@@ -1,0 +1,73 @@
+"""What this CPU can do: instruction sets, cores this process may use, precision, threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
+REPORTED = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor, as far as training cares.
+
+    Attributes:
+        model: the vendor's name of it.
+        flags: instruction sets out of `REPORTED` that it has.
+        cores: physical cores that this process may run on.
+    """
+
+    model: str
+    flags: tuple[str, ...]
+    cores: int
+
+    @property
+    def computes_bf16(self) -> bool:
+        """Whether bf16 is done in hardware; without it bf16 is slower than fp32 (Ice Lake)."""
+        return any(flag in self.flags for flag in BF16_INSTRUCTIONS)
+
+
+@cache
+def this_cpu() -> Cpu:
+    """Read /proc/cpuinfo and the affinity mask; elsewhere, what Python knows."""
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.exists() else ""
+    first = text.split("\n\n", 1)[0]
+    entries = dict(
+        (part.strip() for part in line.split(":", 1)) for line in first.splitlines() if ":" in line
+    )
+    flags = set(entries.get("flags", "").split())
+    return Cpu(
+        model=entries.get("model name", platform.processor() or platform.machine()),
+        flags=tuple(flag for flag in REPORTED if flag in flags),
+        cores=len(_physical_cores(_allowed_cpus())),
+    )
+
+
+def _allowed_cpus() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _physical_cores(cpus: list[int]) -> set[str]:
+    """One name per physical core among `cpus`: hyper-threads of a core share its name."""
+    names = set()
+    for cpu in cpus:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        names.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
+    return names
+
+
+def threads_per_rank(cpu: Cpu, local_ranks: int) -> int:
+    """Threads a rank computes with: its share of the cores, or all of them where it is pinned.
+
+    A launcher that pins (mpirun does) has already cut the affinity mask down to the share.
+    """
+    pinned = len(_allowed_cpus()) < (os.cpu_count() or 1)
+    return max(1, cpu.cores if pinned else cpu.cores // local_ranks)

@@ -1,0 +1,106 @@
+"""Files that are either whole or absent, whatever kills the process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from training.errors import UserError
+
+
+@contextlib.contextmanager
+def disk_errors_named(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write `path` into a `UserError` naming it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{path}: the disk is full; nothing that was there before has been touched. "
+                "Free some space and resume with --resume_from_checkpoint latest."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}). "
+                "Choose another --output_dir or mend its permissions."
+            ) from error
+        raise
+
+
+def _ordinary_mode() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write(temporary)`, sync what it wrote, and rename it to `path`.
+
+    Raises:
+        UserError: the disk is full or `path` cannot be written; the old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with disk_errors_named(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            temporary.chmod(_ordinary_mode())  # safetensors makes its files private
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+            sync_directory(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all (see `write_file`)."""
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_directory(path: Path, write: Callable[[Path], object]) -> None:
+    """Like `write_file`, for a folder: `write(temporary)` fills a folder made for it.
+
+    A folder already at `path` is replaced once the new one is complete on disk.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with disk_errors_named(path):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            write(temporary)
+            for file in sorted(temporary.rglob("*")):
+                if file.is_file():
+                    with file.open("rb") as stream:
+                        os.fsync(stream.fileno())
+                else:
+                    sync_directory(file)
+            sync_directory(temporary)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            sync_directory(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move(source: Path, destination: Path) -> None:
+    """Rename a file or folder within a file system, replacing what is there."""
+    with disk_errors_named(destination):
+        if destination.is_dir():
+            shutil.rmtree(destination)
+        os.replace(source, destination)
+        sync_directory(destination.parent)

@@ -1,0 +1,92 @@
+"""The training loop, from the state it starts at to the last step: a person can read it down."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from training.checkpoint import State
+from training.config import TextualInversionConfig
+from training.draws import Draws
+from training.errors import SharedError
+from training.outputs import Outputs
+from training.progress import StepProgress
+from training.step import TrainingStep
+
+
+@dataclass
+class Stopped:
+    """Set from a signal handler: the loop ends after the step that it is in."""
+
+    signal: int | None = None
+
+
+def train(
+    config: TextualInversionConfig,
+    step: TrainingStep,
+    draws: Draws,
+    learning_rate: Callable[[int], float],
+    start: int,
+    max_train_steps: int,
+    outputs: Outputs,
+    progress: StepProgress,
+    stopped: Stopped,
+) -> int:
+    """Do optimizer steps `start` to `max_train_steps`; returns how many are done in all.
+
+    Raises:
+        SharedError: the loss is not finite; the last checkpoint is intact.
+    """
+    rows, optimizer = step.concept.rows, step.optimizer
+    fixed = draws.evaluation(config.num_evaluation_samples)
+    done = start
+    if start == 0:
+        outputs.evaluation(0, step.evaluate(fixed, config.train_batch_size), rows)
+        outputs.samples(0)
+    while done < max_train_steps:
+        began = time.perf_counter()
+        rate = learning_rate(done)
+        result = step(done, rate, stop=stopped.signal is not None)
+        if math.isnan(result.loss):
+            raise SharedError(
+                f"the loss is not finite at step {done + 1}: the rows have diverged or a picture "
+                f"is broken. The last checkpoint before it is whole. Use a lower --learning_rate "
+                f"(now {rate:g}) or --max_grad_norm 1, or --mixed_precision no."
+            )
+        done += 1
+        images_per_second = draws.global_batch / (time.perf_counter() - began)
+        outputs.step(done, result.loss, rate, images_per_second)
+        progress.step(done, f"loss {result.loss:.4f}  {images_per_second:.2f} images/s")
+        last = done == max_train_steps or result.stop
+        if done % config.evaluation_steps == 0 or done == max_train_steps:
+            outputs.evaluation(done, step.evaluate(fixed, config.train_batch_size), rows)
+        if done % config.save_steps == 0:
+            outputs.embeds(done, rows)
+        if done % config.checkpointing_steps == 0 or last:
+            outputs.checkpoint(state_of(done, rows, optimizer))
+        if done % config.validation_steps == 0 or done == max_train_steps:
+            outputs.samples(done)
+        if result.stop:
+            break
+    return done
+
+
+def state_of(done: int, rows: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> State:
+    """The state after `done` steps."""
+    moments = optimizer.state[rows]
+    return State(done, rows.detach(), moments["exp_avg"], moments["exp_avg_sq"])
+
+
+def restore(state: State, rows: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+    """Put `state` into the rows and the optimizer, bit for bit."""
+    with torch.no_grad():
+        rows.copy_(state.rows)
+    optimizer.state[rows] = {
+        "step": torch.tensor(float(state.step)),
+        "exp_avg": state.exp_avg.clone(),
+        "exp_avg_sq": state.exp_avg_sq.clone(),
+    }

@@ -1,0 +1,158 @@
+"""Loading a diffusers pipeline's parts, and the new word into its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from training.config import TextualInversionConfig
+from training.embeds import load_embeds
+from training.errors import UserError
+
+PARTS = ("tokenizer", "scheduler", "text_encoder", "vae", "unet")
+
+
+@dataclass
+class Models:
+    """The parts of a Stable Diffusion pipeline that training uses, in float32 when loaded."""
+
+    tokenizer: Any
+    noise_scheduler: Any
+    text_encoder: Any
+    vae: Any
+    unet: Any
+
+
+def load_models(config: TextualInversionConfig) -> Models:
+    """Load tokenizer, noise scheduler, text encoder, VAE and UNet.
+
+    Raises:
+        UserError: a part is missing or cannot be read; it is named.
+    """
+    name = config.model_name
+    hub = {"revision": config.revision}
+    weights = {**hub, "variant": config.variant, "low_cpu_mem_usage": True}
+    missing = [part for part in PARTS if Path(name).is_dir() and not (Path(name) / part).is_dir()]
+    if missing:
+        raise UserError(
+            f"{name}: not a whole pipeline, {', '.join(missing)} missing. A pipeline folder has "
+            f"{', '.join(PARTS)}; download it again."
+        )
+    with _part_named(name, "tokenizer"):
+        tokenizer = (
+            CLIPTokenizer.from_pretrained(config.tokenizer_name)
+            if config.tokenizer_name
+            else CLIPTokenizer.from_pretrained(name, subfolder="tokenizer", **hub)
+        )
+    with _part_named(name, "scheduler"):
+        noise_scheduler = DDPMScheduler.from_pretrained(name, subfolder="scheduler", **hub)
+    with _part_named(name, "text_encoder"):
+        # The dtype is asked for: transformers 5 keeps a file's fp16, which cannot be mixed.
+        text_encoder = CLIPTextModel.from_pretrained(
+            name, subfolder="text_encoder", dtype=torch.float32, use_safetensors=True, **hub,
+            variant=config.variant,
+        )
+    with _part_named(name, "vae"):
+        vae = AutoencoderKL.from_pretrained(
+            name, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True, **weights
+        )
+    with _part_named(name, "unet"):
+        unet = UNet2DConditionModel.from_pretrained(
+            name, subfolder="unet", torch_dtype=torch.float32, use_safetensors=True, **weights
+        )
+    if noise_scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
+        raise UserError(
+            f"{name}/scheduler: prediction type {noise_scheduler.config.prediction_type!r} "
+            "is not one that this objective knows (epsilon, v_prediction, sample)."
+        )
+    return Models(tokenizer, noise_scheduler, text_encoder, vae, unet)
+
+
+class _part_named:
+    """Turn a loader's failure into one message that names the model's part."""
+
+    def __init__(self, name: str, part: str) -> None:
+        self.name, self.part = name, part
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        where = "a folder here or a name on the hub (HF_ENDPOINT says which hub)"
+        what = str(error).strip().splitlines() or [repr(error)]
+        raise UserError(
+            f"{self.name}: its {self.part} cannot be loaded: {what[0][:300]}\n"
+            f"  The model must be {where}, whole, with safetensors weights."
+        ) from error
+
+
+def add_placeholder(config: TextualInversionConfig, models: Models) -> tuple[torch.Tensor, list[int]]:
+    """Add the new word's tokens to the tokenizer.
+
+    Returns:
+        The starting rows [num_vectors, width] float32, and the token ids.
+
+    Raises:
+        UserError: the placeholder is a token already, or the initializer is not one token.
+    """
+    tokenizer = models.tokenizer
+    taken = [token for token in config.placeholder_tokens if token in tokenizer.get_vocab()]
+    taken += [
+        token for token in config.placeholder_tokens
+        if token not in taken and f"{token}</w>" in tokenizer.get_vocab()
+    ]
+    if taken:
+        raise UserError(
+            f"placeholder_token {taken[0]!r} is already a token of this model: choose a word "
+            f"that it does not know, for example <{taken[0].strip('<>')}-1>."
+        )
+    table = models.text_encoder.get_input_embeddings().weight.detach()
+    if config.initial_embeds is not None:
+        rows = load_embeds(config.initial_embeds)
+        if rows.shape != (config.num_vectors, table.shape[1]):
+            raise UserError(
+                f"initial_embeds {config.initial_embeds}: holds {tuple(rows.shape)} rows x width, "
+                f"this run needs {(config.num_vectors, table.shape[1])}; "
+                "is it from another base model, or another num_vectors?"
+            )
+    else:
+        ids = tokenizer.encode(config.initializer_token, add_special_tokens=False)
+        if len(ids) != 1:
+            raise UserError(
+                f"initializer_token {config.initializer_token!r} is {len(ids)} tokens "
+                f"({', '.join(tokenizer.convert_ids_to_tokens(ids))}); it must be one. "
+                "Choose a simpler word, for example toy."
+            )
+        rows = table[ids].repeat(config.num_vectors, 1)
+    tokenizer.add_tokens(config.placeholder_tokens)
+    return rows.float(), tokenizer.convert_tokens_to_ids(config.placeholder_tokens)
+
+
+def tokenize(tokenizer: Any, prompts: list[str]) -> torch.Tensor:
+    """Token ids [prompts, model_max_length], int64, padded and truncated as the pipeline does."""
+    encoded = tokenizer(
+        prompts,
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    ids: torch.Tensor = encoded.input_ids
+    return ids
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """SHA-256 over the names, dtypes and bytes of a module's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,128 @@
+"""What a run leaves behind while it trains, written by the first rank alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from training.checkpoint import State, save_checkpoint
+from training.config import TextualInversionConfig
+from training.embeds import save_a1111, save_embeds
+from training.events import EventLog
+from training.models import Models
+from training.progress import StepProgress
+from training.prompts import expand_placeholder
+from training.run_directory import RunRecord
+from training.samples import build_pipeline, draw, save_picture
+
+SAMPLES = "samples"
+
+
+@dataclass
+class Outputs:
+    """Writes steps, checkpoints, rows and samples of a run; does nothing on other ranks.
+
+    Attributes:
+        log: None on every rank but the first.
+        rows_at_start: [vectors, width], to measure how far the rows have moved.
+    """
+
+    config: TextualInversionConfig
+    record: RunRecord
+    models: Models
+    log: EventLog | None
+    accelerator: Accelerator
+    rows_at_start: torch.Tensor
+    progress: StepProgress
+    _pipeline: Any = None
+
+    def notice(self, text: str) -> None:
+        """Tell the person, and note it in the events."""
+        if self.log:
+            self.progress.note(text)
+            self.log.write("notice", text=text)
+
+    def step(self, done: int, loss: float, rate: float, images_per_second: float) -> None:
+        """Note a finished optimizer step."""
+        if self.log:
+            self.log.write(
+                "step", step=done, loss=loss, lr=rate,
+                images_per_second=round(images_per_second, 4),
+            )  # fmt: skip
+            self.accelerator.log({"loss": loss, "lr": rate}, step=done)
+
+    def evaluation(self, done: int, loss: float, rows: torch.Tensor) -> None:
+        """Note the loss on the fixed samples, and how far the rows are from where they began."""
+        if self.log:
+            moved = (rows.detach() - self.rows_at_start).norm() / self.rows_at_start.norm()
+            self.log.write("evaluation", step=done, loss=loss, moved=float(moved))
+            self.accelerator.log(
+                {"evaluation_loss": loss, "rows_moved": float(moved)}, step=done
+            )
+
+    def embeds(self, done: int, rows: torch.Tensor) -> None:
+        """Write learned_embeds-steps-<done>, kept for good."""
+        if self.log:
+            save_embeds(self.embeds_path(f"-steps-{done}"), self.config.placeholder_token, rows)
+
+    def embeds_path(self, suffix: str = "") -> Path:
+        """learned_embeds<suffix> in the format that was asked for."""
+        kind = "bin" if self.config.no_safe_serialization else "safetensors"
+        return self.config.output_dir / f"learned_embeds{suffix}.{kind}"
+
+    def checkpoint(self, state: State) -> None:
+        """Write checkpoint-<step>, and its rows, which stay when old checkpoints go."""
+        if self.log:
+            self.embeds(state.step, state.rows)
+            path = save_checkpoint(
+                self.config.output_dir, state, self.record, self.config.checkpoints_total_limit
+            )
+            self.log.write("checkpoint", step=state.step, path=path.name)
+
+    def samples(self, done: int) -> None:
+        """Draw every validation prompt with the same seeds as ever."""
+        if self.log is None or not self.config.validation_prompt:
+            return
+        if self._pipeline is None:
+            self._pipeline = build_pipeline(self.models)
+        config = self.config
+        seeds = [self.record.seed + i for i in range(config.num_validation_images)]
+        for number, prompt in enumerate(config.validation_prompt):
+            pictures = draw(
+                self._pipeline,
+                expand_placeholder(prompt, config.placeholder_tokens),
+                seeds,
+                config.resolution,
+                config.num_inference_steps,
+                config.guidance_scale,
+                lambda i, n: self.progress.step(done, f"drawing picture {i + 1} of {n}"),
+            )
+            for seed, picture in zip(seeds, pictures, strict=True):
+                name = f"step-{done:06d}/prompt-{number}-seed-{seed}.png"
+                save_picture(config.output_dir / SAMPLES / name, picture)
+                self.log.write(
+                    "sample", step=done, prompt=prompt, seed=seed, path=f"{SAMPLES}/{name}"
+                )
+            self._to_tensorboard(done, prompt, pictures)
+
+    def _to_tensorboard(self, done: int, prompt: str, pictures: list[Any]) -> None:
+        import numpy as np
+
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                images = np.stack([np.asarray(picture) for picture in pictures])
+                tracker.writer.add_images(prompt, images, done, dataformats="NHWC")
+
+    def final(self, rows: torch.Tensor) -> list[Path]:
+        """Write learned_embeds, in A1111's form too if asked for; returns the paths."""
+        if self.log is None:
+            return []
+        paths = [self.embeds_path()]
+        save_embeds(paths[0], self.config.placeholder_token, rows)
+        if self.config.embeds_format == "a1111":
+            paths.append(save_a1111(self.config.output_dir, self.config.placeholder_token, rows))
+        return paths

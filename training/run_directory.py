@@ -1,0 +1,174 @@
+"""A run's folder: whose it is, who is writing it, and what must not change when it goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict
+
+from training import durable
+from training.config import MAY_DIFFER_ON_RESUME, TextualInversionConfig
+from training.errors import UserError
+
+CONFIG_FILE = "config.toml"
+LOCK_FILE = ".lock"
+IDENTIFIED_BY_CONTENT = {
+    "pretrained_model_name_or_path": "model",
+    "revision": "model",
+    "variant": "model",
+    "tokenizer_name": "model",
+    "train_data_dir": "pictures",
+    "skip_broken_images": "pictures",
+    "initializer_token": "rows",
+    "initial_embeds": "rows",
+}
+"""Config keys that may name another place as long as the same bytes are found there."""
+
+
+class RunRecord(BaseModel):
+    """What is fixed when a run starts, whatever number of ranks carries it on later.
+
+    Attributes:
+        seed: as given or drawn.
+        global_batch: samples per optimizer step, over all ranks.
+        learning_rate: after `scale_lr`.
+        dtype: of the frozen weights, "float32" or "bfloat16".
+        frozen: how the frozen parts are prepared ("native" or "ipex").
+        model, pictures, rows: digests of the weights, the pictures and the starting rows.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int
+    global_batch: int
+    learning_rate: float
+    dtype: str
+    frozen: str
+    model: str
+    pictures: str
+    rows: str
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; the operating system lets go when it ends.
+
+    Raises:
+        UserError: the folder cannot be made or written, or another live process holds it.
+    """
+    path = folder / LOCK_FILE
+    with durable.disk_errors_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"output_dir {folder}: another live process is writing it "
+                f"({file.read().strip() or 'unknown'}). Wait for it, stop it, or choose another "
+                "--output_dir."
+            ) from error
+        file.truncate(0)
+        file.write(f"{socket.gethostname()} pid {os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Whether a run has been started in `folder`."""
+    return (folder / CONFIG_FILE).exists()
+
+
+def clear_for_new_run(folder: Path, overwrite: bool) -> None:
+    """Make sure that a new run may start in `folder`.
+
+    Raises:
+        UserError: it holds a run, or files of somebody else, and `overwrite` is off.
+    """
+    if not holds_a_run(folder):
+        return
+    if not overwrite:
+        raise UserError(
+            f"output_dir {folder}: holds a run already. Go on with it: --resume_from_checkpoint "
+            "latest; start afresh: --overwrite_output_dir; or choose another --output_dir."
+        )
+    for child in folder.iterdir():
+        if child.name != LOCK_FILE:
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+def write_config(folder: Path, config: TextualInversionConfig, record: RunRecord) -> None:
+    """Write config.toml: the configuration, and under [run] what was resolved from it."""
+    values = {k: v for k, v in config.model_dump(mode="json").items() if v is not None}
+    text = tomli_w.dumps({**values, "run": record.model_dump()})
+    durable.write_text(folder / CONFIG_FILE, text)
+
+
+def read_config(folder: Path) -> tuple[TextualInversionConfig, RunRecord]:
+    """What `write_config` wrote.
+
+    Raises:
+        UserError: the file is not one of ours, or of another version of it.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        record = RunRecord.model_validate(values.pop("run"))
+        return TextualInversionConfig.model_validate(values), record
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"{path}: is not the record of a run ({error}). Choose another --output_dir."
+        ) from error
+
+
+def refuse_differences(
+    folder: Path,
+    old: tuple[TextualInversionConfig, RunRecord],
+    new: TextualInversionConfig,
+    content: dict[str, str],
+) -> None:
+    """Make sure that `new` goes on with the run that `old` started.
+
+    Args:
+        content: digests found now, under "model", "pictures" and "rows".
+
+    Raises:
+        UserError: names every key that differs and may not.
+    """
+    before, record = old
+    differences = []
+    for key, value in new.model_dump(mode="json").items():
+        was = before.model_dump(mode="json")[key]
+        if key in MAY_DIFFER_ON_RESUME or key in IDENTIFIED_BY_CONTENT or value == was:
+            continue
+        if key == "seed" and value is None:
+            continue
+        differences.append(f"{key}: {was!r} then, {value!r} now")
+    recorded = record.model_dump()
+    for what, digest in content.items():
+        if recorded[what] != digest:
+            keys = [key for key, kind in IDENTIFIED_BY_CONTENT.items() if kind == what]
+            named = " / ".join(key for key in keys if _given(new, key))
+            differences.append(f"{named}: the {what} are not the same as when the run started")
+    if differences:
+        lines = "\n".join(f"  - {difference}" for difference in differences)
+        raise UserError(
+            f"output_dir {folder}: its run cannot go on with another configuration:\n{lines}\n"
+            "  Give the same values (they are in its config.toml), or another --output_dir."
+        )
+
+
+def _given(config: TextualInversionConfig, key: str) -> bool:
+    value: Any = getattr(config, key)
+    return value is not None and value is not False
