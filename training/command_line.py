@@ -33,6 +33,7 @@ def build_parser(config: type[BaseModel], prog: str, description: str) -> argpar
     """An argument parser with one flag per field of `config`, grouped as its fields say."""
     parser = argparse.ArgumentParser(
         prog=prog,
+        usage="%(prog)s [--config FILE.toml] [--KEY VALUE ...]",
         description=description,
         epilog="Every flag is also a key of the TOML file that --config names; flags win.",
         allow_abbrev=False,

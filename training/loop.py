@@ -11,7 +11,6 @@ import torch
 
 from training.checkpoint import State
 from training.config import TextualInversionConfig
-from training.draws import Draws
 from training.errors import SharedError
 from training.outputs import Outputs
 from training.progress import StepProgress
@@ -28,7 +27,6 @@ class Stopped:
 def train(
     config: TextualInversionConfig,
     step: TrainingStep,
-    draws: Draws,
     learning_rate: Callable[[int], float],
     start: int,
     max_train_steps: int,
@@ -42,6 +40,7 @@ def train(
         SharedError: the loss is not finite; the last checkpoint is intact.
     """
     rows, optimizer = step.concept.rows, step.optimizer
+    draws = step.draws
     fixed = draws.evaluation(config.num_evaluation_samples)
     done = start
     if start == 0:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -27,6 +29,10 @@ class Models:
     text_encoder: Any
     vae: Any
     unet: Any
+
+
+for _library in (transformers.utils.logging, diffusers.utils.logging):
+    _library.disable_progress_bar()  # loading takes less than it takes to read the bar
 
 
 def load_models(config: TextualInversionConfig) -> Models:

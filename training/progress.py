@@ -36,7 +36,7 @@ class StepProgress:
                 TimeRemainingColumn(),
                 console=Console(file=self.stream),
             )
-            if shown and self.stream.isatty()
+            if shown and Console(file=self.stream).is_terminal
             else None
         )
         self.title = title

@@ -1,4 +1,4 @@
-"""This process among the ranks of a run: who it is, how it meets the others, who died."""
+"""The ranks of a run: how they meet, what travels between them, and who died."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -17,66 +16,12 @@ import torch
 import torch.distributed as dist
 
 from training.errors import SharedError, UserError
+from training.launcher import Ranks, read_environment
 
 Result = TypeVar("Result")
 
-LAUNCHERS = (
-    # torchrun and accelerate launch first: inside mpirun they know better than mpirun.
-    ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    ("Intel MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    (
-        "Open MPI",
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
-    ),
-)
 ROLL_CALL_SECONDS = 5.0
 """How long the survivors of a lost rank wait for each other before they name the missing."""
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """One process's place.
-
-    Attributes:
-        launcher: who started it, for the log.
-        rank, size: among all.
-        local_rank, local_size: among those on this machine.
-        backend: "ccl" or "gloo"; None when alone.
-    """
-
-    launcher: str
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    backend: str | None = None
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this rank writes the outputs."""
-        return self.rank == 0
-
-    @property
-    def is_first_here(self) -> bool:
-        """Whether this rank is the first of its machine."""
-        return self.local_rank == 0
-
-
-def read_environment(environment: Mapping[str, str]) -> Ranks:
-    """This process's place as its launcher's environment variables say it."""
-    for launcher, rank, size, local_rank, local_size in LAUNCHERS:
-        if rank in environment and size in environment:
-            return Ranks(
-                launcher,
-                int(environment[rank]),
-                int(environment[size]),
-                int(environment.get(local_rank, environment[rank])),
-                int(environment.get(local_size, environment[size])),
-            )
-    return Ranks("no launcher", 0, 1, 0, 1)
 
 
 def _rendezvous(ranks: Ranks, environment: Mapping[str, str]) -> str:

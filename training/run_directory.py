@@ -21,6 +21,7 @@ from training.errors import UserError
 
 CONFIG_FILE = "config.toml"
 LOCK_FILE = ".lock"
+LATENTS = "latents"
 IDENTIFIED_BY_CONTENT = {
     "pretrained_model_name_or_path": "model",
     "revision": "model",
@@ -90,22 +91,27 @@ def holds_a_run(folder: Path) -> bool:
     return (folder / CONFIG_FILE).exists()
 
 
-def clear_for_new_run(folder: Path, overwrite: bool) -> None:
+def refuse_a_held_folder(folder: Path, overwrite: bool) -> None:
     """Make sure that a new run may start in `folder`.
 
     Raises:
-        UserError: it holds a run, or files of somebody else, and `overwrite` is off.
+        UserError: it holds a run, and `overwrite` is off.
     """
-    if not holds_a_run(folder):
-        return
-    if not overwrite:
+    if holds_a_run(folder) and not overwrite:
         raise UserError(
             f"output_dir {folder}: holds a run already. Go on with it: --resume_from_checkpoint "
             "latest; start afresh: --overwrite_output_dir; or choose another --output_dir."
         )
-    for child in folder.iterdir():
-        if child.name != LOCK_FILE:
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+def clear_for_new_run(folder: Path) -> None:
+    """Remove what the run in `folder`, if there is one, has left; encoded pictures stay."""
+    if not holds_a_run(folder):
+        return
+    with durable.disk_errors_named(folder):
+        for child in folder.iterdir():
+            if child.name not in (LOCK_FILE, LATENTS):
+                shutil.rmtree(child) if child.is_dir() else child.unlink()
 
 
 def write_config(folder: Path, config: TextualInversionConfig, record: RunRecord) -> None:

@@ -1,0 +1,82 @@
+"""What a run reads before it trains: models, pictures, the new word, encoded pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from training.config import TextualInversionConfig
+from training.images import Picture, find_pictures
+from training.latents import LatentCache, encode_missing, read_all
+from training.launcher import Ranks
+from training.models import Models, add_placeholder, load_models, weights_digest
+from training.ranks import together
+from training.run_directory import LATENTS
+
+
+@dataclass
+class Inputs:
+    """What is read before training, the same on every rank."""
+
+    models: Models
+    pictures: list[Picture]
+    rows: torch.Tensor
+    token_ids: list[int]
+    content: dict[str, str]
+
+
+def read_inputs(config: TextualInversionConfig, notify: Callable[[str], None]) -> Inputs:
+    """Read and check everything that the person named.
+
+    Raises:
+        UserError: a picture, a part of the model, or a word cannot be used.
+    """
+    pictures = find_pictures(config.train_data_dir, config.skip_broken_images, notify)
+    models = load_models(config)
+    rows, token_ids = add_placeholder(config, models)
+    parts = (models.text_encoder, models.vae, models.unet)
+    content = {
+        "model": _digest([weights_digest(part) for part in parts]),
+        "pictures": _digest([picture.digest for picture in pictures]),
+        "rows": _digest(rows.tolist()),
+    }
+    return Inputs(models, pictures, rows, token_ids, content)
+
+
+def read_posteriors(
+    config: TextualInversionConfig,
+    pictures: list[Picture],
+    vae: Any,
+    dtype: torch.dtype,
+    ranks: Ranks,
+    say: Callable[[str], None],
+) -> torch.Tensor:
+    """Encode what the cache lacks, shared among a machine's ranks, and read all of it.
+
+    Returns:
+        [pictures, 2 (plain, mirrored), 2 (mean, log-variance), C, H, W], float32.
+    """
+    folder = config.latents_cache_dir or config.output_dir / LATENTS
+
+    def progress(done: int, of: int) -> None:
+        if of:
+            say(f"encoding pictures: {done} of {of}")
+
+    def encode() -> LatentCache:
+        cache = LatentCache(folder, vae, config.resolution, config.center_crop, dtype)
+        encode_missing(
+            cache, pictures, vae, ranks.local_rank, ranks.local_size, progress
+        )
+        return cache
+
+    cache = together(ranks, encode)
+    return together(ranks, lambda: read_all(cache, pictures, vae))
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
