@@ -49,7 +49,7 @@ def train(
     while done < max_train_steps:
         began = time.perf_counter()
         rate = learning_rate(done)
-        result = step(done, rate, stop=stopped.signal is not None)
+        result = step(done, rate, stop=lambda: stopped.signal is not None)
         if math.isnan(result.loss):
             raise SharedError(
                 f"the loss is not finite at step {done + 1}: the rows have diverged or a picture "

@@ -20,30 +20,52 @@ from training.launcher import Ranks, read_environment
 
 Result = TypeVar("Result")
 
+MEETING_SECONDS = 300
+"""How long the first rank to start waits for the last."""
+JOB_NAMES = ("I_MPI_HYDRA_UUID", "PMIX_NAMESPACE", "TORCHELASTIC_RUN_ID")
+"""What launchers call one job, the same for all of its ranks."""
 ROLL_CALL_SECONDS = 5.0
 """How long the survivors of a lost rank wait for each other before they name the missing."""
 
 
-def _rendezvous(ranks: Ranks, environment: Mapping[str, str]) -> str:
-    """Where the ranks meet: the launcher's master address, or a file on a single machine.
+def _meeting_place(ranks: Ranks, environment: Mapping[str, str]) -> str:
+    """The launcher's master address as host:port, or a file on a single machine.
 
     Raises:
         UserError: the ranks are on several machines and MASTER_ADDR is not set.
     """
     if "MASTER_ADDR" in environment:
-        port = environment.get("MASTER_PORT", "29500")
-        return f"tcp://{environment['MASTER_ADDR']}:{port}"
+        return f"{environment['MASTER_ADDR']}:{environment.get('MASTER_PORT', '29500')}"
     if ranks.local_size != ranks.size:
         raise UserError(
             f"{ranks.size} ranks on several machines, but MASTER_ADDR is not set: "
             "export it as the first node's address (and MASTER_PORT if 29500 is taken)."
         )
-    # Ranks of one mpirun on one machine share a parent; its start time tells runs apart.
-    parent = os.getppid()
-    stat = Path(f"/proc/{parent}/stat")
+    job = next((environment[key] for key in JOB_NAMES if key in environment), None)
+    return str(Path(tempfile.gettempdir()) / f"ranks-{os.getuid()}-{job or _parent()}")
+
+
+def _parent() -> str:
+    """Ranks of one launcher share a parent; its start time tells it from an earlier namesake."""
+    stat = Path(f"/proc/{os.getppid()}/stat")
     started = stat.read_text().rsplit(")", 1)[1].split()[19] if stat.exists() else "0"
-    name = f"ranks-{os.getuid()}-{parent}-{started}"
-    return f"file://{Path(tempfile.gettempdir()) / name}"
+    return f"{os.getppid()}-{started}"
+
+
+def _meet(place: str, ranks: Ranks, environment: Mapping[str, str]) -> dist.Store:
+    """The store at `place`, which the first rank keeps, or torchrun's own agent."""
+    kept_by_agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if place.startswith("/"):
+        return dist.FileStore(place, ranks.size)
+    host, port = place.rsplit(":", 1)
+    return dist.TCPStore(
+        host,
+        int(port),
+        ranks.size,
+        ranks.is_first and not kept_by_agent,
+        timeout=datetime.timedelta(seconds=MEETING_SECONDS),
+        use_libuv=False,
+    )
 
 
 @contextmanager
@@ -62,27 +84,27 @@ def joined(backend: str, timeout: int, environment: Mapping[str, str]) -> Iterat
     if alone.size == 1:
         yield alone
         return
-    meeting = _rendezvous(alone, environment)
+    place = _meeting_place(alone, environment)
     if alone.local_size == alone.size and backend == "gloo":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
     try:
+        store = _meet(place, alone, environment)
+        store.set_timeout(datetime.timedelta(seconds=MEETING_SECONDS))
+        store.set(f"place/{alone.rank}", f"{socket.gethostname()} pid {os.getpid()}")
+        places = {rank: store.get(f"place/{rank}").decode() for rank in range(alone.size)}
         dist.init_process_group(
             backend,
-            init_method=meeting,
+            store=store,
             rank=alone.rank,
             world_size=alone.size,
             timeout=datetime.timedelta(seconds=timeout),
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"rank {alone.rank} could not meet the others at {meeting}: {_first_line(error)}. "
-            "Is every node up, and the port free (MASTER_PORT)?"
+            f"rank {alone.rank} of {alone.size} could not meet the others at {place} within "
+            f"{MEETING_SECONDS} s: {_first_line(error)}. Did every rank start, and is the port "
+            "free (MASTER_PORT)?"
         ) from error
-    place = f"{socket.gethostname()} pid {os.getpid()}"
-    store = dist.distributed_c10d._get_default_store()
-    store.set(f"place/{alone.rank}", place)
-    dist.barrier()
-    places = {r: store.get(f"place/{r}").decode() for r in range(alone.size)}
     try:
         yield Ranks(
             alone.launcher, alone.rank, alone.size, alone.local_rank, alone.local_size, backend
@@ -96,23 +118,32 @@ def joined(backend: str, timeout: int, environment: Mapping[str, str]) -> Iterat
             "Resume with --resume_from_checkpoint latest."
         ) from error
     finally:
-        if meeting.startswith("file://") and alone.rank == 0:
-            Path(meeting.removeprefix("file://")).unlink(missing_ok=True)
+        if place.startswith("/") and alone.is_first:
+            Path(place).unlink(missing_ok=True)
     dist.destroy_process_group()
 
 
 def _roll_call(store: dist.Store, me: Ranks, places: dict[int, str]) -> list[str]:
     """After a failed collective: which ranks do not answer within `ROLL_CALL_SECONDS`."""
+    others = [rank for rank in places if rank != me.rank]
     try:
         store.set(f"alive/{me.rank}", "yes")
-        end = time.monotonic() + ROLL_CALL_SECONDS
-        missing = [r for r in places if r != me.rank]
-        while missing and time.monotonic() < end:
-            missing = [r for r in missing if not store.check([f"alive/{r}"])]
-            time.sleep(0.1)
+        missing = _wait_for(store, "alive", others)
+        store.set(f"counted/{me.rank}", "yes")
+        if me.is_first:  # it keeps the store that the other survivors still read
+            _wait_for(store, "counted", [rank for rank in others if rank not in missing])
     except RuntimeError:
         missing = [0]  # the first rank keeps the store: unreachable, it is the one that died
-    return [f"rank {r} ({places[r]})" for r in missing]
+    return [f"rank {rank} ({places[rank]})" for rank in missing]
+
+
+def _wait_for(store: dist.Store, what: str, ranks: list[int]) -> list[int]:
+    """Wait until each of `ranks` has said `what`; returns those that have not in time."""
+    end = time.monotonic() + ROLL_CALL_SECONDS
+    while ranks and time.monotonic() < end:
+        ranks = [rank for rank in ranks if not store.check([f"{what}/{rank}"])]
+        time.sleep(0.05)
+    return ranks
 
 
 def _loopback() -> str:

@@ -90,7 +90,7 @@ def _train_and_save(
     inputs = together(ranks, lambda: read_inputs(config, say))
     record, state = fixed_facts(config, stack, ranks, inputs, say)
 
-    step = _assemble(config, stack, ranks, inputs, record, say)
+    step = assemble(config, stack, ranks, inputs, record, say)
     max_train_steps = _max_train_steps(config, record, len(inputs.pictures))
     start = _restore(step, state)
     progress = StepProgress("training", max_train_steps, start, shown=ranks.is_first)
@@ -142,7 +142,7 @@ def _check_folder(config: TextualInversionConfig, ranks: Ranks) -> None:
         run_directory.refuse_a_held_folder(config.output_dir, config.overwrite_output_dir)
 
 
-def _assemble(
+def assemble(
     config: TextualInversionConfig,
     stack: Stack,
     ranks: Ranks,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -103,12 +104,18 @@ class TrainingStep:
         mine = share(draws.global_batch, ranks.rank, ranks.size)
         self.micro_batches = chunks(mine, train_batch_size)
 
-    def __call__(self, step: int, learning_rate: float, stop: bool) -> StepResult:
-        """Do optimizer step `step` (from 0). A loss that is not finite leaves the rows alone."""
+    def __call__(
+        self, step: int, learning_rate: float, stop: Callable[[], bool]
+    ) -> StepResult:
+        """Do optimizer step `step` (from 0). A loss that is not finite leaves the rows alone.
+
+        Args:
+            stop: asked once this rank's work is done, whether it wants to stop after it.
+        """
         loss = self._accumulate(step)
         rows = self.concept.rows
         gradient = torch.zeros_like(rows) if rows.grad is None else rows.grad
-        flat = torch.cat([gradient.flatten(), gradient.new_tensor([loss, float(stop)])])
+        flat = torch.cat([gradient.flatten(), gradient.new_tensor([loss, float(stop())])])
         all_reduce_sum(flat, self.ranks)
         result = StepResult(float(flat[-2]), bool(flat[-1] > 0))
         rows.grad = flat[:-2].view_as(rows).clone()

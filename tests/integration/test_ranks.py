@@ -1,0 +1,142 @@
+"""Ranks under every launcher, and what happens to the others when one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import Flags
+from tests.processes import KillAt, run_ranks
+
+ENVIRONMENT = Path(sys.executable).parent
+MODULE = "training.textual_inversion"
+LAUNCHERS = {
+    "torchrun": [str(ENVIRONMENT / "torchrun"), "--nproc_per_node=2", "-m", MODULE],
+}
+if (ENVIRONMENT / "mpirun").exists():  # Intel MPI has wheels for Linux on x86-64 only
+    MPIRUN = [str(ENVIRONMENT / "mpirun"), "-n", "2"]
+    LAUNCHERS["Intel MPI"] = [*MPIRUN, sys.executable, "-m", MODULE]
+    LAUNCHERS["accelerate launch in Intel MPI"] = [
+        *MPIRUN, str(ENVIRONMENT / "accelerate"), "launch", "--cpu", "--num_processes=1",
+        "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "-m", MODULE,
+    ]  # fmt: skip
+
+
+def launch(command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MASTER_", "RANK"))}
+    environment["PATH"] = f"{ENVIRONMENT}:{environment['PATH']}"
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def rows(folder: Path) -> torch.Tensor:
+    return load_file(folder / "learned_embeds.safetensors")["<new>"]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_ranks_learn_what_one_learns(launcher: str, flags: Flags, tmp_path: Path) -> None:
+    finished = launch([*LAUNCHERS[launcher], *flags(output_dir=tmp_path / "two")])
+    assert finished.returncode == 0, finished.stderr
+    assert "2 ranks (" in finished.stderr
+    assert "gloo" in finished.stderr
+    (one,) = run_ranks(flags(output_dir=tmp_path / "one", train_batch_size=2), tmp_path / "logs")
+    assert one.code == 0, one.output
+    one_rank, two_ranks = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert float((two_ranks - one_rank).norm() / one_rank.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_rank_that_dies_is_named_by_the_others(dead: int, flags: Flags, tmp_path: Path) -> None:
+    finished = run_ranks(
+        flags(), tmp_path / "logs", 3, KillAt("training.step:TrainingStep.__call__", 4, rank=dead)
+    )
+    assert finished[dead].code == -9
+    survivors = [process for rank, process in enumerate(finished) if rank != dead]
+    for process in survivors:
+        assert process.code == 2
+        assert f"lost rank {dead} (" in process.output
+        assert "Traceback" not in process.output
+    assert (tmp_path / "run" / "checkpoint-2").is_dir()
+
+
+def test_bad_input_on_every_rank_is_one_message(flags: Flags, tmp_path: Path) -> None:
+    finished = run_ranks(flags(train_data_dir=tmp_path / "nowhere"), tmp_path / "logs", 2)
+    assert [process.code for process in finished] == [2, 2]
+    assert finished[0].output.count("error:") == 1
+    assert "error:" not in finished[1].output
+
+
+def test_several_machines_without_a_master_address_are_refused(
+    flags: Flags, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from training.textual_inversion import main
+
+    for name, value in {
+        "PMI_RANK": "0", "PMI_SIZE": "4", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert main(flags()) == 2
+    assert "MASTER_ADDR is not set" in capsys.readouterr().err
+
+
+def test_bytes_that_travel_in_a_step(flags: Flags, tmp_path: Path) -> None:
+    """Rows x width gradients, the loss and the wish to stop, in float32; nothing else."""
+    counted = run_ranks(
+        flags(num_vectors=2), tmp_path / "logs", 2, main="tests.integration.test_ranks:counting"
+    )
+    assert [process.code for process in counted] == [0, 0], counted[0].output
+    for process in counted:
+        line = next(line for line in process.output.splitlines() if line.startswith("{"))
+        assert json.loads(line) == {"all_reduce": [4 * (2 * 32 + 2)] * 6}
+
+
+def counting(argv: list[str]) -> int:
+    """`main`, printing the bytes handed to each collective inside a training step."""
+    import torch.distributed as dist
+
+    from training.step import TrainingStep
+    from training.textual_inversion import main
+
+    sent: dict[str, list[int]] = {}
+    inside = False
+    collectives = [
+        name for name in ("all_reduce", "all_gather", "broadcast", "reduce", "reduce_scatter",
+                          "all_gather_into_tensor", "reduce_scatter_tensor", "gather", "scatter",
+                          "all_to_all", "barrier", "send", "recv", "all_gather_object",
+                          "broadcast_object_list")
+    ]  # fmt: skip
+    for name in collectives:
+        original = getattr(dist, name)
+
+        def intercepted(
+            *arguments: object, _name: str = name, _original: object = original, **named: object
+        ) -> object:
+            if inside:
+                tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
+                sent.setdefault(_name, []).append(sum(t.nbytes for t in tensors))
+            return _original(*arguments, **named)  # type: ignore[operator]
+
+        setattr(dist, name, intercepted)
+    step = TrainingStep.__call__
+
+    def watched(*arguments: object, **named: object) -> object:
+        nonlocal inside
+        inside = True
+        try:
+            return step(*arguments, **named)  # type: ignore[arg-type]
+        finally:
+            inside = False
+
+    TrainingStep.__call__ = watched  # type: ignore[method-assign, assignment]
+    code = main(argv)
+    print(json.dumps(sent), flush=True)
+    return code
