@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.tiny_model import make_pictures, make_tiny_model
+# Tiny tensors: threads that spin while they wait cost more than they compute.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.tiny_model import make_pictures, make_tiny_model  # noqa: E402
 
 
 @pytest.fixture(scope="session")
