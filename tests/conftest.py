@@ -12,7 +12,7 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.tiny_model import make_pictures, make_tiny_model  # noqa: E402
+from tests.tiny_model import make_pictures, make_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,10 @@ from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-WORDS = "a photo of the toy cat dog red in style painting rendering".split()
+WORDS = [
+    *("a", "photo", "of", "the", "toy", "cat", "dog", "red"),
+    *("in", "style", "painting", "rendering"),
+]
 MAX_LENGTH = 16
 
 

@@ -114,9 +114,7 @@ def find_checkpoint(folder: Path, asked: str, notify: Callable[[str], None]) -> 
         path = folder / Path(asked).name
         if not path.is_dir():
             names = ", ".join(path.name for _, path in list_checkpoints(folder)) or "none"
-            raise UserError(
-                f"resume_from_checkpoint {asked}: not in {folder} (it has: {names})."
-            )
+            raise UserError(f"resume_from_checkpoint {asked}: not in {folder} (it has: {names}).")
         return read_checkpoint(path)
     for _, path in reversed(list_checkpoints(folder)):
         try:

@@ -81,8 +81,10 @@ def parse(
             notices.append(f"--{name} is ignored: {reason}.")
     path = given.pop("config", None)
     values = (read_toml(path) if path else {}) | given
-    values = {key: None if value == "none" and key in OPTIONAL_BY_WORD else value
-              for key, value in values.items()}
+    values = {
+        key: None if value == "none" and key in OPTIONAL_BY_WORD else value
+        for key, value in values.items()
+    }
     problems = [_unknown_flag(flag, config) for flag in unknown if flag.startswith("-")]
     problems += [
         f"{word}: not a flag and not the value of one"

@@ -91,9 +91,7 @@ class TextualInversionConfig(BaseModel):
     max_train_steps: int | None = _in(
         "training", 5000, "Optimizer steps; 'none' counts num_train_epochs instead.", ge=1
     )
-    num_train_epochs: int = _in(
-        "training", 100, "Epochs, where max_train_steps is 'none'.", ge=1
-    )
+    num_train_epochs: int = _in("training", 100, "Epochs, where max_train_steps is 'none'.", ge=1)
     learning_rate: float = _in("training", 1e-4, "Learning rate after warmup.", gt=0)
     scale_lr: bool = _in(
         "training", False, "Multiply the learning rate by the global batch (ranks included)."

@@ -38,9 +38,8 @@ def this_cpu() -> Cpu:
     path = Path("/proc/cpuinfo")
     text = path.read_text() if path.exists() else ""
     first = text.split("\n\n", 1)[0]
-    entries = dict(
-        (part.strip() for part in line.split(":", 1)) for line in first.splitlines() if ":" in line
-    )
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    entries = {key.strip(): value.strip() for key, value in pairs}
     flags = set(entries.get("flags", "").split())
     return Cpu(
         model=entries.get("model name", platform.processor() or platform.machine()),

@@ -99,7 +99,7 @@ def generator_for(seed: int, *what: str | int) -> torch.Generator:
 
 
 def share(total: int, rank: int, size: int) -> range:
-    """The contiguous part of `range(total)` that `rank` of `size` computes; parts differ by <= 1."""
+    """The contiguous part of `range(total)` that `rank` of `size` computes: even within one."""
     return range(total * rank // size, total * (rank + 1) // size)
 
 

@@ -60,7 +60,10 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
             continue
         if event["event"] == "start":
             start = event["step"]
-            events = [old for old in events if old.get("step", 0) <= start or
-                      old["event"] in ("start", "notice")]
+            events = [
+                old
+                for old in events
+                if old.get("step", 0) <= start or old["event"] in ("start", "notice")
+            ]
         events.append(event)
     return events

@@ -31,8 +31,10 @@ def choose(requested: str, stack: Stack, models: Models, dtype: torch.dtype, sid
     optimized = prepare_module(copy.deepcopy(models.unet), stack.optimize, dtype)
     native = prepare_module(copy.deepcopy(models.unet), None, dtype)
     seconds = compare(
-        {name: _unet_pass(unet, dtype, side) for name, unet in
-         (("native", native), ("ipex", optimized))}
+        {
+            name: _unet_pass(unet, dtype, side)
+            for name, unet in (("native", native), ("ipex", optimized))
+        }
     )
     return min(seconds, key=seconds.__getitem__)
 

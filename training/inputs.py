@@ -69,9 +69,7 @@ def read_posteriors(
 
     def encode() -> LatentCache:
         cache = LatentCache(folder, vae, config.resolution, config.center_crop, dtype)
-        encode_missing(
-            cache, pictures, vae, ranks.local_rank, ranks.local_size, progress
-        )
+        encode_missing(cache, pictures, vae, ranks.local_rank, ranks.local_size, progress)
         return cache
 
     cache = together(ranks, encode)

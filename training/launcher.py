@@ -18,6 +18,7 @@ LAUNCHERS = (
     ),
 )
 
+
 @dataclass(frozen=True)
 class Ranks:
     """One process's place.

@@ -61,7 +61,11 @@ def load_models(config: TextualInversionConfig) -> Models:
     with _part_named(name, "text_encoder"):
         # The dtype is asked for: transformers 5 keeps a file's fp16, which cannot be mixed.
         text_encoder = CLIPTextModel.from_pretrained(
-            name, subfolder="text_encoder", dtype=torch.float32, use_safetensors=True, **hub,
+            name,
+            subfolder="text_encoder",
+            dtype=torch.float32,
+            use_safetensors=True,
+            **hub,
             variant=config.variant,
         )
     with _part_named(name, "vae"):
@@ -100,7 +104,9 @@ class _part_named:
         ) from error
 
 
-def add_placeholder(config: TextualInversionConfig, models: Models) -> tuple[torch.Tensor, list[int]]:
+def add_placeholder(
+    config: TextualInversionConfig, models: Models
+) -> tuple[torch.Tensor, list[int]]:
     """Add the new word's tokens to the tokenizer.
 
     Returns:
@@ -112,7 +118,8 @@ def add_placeholder(config: TextualInversionConfig, models: Models) -> tuple[tor
     tokenizer = models.tokenizer
     taken = [token for token in config.placeholder_tokens if token in tokenizer.get_vocab()]
     taken += [
-        token for token in config.placeholder_tokens
+        token
+        for token in config.placeholder_tokens
         if token not in taken and f"{token}</w>" in tokenizer.get_vocab()
     ]
     if taken:

@@ -60,9 +60,7 @@ class Outputs:
         if self.log:
             moved = (rows.detach() - self.rows_at_start).norm() / self.rows_at_start.norm()
             self.log.write("evaluation", step=done, loss=loss, moved=float(moved))
-            self.accelerator.log(
-                {"evaluation_loss": loss, "rows_moved": float(moved)}, step=done
-            )
+            self.accelerator.log({"evaluation_loss": loss, "rows_moved": float(moved)}, step=done)
 
     def embeds(self, done: int, rows: torch.Tensor) -> None:
         """Write learned_embeds-steps-<done>, kept for good."""
@@ -85,13 +83,14 @@ class Outputs:
 
     def samples(self, done: int) -> None:
         """Draw every validation prompt with the same seeds as ever."""
-        if self.log is None or not self.config.validation_prompt:
+        prompts = self.config.validation_prompt
+        if self.log is None or not prompts:
             return
         if self._pipeline is None:
             self._pipeline = build_pipeline(self.models)
         config = self.config
         seeds = [self.record.seed + i for i in range(config.num_validation_images)]
-        for number, prompt in enumerate(config.validation_prompt):
+        for number, prompt in enumerate(prompts):
             pictures = draw(
                 self._pipeline,
                 expand_placeholder(prompt, config.placeholder_tokens),

@@ -16,7 +16,6 @@ from training.errors import UserError
 from training.models import add_placeholder, load_models
 
 
-
 def save_full_pipeline(config: TextualInversionConfig, rows: torch.Tensor) -> None:
     """Save the base pipeline with the new word in it, in the output folder itself.
 

@@ -22,7 +22,9 @@ LINE_EVERY_SECONDS = 5.0
 class StepProgress:
     """Shows steps with loss, images/s and time left; silent where `shown` is false."""
 
-    def __init__(self, title: str, total: int, done: int, shown: bool, stream: TextIO | None = None):
+    def __init__(
+        self, title: str, total: int, done: int, shown: bool, stream: TextIO | None = None
+    ):
         self.total, self.done, self.shown = total, done, shown
         self.stream = stream or sys.stderr
         self._started, self._from = time.monotonic(), done
@@ -40,9 +42,11 @@ class StepProgress:
             else None
         )
         self.title = title
-        self._task = self._bar.add_task(title, total=total, completed=done, figures="") if (
-            self._bar
-        ) else None
+        self._task = (
+            self._bar.add_task(title, total=total, completed=done, figures="")
+            if (self._bar)
+            else None
+        )
 
     def __enter__(self) -> StepProgress:
         if self._bar:

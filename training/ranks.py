@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore, Store, TCPStore
 
 from training.errors import SharedError, UserError
 from training.launcher import Ranks, read_environment
@@ -52,13 +53,13 @@ def _parent() -> str:
     return f"{os.getppid()}-{started}"
 
 
-def _meet(place: str, ranks: Ranks, environment: Mapping[str, str]) -> dist.Store:
+def _meet(place: str, ranks: Ranks, environment: Mapping[str, str]) -> Store:
     """The store at `place`, which the first rank keeps, or torchrun's own agent."""
     kept_by_agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if place.startswith("/"):
-        return dist.FileStore(place, ranks.size)
+        return FileStore(place, ranks.size)
     host, port = place.rsplit(":", 1)
-    return dist.TCPStore(
+    return TCPStore(
         host,
         int(port),
         ranks.size,
@@ -123,7 +124,7 @@ def joined(backend: str, timeout: int, environment: Mapping[str, str]) -> Iterat
     dist.destroy_process_group()
 
 
-def _roll_call(store: dist.Store, me: Ranks, places: dict[int, str]) -> list[str]:
+def _roll_call(store: Store, me: Ranks, places: dict[int, str]) -> list[str]:
     """After a failed collective: which ranks do not answer within `ROLL_CALL_SECONDS`."""
     others = [rank for rank in places if rank != me.rank]
     try:
@@ -137,7 +138,7 @@ def _roll_call(store: dist.Store, me: Ranks, places: dict[int, str]) -> list[str
     return [f"rank {rank} ({places[rank]})" for rank in missing]
 
 
-def _wait_for(store: dist.Store, what: str, ranks: list[int]) -> list[int]:
+def _wait_for(store: Store, what: str, ranks: list[int]) -> list[int]:
     """Wait until each of `ranks` has said `what`; returns those that have not in time."""
     end = time.monotonic() + ROLL_CALL_SECONDS
     while ranks and time.monotonic() < end:
@@ -188,7 +189,8 @@ def together(ranks: Ranks, prepare: Callable[[], Result]) -> Result:
     if different:
         shared = len(different) == 1 and None not in problems
         lines = [
-            text if shared or ranks.size == 1
+            text
+            if shared or ranks.size == 1
             else f"rank {', '.join(str(r) for r, t in enumerate(problems) if t == text)}: {text}"
             for text in different
         ]

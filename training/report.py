@@ -59,14 +59,18 @@ def write_report(folder: Path) -> Path:
         curve=_data_uri(curve),
         comparison=_data_uri(comparison.read_bytes()) if comparison.exists() else None,
         tables=[
-            (table, [(seed, [_embedded(folder, path) for path in paths])
-                     for seed, paths in table.rows])
+            (
+                table,
+                [(seed, [_embedded(folder, path) for path in paths]) for seed, paths in table.rows],
+            )
             for table in sample_tables(events)
         ],
         evaluations=[e for e in events if e["event"] == "evaluation"],
         notices=[e for e in events if e["event"] in ("notice", "error", "stopped")],
-        rows_of={int(path.stem.rsplit("-", 1)[1]): path.name
-                 for path in folder.glob("learned_embeds-steps-*")},
+        rows_of={
+            int(path.stem.rsplit("-", 1)[1]): path.name
+            for path in folder.glob("learned_embeds-steps-*")
+        },
     )
     durable.write_text(folder / REPORT_FILE, html)
     return folder / REPORT_FILE

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from training import durable
 from training.models import Models
@@ -84,12 +84,12 @@ def in_columns(
         columns: title and pictures of each; the same number of pictures in every column.
         side: pixels of each picture in the grid.
     """
-    from PIL import ImageDraw, ImageFont
-
     rows = -(-max(len(pictures) for _, pictures in columns) // per_column)
     gap, title = 6, 34
     block = per_column * (side + gap)
-    grid = Image.new("RGB", (len(columns) * (block + 3 * gap), rows * (side + gap) + title), "white")
+    grid = Image.new(
+        "RGB", (len(columns) * (block + 3 * gap), rows * (side + gap) + title), "white"
+    )
     pen = ImageDraw.Draw(grid)
     font = ImageFont.load_default(16)
     for number, (name, pictures) in enumerate(columns):

@@ -38,7 +38,7 @@ def resolve_stack(requested: str) -> Stack:
     Raises:
         UserError: "intel" is asked for and IPEX cannot be imported.
     """
-    versions = {"torch": torch.__version__}
+    versions = {"torch": str(torch.__version__)}
     ipex = None if requested == "upstream" else _import_ipex(required=requested == "intel")
     if ipex is None:
         return Stack("upstream", "gloo", None, versions)

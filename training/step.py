@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from training import objective
 from training.concept import ConceptEmbedding
 from training.draws import Draw, Draws, chunks, share
+from training.launcher import Ranks
 from training.models import Models
-from training.ranks import Ranks, all_reduce_sum
+from training.ranks import all_reduce_sum
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,7 @@ class TrainingStep:
         mine = share(draws.global_batch, ranks.rank, ranks.size)
         self.micro_batches = chunks(mine, train_batch_size)
 
-    def __call__(
-        self, step: int, learning_rate: float, stop: Callable[[], bool]
-    ) -> StepResult:
+    def __call__(self, step: int, learning_rate: float, stop: Callable[[], bool]) -> StepResult:
         """Do optimizer step `step` (from 0). A loss that is not finite leaves the rows alone.
 
         Args:

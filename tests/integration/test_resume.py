@@ -38,9 +38,10 @@ def accumulating(flags: Flags) -> Flags:
 
     def build(size: int = 1, **changes: object) -> list[str]:
         return flags(
-            gradient_accumulation_steps=MICRO_BATCHES // size, lr_scheduler="constant", max_train_steps=6,
-            evaluation_steps=6, **changes,
-        )  # fmt: skip
+            gradient_accumulation_steps=MICRO_BATCHES // size,
+            evaluation_steps=6,
+            **changes,
+        )
 
     return build
 
@@ -59,9 +60,7 @@ def test_killed_at_any_moment_and_resumed_is_bit_identical(
         assert killed[0].code == -9, f"{name}: {killed[0].output}"
         assert all(process.code != 0 for process in killed), name
         assert not (folder / "learned_embeds.safetensors").exists(), name
-        resumed = run_ranks(
-            [*argv, "--resume_from_checkpoint=latest"], tmp_path / "logs", size
-        )
+        resumed = run_ranks([*argv, "--resume_from_checkpoint=latest"], tmp_path / "logs", size)
         assert [p.code for p in resumed] == [0] * size, f"{name}: {resumed[0].output}"
         assert rows(folder) == wanted, name
 
@@ -93,9 +92,7 @@ def test_another_number_of_ranks_carries_the_run_on(accumulating: Flags, tmp_pat
             size,
         )
         assert first.code == 0, first.output
-    (first,) = run_ranks(
-        [*cut, "--resume_from_checkpoint=latest"], tmp_path / "logs"
-    )
+    (first,) = run_ranks([*cut, "--resume_from_checkpoint=latest"], tmp_path / "logs")
     assert first.code == 0, first.output
     wanted = load_file(tmp_path / "whole" / "learned_embeds-steps-6.safetensors")["<new>"]
     found = load_file(tmp_path / "cut" / "learned_embeds-steps-6.safetensors")["<new>"]
@@ -132,7 +129,10 @@ def test_sigterm_ends_the_run_with_a_checkpoint(flags: Flags, tmp_path: Path) ->
     whole = run_ranks(flags(output_dir=tmp_path / "whole", max_train_steps=7), tmp_path / "logs")
     assert whole[0].code == 0
     (cut,) = run_ranks(
-        flags(output_dir=tmp_path / "one", max_train_steps=7), tmp_path / "logs", 1, SignalAt(STEP, 3)
+        flags(output_dir=tmp_path / "one", max_train_steps=7),
+        tmp_path / "logs",
+        1,
+        SignalAt(STEP, 3),
     )
     assert cut.code == 128 + 15, cut.output
     assert "stopped at step 3 with a checkpoint" in cut.output

@@ -1,0 +1,76 @@
+"""samples/comparison.png: the same prompts and seeds with the initializer and the learned word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from training.config import TextualInversionConfig
+from training.report import COMPARISON_FILE
+from training.run_directory import read_config
+from training.samples import draw, in_columns, save_picture
+
+FIRST_SEED = 1000
+"""Apart from the seeds that validation pictures are drawn with during training."""
+
+
+def load_learned(folder: Path) -> tuple[TextualInversionConfig, Any]:
+    """A run's config, and its base pipeline with the learned word loaded, in float32."""
+    config, _ = read_config(folder)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        config.model_name,
+        revision=config.revision,
+        variant=config.variant,
+        torch_dtype=torch.float32,
+        safety_checker=None,
+        requires_safety_checker=False,
+    )
+    pipeline.load_textual_inversion(folder / "learned_embeds.safetensors")
+    pipeline.set_progress_bar_config(disable=True)
+    return config, pipeline
+
+
+def draw_both(
+    folder: Path, prompts: list[str], per_prompt: int, progress: Callable[[int, int], None]
+) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Pictures of `prompts` with the initializer word, and with the learned word.
+
+    Args:
+        prompts: each with the placeholder token in it.
+        per_prompt: seeds a prompt, the same for both words.
+        progress: called with pictures done and of how many.
+    """
+    config, pipeline = load_learned(folder)
+    columns: list[list[Image.Image]] = []
+    for word in (config.initializer_token or "", config.placeholder_token):
+        pictures: list[Image.Image] = []
+        for number, prompt in enumerate(prompts):
+            progress(len(columns) * len(prompts) + number, 2 * len(prompts))
+            first = FIRST_SEED + number * per_prompt
+            pictures += draw(
+                pipeline,
+                prompt.replace(config.placeholder_token, word),
+                list(range(first, first + per_prompt)),
+                config.resolution,
+                config.num_inference_steps,
+                config.guidance_scale,
+            )
+        columns.append(pictures)
+    return columns[0], columns[1]
+
+
+def write_comparison(folder: Path, progress: Callable[[int, int], None]) -> Path:
+    """Draw a finished run's validation prompts with both words, side by side."""
+    config, _ = read_config(folder)
+    before, after = draw_both(folder, config.validation_prompt or [], 2, progress)
+    grid = in_columns(
+        [(f"{config.initializer_token}", before), (f"{config.placeholder_token}", after)]
+    )
+    path = folder / COMPARISON_FILE
+    save_picture(path, grid)
+    return path

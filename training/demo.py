@@ -1,0 +1,102 @@
+"""The main job on this machine: five pictures in, a learned word and pictures of it out.
+
+Two ranks, started as on a cluster, train a new word on the bundled miniature Stable Diffusion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+MINIATURE = Path(__file__).parent / "miniature"
+CONFIG = MINIATURE / "demo.toml"
+MODULE = "training.textual_inversion"
+
+
+def launcher(ranks: int, environment: Path) -> list[str]:
+    """The command that starts `ranks` ranks of what follows it: mpirun's, else torchrun's.
+
+    Args:
+        environment: the folder of this environment's programs.
+    """
+    mpirun = environment / "mpirun"
+    if mpirun.exists():
+        return [str(mpirun), "-n", str(ranks), sys.executable, "-m"]
+    return [
+        sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "-m",
+    ]  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, draw, and say where the result is; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.demo",
+        description=__doc__,
+        epilog=f"Further flags go to {MODULE}, for example --max_train_steps=300.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--ranks", type=int, default=2)
+    options, more = parser.parse_known_args(argv)
+    folder: Path = options.output_dir
+
+    programs = Path(sys.executable).parent
+    start = launcher(options.ranks, programs)
+    if "mpirun" not in start[0]:
+        print("Intel MPI has no wheel for this machine: the ranks start with torchrun.")
+    command = [*start, MODULE, *_flags(folder), *more]
+    print(f"$ {' '.join(command)}", flush=True)
+    code = _run(command, programs)
+    if code:
+        return code
+
+    # Only now: importing these takes seconds that the ranks should not share.
+    from training.comparison import write_comparison
+    from training.report import write_report
+
+    print("drawing the same seeds with both words", flush=True)
+    comparison = write_comparison(folder, lambda done, of: None)
+    report = write_report(folder)
+    print(
+        f"\nThe word it learned:    {folder / 'learned_embeds.safetensors'}\n"
+        f"Before and after:       {comparison}\n"
+        f"All samples:            {folder / 'samples'}/\n"
+        f"Is it learning (curve): {folder / 'loss.png'}\n"
+        f"The whole story:        {report}"
+    )
+    return 0
+
+
+def _flags(folder: Path) -> list[str]:
+    return [
+        f"--config={CONFIG}",
+        f"--pretrained_model_name_or_path={MINIATURE / 'model'}",
+        f"--train_data_dir={MINIATURE / 'concept'}",
+        f"--output_dir={folder}",
+        "--overwrite_output_dir",
+    ]
+
+
+def _run(command: list[str], programs: Path) -> int:
+    """Run the ranks to their end; Ctrl-C reaches them, and is waited for."""
+    environment = dict(os.environ)
+    # Intel MPI's mpirun finds its own programs by PATH; its ranks pass on a terminal's bar.
+    environment["PATH"] = f"{programs}{os.pathsep}{environment.get('PATH', '')}"
+    if sys.stderr.isatty():
+        environment.setdefault("TTY_COMPATIBLE", "1")
+    process = subprocess.Popen(command, env=environment)
+    while True:
+        try:
+            code = process.wait()
+            return code if code >= 0 else 128 - code
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
