@@ -45,7 +45,7 @@ def train(
     done = start
     if start == 0:
         outputs.evaluation(0, step.evaluate(fixed, config.train_batch_size), rows)
-        outputs.samples(0)
+        outputs.samples(0, rows)
     while done < max_train_steps:
         began = time.perf_counter()
         rate = learning_rate(done)
@@ -60,15 +60,19 @@ def train(
         images_per_second = draws.global_batch / (time.perf_counter() - began)
         outputs.step(done, result.loss, rate, images_per_second)
         progress.step(done, f"loss {result.loss:.4f}  {images_per_second:.2f} images/s")
-        last = done == max_train_steps or result.stop
-        if done % config.evaluation_steps == 0 or done == max_train_steps:
+        last = done == max_train_steps
+
+        def due(every: int, done: int = done) -> bool:
+            return done % every == 0
+
+        if due(config.evaluation_steps) or last:
             outputs.evaluation(done, step.evaluate(fixed, config.train_batch_size), rows)
-        if done % config.save_steps == 0:
+        if due(config.save_steps):
             outputs.embeds(done, rows)
-        if done % config.checkpointing_steps == 0 or last:
+        if due(config.checkpointing_steps) or last or result.stop:
             outputs.checkpoint(state_of(done, rows, optimizer))
-        if done % config.validation_steps == 0 or done == max_train_steps:
-            outputs.samples(done)
+        if due(config.validation_steps) or due(config.checkpointing_steps) or last:
+            outputs.samples(done, rows)
         if result.stop:
             break
     return done

@@ -81,11 +81,13 @@ class Outputs:
             )
             self.log.write("checkpoint", step=state.step, path=path.name)
 
-    def samples(self, done: int) -> None:
-        """Draw every validation prompt with the same seeds as ever."""
+    def samples(self, done: int, rows: torch.Tensor) -> None:
+        """Draw every validation prompt with the same seeds as ever, and keep the rows drawn."""
         prompts = self.config.validation_prompt
         if self.log is None or not prompts:
             return
+        if done:
+            self.embeds(done, rows)
         if self._pipeline is None:
             self._pipeline = build_pipeline(self.models)
         config = self.config

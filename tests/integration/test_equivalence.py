@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +63,7 @@ class Problem:
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
-def problem(request: pytest.FixtureRequest, flags: Flags, latents: Path) -> Iterator[Problem]:
+def problem(request: pytest.FixtureRequest, flags: Flags, latents: Path) -> Problem:
     config, _ = parse(TextualInversionConfig, flags(num_vectors=2), "test", "")
     inputs = read_inputs(config, lambda text: None)
     models = inputs.models
@@ -74,7 +73,7 @@ def problem(request: pytest.FixtureRequest, flags: Flags, latents: Path) -> Iter
     models.text_encoder.to(request.param)
     models.unet.to(request.param)
     prompts = prompts_for("object", config.placeholder_tokens)
-    yield Problem(config, inputs, posteriors, tokenize(models.tokenizer, prompts), request.param)
+    return Problem(config, inputs, posteriors, tokenize(models.tokenizer, prompts), request.param)
 
 
 class FullTable:

@@ -29,6 +29,13 @@ if (ENVIRONMENT / "mpirun").exists():  # Intel MPI has wheels for Linux on x86-6
     ]  # fmt: skip
 
 
+COLLECTIVES = (
+    *("all_reduce", "reduce", "reduce_scatter", "reduce_scatter_tensor", "broadcast"),
+    *("all_gather", "all_gather_into_tensor", "gather", "scatter", "all_to_all", "barrier"),
+    *("send", "recv", "all_gather_object", "broadcast_object_list"),
+)
+
+
 def launch(command: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MASTER_", "RANK"))}
     environment["PATH"] = f"{ENVIRONMENT}:{environment['PATH']}"
@@ -108,12 +115,7 @@ def counting(argv: list[str]) -> int:
 
     sent: dict[str, list[int]] = {}
     inside = False
-    collectives = (
-        "all_reduce all_gather broadcast reduce reduce_scatter all_gather_into_tensor "
-        "reduce_scatter_tensor gather scatter all_to_all barrier send recv all_gather_object "
-        "broadcast_object_list"
-    ).split()
-    for name in collectives:
+    for name in COLLECTIVES:
         original = getattr(dist, name)
 
         def intercepted(
