@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -29,9 +29,15 @@ SUPERSEDED = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Without the usage, as every other error is told."""
+        raise UserError(f"{message.removeprefix('argument ')}.")
+
+
 def build_parser(config: type[BaseModel], prog: str, description: str) -> argparse.ArgumentParser:
     """An argument parser with one flag per field of `config`, grouped as its fields say."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         usage="%(prog)s [--config FILE.toml] [--KEY VALUE ...]",
         description=description,

@@ -6,6 +6,7 @@ the field says so.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,9 @@ LrScheduler = Literal[
     "piecewise_constant",
 ]
 
+_NUMBER = r"\d*\.?\d+(?:[eE][-+]?\d+)?"
+_STEP_RULES = re.compile(rf"(?:{_NUMBER}:\d+,\s*)*{_NUMBER}")
+
 
 def _in(group: str, default: Any, description: str, **limits: Any) -> Any:
     return Field(
@@ -39,7 +43,9 @@ def _in(group: str, default: Any, description: str, **limits: Any) -> Any:
 class TextualInversionConfig(BaseModel):
     """Everything that decides what a run computes and what it writes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False
+    )
 
     # --- model ---
     pretrained_model_name_or_path: str = _in(
@@ -120,7 +126,8 @@ class TextualInversionConfig(BaseModel):
     mixed_precision: Literal["auto", "no", "bf16"] = _in(
         "machine",
         "auto",
-        "bf16, or no (fp32); auto: bf16 where the CPU computes in it (AMX or AVX512-BF16).",
+        "bf16, or no (fp32); auto: bf16 where the CPU computes in it (AMX or AVX512-BF16); "
+        "diffusers' default is no.",
     )
     stack: Literal["auto", "intel", "upstream"] = _in(
         "machine",
@@ -224,8 +231,10 @@ class TextualInversionConfig(BaseModel):
     @field_validator("lr_step_rules")
     @classmethod
     def _rules_for_piecewise(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if info.data.get("lr_scheduler") == "piecewise_constant" and value is None:
+        if value is None and info.data.get("lr_scheduler") == "piecewise_constant":
             raise ValueError("piecewise_constant needs rules, for example '1:10,0.1:20,0.01'")
+        if value is not None and not _STEP_RULES.fullmatch(value):
+            raise ValueError("must be rules such as '1:10,0.1:20,0.01', the last without a step")
         return value
 
     @property

@@ -21,7 +21,7 @@ LARGEST_PIXELS = 300_000_000
 """Above this a header is more likely a decompression bomb than a photo (the largest phone
 cameras make 200 megapixels)."""
 DRAFT_ABOVE_PIXELS = 30_000_000
-"""JPEGs above this are decoded at a reduced size, which the format allows, to spare memory."""
+"""Pictures above this are reduced at once to spare memory, JPEGs while they are decoded."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def open_picture(path: Path, side: int = 1024) -> Image.Image:
     CMYK converted; turned as its EXIF orientation says.
 
     Args:
-        side: the size that will be wanted; a huge JPEG may be decoded no larger than needed.
+        side: the size that will be wanted; a huge picture may be no larger than needed.
 
     Raises:
         UserError: names the file and what is wrong with it.
@@ -105,12 +105,13 @@ def open_picture(path: Path, side: int = 1024) -> Image.Image:
             if width * height > DRAFT_ABOVE_PIXELS:
                 image.draft("RGB", (2 * side, 2 * side))
             image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _as_rgb(_of_wanted_size(image, side))
     except UnidentifiedImageError as error:
         raise UserError(f"{path.name}: is not a picture, whatever its name says.") from error
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except Exception as error:  # decoders raise anything: OSError, SyntaxError, RuntimeError, ...
         raise UserError(f"{path.name}: is broken or cut short ({error}).") from error
 
 
@@ -125,6 +126,14 @@ class _no_pixel_limit:
         Image.MAX_IMAGE_PIXELS = self.limit
 
 
+def _of_wanted_size(image: Image.Image, side: int) -> Image.Image:
+    """A huge picture by whole pixels smaller, still at least twice `side`; others as they are."""
+    factor = min(image.size) // (2 * side)
+    if image.width * image.height <= DRAFT_ABOVE_PIXELS or factor < 2:
+        return image
+    return image.reduce(factor) if image.mode in ("L", "RGB", "CMYK") else image
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
@@ -135,7 +144,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_tensor(image: Image.Image, resolution: int, center_crop: bool, flip: bool) -> torch.Tensor:
