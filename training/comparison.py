@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from PIL import Image
+from PIL import Image, ImageOps
 
 from training.config import TextualInversionConfig
+from training.images import find_pictures, open_picture
 from training.report import COMPARISON_FILE
 from training.run_directory import read_config
 from training.samples import draw, in_columns, save_picture
@@ -67,9 +68,16 @@ def draw_both(
 def write_comparison(folder: Path, progress: Callable[[int, int], None]) -> Path:
     """Draw a finished run's validation prompts with both words, side by side."""
     config, _ = read_config(folder)
-    before, after = draw_both(folder, config.validation_prompt or [], 2, progress)
+    before, after = draw_both(folder, config.validation_prompt or [], 3, progress)
+    pictures = find_pictures(config.train_data_dir, True, lambda text: None)
+    shown = [open_picture(picture.path) for picture in pictures]
+    side = min(picture.size[0] for picture in shown)
     grid = in_columns(
-        [(f"{config.initializer_token}", before), (f"{config.placeholder_token}", after)]
+        [
+            (f'"{config.initializer_token}", before', before),
+            (f'"{config.placeholder_token}", learned', after),
+        ],
+        ("learned from these pictures", [ImageOps.fit(p, (side, side)) for p in shown]),
     )
     path = folder / COMPARISON_FILE
     save_picture(path, grid)

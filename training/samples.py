@@ -76,27 +76,40 @@ def save_picture(path: Path, picture: Image.Image) -> None:
 
 
 def in_columns(
-    columns: list[tuple[str, list[Image.Image]]], side: int = 128, per_column: int = 2
+    columns: list[tuple[str, list[Image.Image]]],
+    below: tuple[str, list[Image.Image]],
+    side: int = 128,
+    per_column: int = 3,
 ) -> Image.Image:
-    """A grid that compares columns of pictures, `per_column` wide each, titles above.
+    """A grid that compares columns of pictures, with a strip of others below them.
 
     Args:
         columns: title and pictures of each; the same number of pictures in every column.
-        side: pixels of each picture in the grid.
+        below: title and pictures of the strip, as many as fit.
+        side: pixels of each picture of a column.
+        per_column: how many stand side by side in a column.
     """
-    rows = -(-max(len(pictures) for _, pictures in columns) // per_column)
-    gap, title = 6, 34
+    gap, title, between = 6, 34, 24
     block = per_column * (side + gap)
-    grid = Image.new(
-        "RGB", (len(columns) * (block + 3 * gap), rows * (side + gap) + title), "white"
-    )
+    rows = -(-max(len(pictures) for _, pictures in columns) // per_column)
+    width = len(columns) * block + (len(columns) - 1) * between + gap
+    height = title + rows * (side + gap)
+    small = min(side, (width - gap) // max(1, len(below[1])) - gap)
+    grid = Image.new("RGB", (width, height + title + small + gap), "white")
     pen = ImageDraw.Draw(grid)
-    font = ImageFont.load_default(16)
-    for number, (name, pictures) in enumerate(columns):
-        left = number * (block + 3 * gap) + gap
-        pen.text((left, 8), name, fill="black", font=font)
+    font = ImageFont.load_default(17)
+
+    def paste(pictures: list[Image.Image], left: int, top: int, size: int, in_a_row: int) -> None:
         for index, picture in enumerate(pictures):
-            x = left + (index % per_column) * (side + gap)
-            y = title + (index // per_column) * (side + gap)
-            grid.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (x, y))
+            x = left + (index % in_a_row) * (size + gap)
+            y = top + (index // in_a_row) * (size + gap)
+            grid.paste(picture.resize((size, size), Image.Resampling.LANCZOS), (x, y))
+
+    for number, (name, pictures) in enumerate(columns):
+        left = gap + number * (block + between)
+        pen.text((left, 8), name, fill="black", font=font)
+        paste(pictures, left, title, side, per_column)
+    pen.text((gap, height + 8), below[0], fill="black", font=font)
+    fitting = (width - gap) // (small + gap)
+    paste(below[1][:fitting], gap, height + title, small, fitting)
     return grid

@@ -1,0 +1,108 @@
+"""Every command that the README shows, as a person types it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hub import serving
+
+CHECKOUT = Path(__file__).parents[2]
+PROGRAMS = Path(sys.executable).parent
+SHORT = [
+    *("--resolution=32", "--max_train_steps=2", "--report_to=none", "--mixed_precision=no"),
+    *("--num_validation_images=1", "--num_inference_steps=2"),
+]
+"""What a test changes: size and length, nothing else."""
+
+
+def shown(name: str = "README.md") -> list[str]:
+    """The commands in the fenced blocks of a page, continuation lines joined, comments cut."""
+    text = (CHECKOUT / name).read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.strip()]
+
+
+def training_command() -> list[str]:
+    (command,) = (line for line in shown() if "training.textual_inversion" in line)
+    return shlex.split(command)[1:]  # without the interpreter's path
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        [],
+        pytest.param(
+            ["mpirun", "-n", "2"],
+            marks=pytest.mark.skipif(
+                not (PROGRAMS / "mpirun").exists(), reason="Intel MPI has no wheel here"
+            ),
+        ),
+    ],
+    ids=["alone", "mpirun"],
+)
+def test_the_training_command_runs_against_a_hub(
+    launcher: list[str], tiny_model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(pictures, tmp_path / "dicoo")
+    with serving({"stable-diffusion-v1-5/stable-diffusion-v1-5": tiny_model}) as hub:
+        finished = subprocess.run(
+            [*launcher, sys.executable, *training_command(), *SHORT],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+                "PYTHONPATH": str(CHECKOUT),
+                "HF_ENDPOINT": hub.endpoint,
+                "HF_HOME": str(tmp_path / "hub-cache"),
+            },
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        asked = {path for method, path in hub.requests if method == "GET"}
+    assert finished.returncode == 0, finished.stderr
+    assert any(path.endswith("unet/diffusion_pytorch_model.safetensors") for path in asked)
+    assert (tmp_path / "runs" / "dicoo" / "learned_embeds.safetensors").exists()
+    assert len(list((tmp_path / "runs" / "dicoo" / "samples").rglob("*.png"))) == 2
+
+
+def test_the_hub_name_that_is_gone_still_works_with_a_notice(
+    tiny_model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    flags = [
+        *("--pretrained_model_name_or_path=runwayml/stable-diffusion-v1-5", *SHORT),
+        *(f"--train_data_dir={pictures}", "--placeholder_token=<new>"),
+        *("--initializer_token=toy", "--train_batch_size=1", f"--output_dir={tmp_path / 'run'}"),
+    ]
+    with serving({"stable-diffusion-v1-5/stable-diffusion-v1-5": tiny_model}) as hub:
+        finished = subprocess.run(
+            [sys.executable, "-m", "training.textual_inversion", *flags],
+            cwd=CHECKOUT,
+            env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    assert finished.returncode == 0, finished.stderr
+    assert (
+        "runwayml/stable-diffusion-v1-5 is gone from the hub: using its maintained copy "
+        "stable-diffusion-v1-5/stable-diffusion-v1-5" in finished.stderr
+    )
+
+
+def test_the_make_targets_that_are_shown_exist() -> None:
+    targets = {line.split()[1] for line in shown() if line.startswith("make ")}
+    assert {"demo", "test"} <= targets
+    for target in targets:
+        subprocess.run(["make", "-n", target], cwd=CHECKOUT, check=True, capture_output=True)
