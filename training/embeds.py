@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ def save_embeds(path: Path, token: str, rows: torch.Tensor) -> None:
     """
     tensors = {token: rows.detach().float().contiguous().clone()}
     if path.suffix == ".bin":
-        durable.write_file(path, lambda temporary: torch.save(tensors, temporary))
+        pickled = io.BytesIO()  # torch's own writer does not say that a disk is full
+        torch.save(tensors, pickled)
+        durable.write_bytes(path, pickled.getvalue())
     else:
         durable.write_file(
             path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"})
@@ -66,4 +69,6 @@ def load_embeds(path: Path) -> torch.Tensor:
             f"initial_embeds {path}: a pickle with more than tensors in it; convert it to "
             "safetensors with the tool that made it."
         ) from error
+    if rows.ndim == 0:
+        raise UserError(f"initial_embeds {path}: holds a number, not rows.")
     return rows.float().reshape(-1, rows.shape[-1])

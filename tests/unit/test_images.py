@@ -164,7 +164,7 @@ def test_200_megapixels_are_read_in_less_than_2_gigabytes(kind: str, tmp_path: P
     image = open_picture(path, 512)
     assert peak_memory() - before < (GIGABYTE // 2 if kind == "jpg" else 2 * GIGABYTE)
     assert min(image.size) >= 512
-    assert image.width == 2 * image.height
+    assert image.width / image.height == pytest.approx(2, abs=0.01)
     assert to_tensor(image, 64, False, False).unique().tolist() == [-1.0]
 
 
