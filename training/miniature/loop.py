@@ -55,7 +55,9 @@ def train(
     generator, which is seeded anew from the step: a resumed training sees the batches it
     would have seen. `report(step, network)` is called with the averaged weights in the
     network. In an initialised process group every rank draws its own batches and the ranks
-    step together; only the first reports and writes checkpoints. Raises FloatingPointError when the loss is no longer finite.
+    step together; only the first reports and writes checkpoints.
+
+    Raises FloatingPointError when the loss is no longer finite.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
