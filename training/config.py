@@ -202,6 +202,11 @@ class TextualInversionConfig(BaseModel):
             raise ValueError("fp16 is for GPUs; use bf16, no (fp32) or auto")
         return "no" if value == "fp32" else value
 
+    @field_validator("max_train_steps", "checkpoints_total_limit", "max_grad_norm", mode="before")
+    @classmethod
+    def _none_by_word(cls, value: object) -> object:
+        return None if value == "none" else value
+
     @field_validator("validation_prompt", mode="before")
     @classmethod
     def _one_prompt_is_a_list(cls, value: object) -> object:

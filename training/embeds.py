@@ -34,10 +34,15 @@ def save_embeds(path: Path, token: str, rows: torch.Tensor) -> None:
         )
 
 
+def a1111_name(token: str) -> str:
+    """`<word>.safetensors`, of letters that every file system takes."""
+    word = "".join(c for c in token.strip("<>") if c.isalnum() or c in "-_.") or "concept"
+    return f"{word}.safetensors"
+
+
 def save_a1111(folder: Path, token: str, rows: torch.Tensor) -> Path:
     """Write `<word>.safetensors` with `emb_params`; there the file's name is the word to type."""
-    word = "".join(c for c in token.strip("<>") if c.isalnum() or c in "-_.") or "concept"
-    path = folder / f"{word}.safetensors"
+    path = folder / a1111_name(token)
     tensors = {A1111_KEY: rows.detach().float().contiguous().clone()}
     durable.write_file(path, lambda temporary: save_file(tensors, temporary))
     return path
@@ -57,7 +62,7 @@ def load_embeds(path: Path) -> torch.Tensor:
         )
         (rows,) = (value for value in tensors.values() if isinstance(value, torch.Tensor))
     except OSError as error:
-        raise UserError(f"initial_embeds {path}: cannot be read ({error.strerror}).") from error
+        raise UserError(f"initial_embeds {path}: cannot be read ({error.strerror or error}).") from error
     except (SafetensorError, ValueError, AttributeError, RuntimeError, EOFError) as error:
         raise UserError(
             f"initial_embeds {path}: not a learned_embeds file with one word's rows ({error})."
