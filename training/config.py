@@ -88,7 +88,11 @@ class TextualInversionConfig(BaseModel):
 
     # --- training ---
     seed: int | None = _in(
-        "training", None, "Seed of order, noise and timesteps; drawn and noted if not given.", ge=0
+        "training",
+        None,
+        "Seed of order, noise and timesteps; drawn and noted if not given.",
+        ge=0,
+        le=2**63 - 1,
     )
     train_batch_size: int = _in("training", 16, "Pictures per rank and forward pass.", ge=1)
     gradient_accumulation_steps: int = _in(

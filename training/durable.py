@@ -12,11 +12,10 @@ from pathlib import Path
 
 from training.errors import UserError
 
-
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
-    errno.ENAMETOOLONG, errno.EIO,
+    errno.ENAMETOOLONG, errno.EIO, errno.ENOENT,
 )  # fmt: skip
 
 

@@ -62,7 +62,9 @@ def load_embeds(path: Path) -> torch.Tensor:
         )
         (rows,) = (value for value in tensors.values() if isinstance(value, torch.Tensor))
     except OSError as error:
-        raise UserError(f"initial_embeds {path}: cannot be read ({error.strerror or error}).") from error
+        raise UserError(
+            f"initial_embeds {path}: cannot be read ({error.strerror or error})."
+        ) from error
     except (SafetensorError, ValueError, AttributeError, RuntimeError, EOFError) as error:
         raise UserError(
             f"initial_embeds {path}: not a learned_embeds file with one word's rows ({error})."

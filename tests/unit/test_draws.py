@@ -20,7 +20,9 @@ DRAWS = Draws(
 def same(one: Draw, other: Draw) -> bool:
     first, second = dataclasses.asdict(one), dataclasses.asdict(other)
     return all(
-        torch.equal(first[k], second[k]) if isinstance(first[k], torch.Tensor) else first[k] == second[k]
+        torch.equal(first[k], second[k])
+        if isinstance(first[k], torch.Tensor)
+        else first[k] == second[k]
         for k in first
     )
 
@@ -75,7 +77,7 @@ def test_flips_prompts_and_timesteps_are_uniform() -> None:
     assert stats.binomtest(flips, len(drawn)).pvalue > 1e-4
     for name, high, cells in (("timestep", 1000, 50), ("prompt", 27, 27)):
         values = [getattr(draw, name) for draw in drawn]
-        assert 0 <= min(values)
+        assert min(values) >= 0
         assert max(values) < high
         counts = torch.histc(torch.tensor(values, dtype=torch.float), cells, 0, high)
         assert stats.chisquare(counts.numpy()).pvalue > 1e-4, name

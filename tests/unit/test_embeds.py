@@ -32,7 +32,9 @@ def test_diffusers_loads_every_form_with_its_tokens(
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_model)
     words = len(pipeline.tokenizer)
     if kind == "a1111":
-        pipeline.load_textual_inversion(save_a1111(tmp_path, "<new>", ROWS[:vectors]), token="<new>")
+        pipeline.load_textual_inversion(
+            save_a1111(tmp_path, "<new>", ROWS[:vectors]), token="<new>"
+        )
     else:
         save_embeds(tmp_path / f"rows.{kind}", "<new>", ROWS[:vectors])
         pipeline.load_textual_inversion(tmp_path / f"rows.{kind}")

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from training import objective
 
 SCHEDULERS = {
-    name: DDPMScheduler(beta_schedule=name) for name in ("linear", "scaled_linear", "squaredcos_cap_v2")
+    name: DDPMScheduler(beta_schedule=name)
+    for name in ("linear", "scaled_linear", "squaredcos_cap_v2")
 }
-shapes = st.tuples(
-    st.integers(1, 4), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)
-)
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))
 
 
 def drawn(shape: tuple[int, ...], seed: int, count: int) -> list[torch.Tensor]:
@@ -30,9 +29,7 @@ def test_noised_latents_and_targets_are_those_of_ddpm(
 ) -> None:
     scheduler = SCHEDULERS[name]
     latents, noise = drawn(shape, seed, 2)
-    timesteps = torch.randint(
-        0, 1000, (shape[0],), generator=torch.Generator().manual_seed(seed)
-    )
+    timesteps = torch.randint(0, 1000, (shape[0],), generator=torch.Generator().manual_seed(seed))
     alphas = scheduler.alphas_cumprod[timesteps]
     noisy = objective.add_noise(latents, noise, alphas)
     velocity = objective.target("v_prediction", latents, noise, alphas)
@@ -78,7 +75,11 @@ def test_the_error_is_a_mean_over_each_sample(shape: tuple[int, ...], seed: int)
 
 @pytest.mark.parametrize(
     ("given_dtype", "computed"),
-    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
 )
 def test_the_error_is_computed_in_float32_at_least(
     given_dtype: torch.dtype, computed: torch.dtype

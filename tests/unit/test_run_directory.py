@@ -75,7 +75,9 @@ def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
     process.start()
     assert held.wait(60)
     with (
-        pytest.raises(UserError, match=rf"another live process is writing it \(.* pid {process.pid}\)"),
+        pytest.raises(
+            UserError, match=rf"another live process is writing it \(.* pid {process.pid}\)"
+        ),
         run_directory.locked(tmp_path),
     ):
         pass
@@ -127,7 +129,7 @@ def test_somebody_elses_config_is_not_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "seed = 4", "seed = ", "[run]\nseed = 4", "\x00"])
 def test_a_file_of_something_else_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(text)
-    with pytest.raises(UserError, match="config.toml: is not the record of a run"):
+    with pytest.raises(UserError, match=r"config\.toml: is not the record of a run"):
         run_directory.read_config(tmp_path)
 
 
@@ -146,7 +148,13 @@ def test_overwriting_removes_what_a_run_leaves_and_nothing_else(tmp_path: Path) 
         "events.jsonl", "report.html", "loss.png", "learned_embeds.safetensors",
         "learned_embeds-steps-2.bin", "model_index.json", "new.safetensors",
     ]  # fmt: skip
-    others = ["pictures/0.png", "notes.txt", "latents/a.safetensors", ".git/HEAD", "old.safetensors"]
+    others = [
+        "pictures/0.png",
+        "notes.txt",
+        "latents/a.safetensors",
+        ".git/HEAD",
+        "old.safetensors",
+    ]
     for name in own + others:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
@@ -207,8 +215,8 @@ def test_all_that_differs_is_named_at_once(tmp_path: Path) -> None:
 
 def test_places_may_change_while_their_bytes_do_not(tmp_path: Path) -> None:
     moved = config(
-        pretrained_model_name_or_path="elsewhere", train_data_dir="elsewhere", initializer_token=None,
-        initial_embeds="rows.bin", max_train_steps=9000, seed=None,
+        pretrained_model_name_or_path="elsewhere", train_data_dir="elsewhere",
+        initializer_token=None, initial_embeds="rows.bin", max_train_steps=9000, seed=None,
     )  # fmt: skip
     run_directory.refuse_differences(tmp_path, (config(), RECORD), moved, CONTENT)
 

@@ -32,7 +32,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def forget_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test imports is not there for the next."""
     for name in (IPEX, CCL):
-        monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, name, None)
         monkeypatch.delitem(sys.modules, name)
 
 
