@@ -199,7 +199,7 @@ def test_without_safetensors_rows_are_pickled(flags: Flags, folder: Path) -> Non
 
 def test_v_prediction_models_train(flags: Flags, folder: Path, tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "v", "v_prediction")
-    ran(flags(pretrained_model_name_or_path=model))
+    ran(flags(pretrained_model_name_or_path=model, num_evaluation_samples=8))
     losses = [event["loss"] for event in events(folder, "evaluation")]
     assert losses[-1] < losses[0]
     ran(flags(output_dir=tmp_path / "epsilon"))
@@ -207,7 +207,12 @@ def test_v_prediction_models_train(flags: Flags, folder: Path, tmp_path: Path) -
 
 
 def test_the_loss_on_fixed_samples_falls(flags: Flags, folder: Path) -> None:
-    ran(flags(max_train_steps=12, train_batch_size=4, evaluation_steps=6, checkpointing_steps=12))
+    ran(
+        flags(
+            max_train_steps=12, train_batch_size=4, evaluation_steps=6, checkpointing_steps=12,
+            num_evaluation_samples=8,
+        )
+    )  # fmt: skip
     losses = [event["loss"] for event in events(folder, "evaluation")]
     assert losses == sorted(losses, reverse=True)
     assert len(losses) == 3
