@@ -61,20 +61,38 @@ def test_ipex_that_does_not_import_is_passed_over_or_named(failure: str, package
 def test_intel_optimizes_with_ipex_and_talks_through_ccl(packages: Path) -> None:
     (packages / f"{IPEX}.py").write_text(
         "__version__ = '2.8.0'\n"
-        "def optimize(module, dtype):\n"
-        "    assert not module.training\n"
-        "    return module.to(dtype)\n"
+        "def optimize(module, dtype, optimizer=None):\n"
+        "    assert module.training == (optimizer is not None)\n"
+        "    module = module.to(dtype)\n"
+        "    return (module, optimizer) if optimizer else module\n"
     )
     stack = resolve_stack("auto")
     assert (stack.name, stack.backend) == ("intel", "gloo")
     assert stack.versions == {"torch": torch.__version__, IPEX: "2.8.0"}
     assert stack.optimize is not None
-    optimized = stack.optimize(torch.nn.Linear(2, 2), torch.bfloat16)
-    assert next(optimized.parameters()).dtype == torch.bfloat16
+    for gradient in (False, True):
+        optimized = stack.optimize(torch.nn.Linear(2, 2), torch.bfloat16, gradient)
+        assert not optimized.training
+        assert all(
+            parameter.dtype == torch.bfloat16 and not parameter.requires_grad
+            for parameter in optimized.parameters()
+        )
     (packages / f"{CCL}.py").write_text("__version__ = '2.8.1'\n")
     stack = resolve_stack("intel")
     assert stack.backend == "ccl"
     assert stack.versions["oneccl_bind_pt"] == "2.8.1"
+
+
+def test_a_module_that_ipex_cannot_prepare_is_named(packages: Path) -> None:
+    (packages / f"{IPEX}.py").write_text(
+        "__version__ = '2.8.0'\n"
+        "def optimize(module, dtype, optimizer=None):\n"
+        "    raise AssertionError('bf16 needs AVX512')\n"
+    )
+    optimize = resolve_stack("intel").optimize
+    assert optimize is not None
+    with pytest.raises(UserError, match=r"--frozen ipex: .* prepare Linear in bfloat16 .*AVX512"):
+        optimize(torch.nn.Linear(2, 2), torch.bfloat16, False)
 
 
 @pytest.mark.parametrize(
