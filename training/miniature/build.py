@@ -210,10 +210,10 @@ def main() -> None:
         "--decoder_steps", type=int, default=3000, help="of its decoder alone, after all else"
     )
     stage.add_argument("--text_scenes", type=int, default=12_000, help="four captions each")
-    stage.add_argument("--text_steps", type=int, default=1000, help="batches of 64 captions")
+    stage.add_argument("--text_steps", type=int, default=600, help="batches of 64 captions")
     stage.add_argument("--scenes", type=int, default=12_000, help="scenes the UNet sees")
-    stage.add_argument("--unet_steps", type=int, default=4000)
-    stage.add_argument("--unet_batch", type=int, default=24)
+    stage.add_argument("--unet_steps", type=int, default=5000)
+    stage.add_argument("--unet_batch", type=int, default=32)
     stage.add_argument("--unet_learning_rate", type=float, default=1e-3)
     stage.add_argument(
         "--snapshot_every", type=int, default=1000, help="UNet steps between saved pipelines"
