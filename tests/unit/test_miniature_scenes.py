@@ -17,7 +17,6 @@ from training.miniature.scenes import COLORS, TOY_SHAPES, Scene, render, sample_
 from training.miniature.shapes import SHAPES
 from training.miniature.tokenizer import MAX_LENGTH, new_tokenizer
 
-
 LOOKS = [(shape, None) for shape in SHAPES] + [(shape, "orange") for shape in TOY_SHAPES]
 
 
