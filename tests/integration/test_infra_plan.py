@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import io
 import json
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
-from infra import plan, rules
+from infra import picture, plan, plan_table, rules
 from infra.errors import UserError
 from infra.inventory import SCHEMA_FILE, Inventory, main, read, schema_text
 from infra.packets import LOAD_BALANCER, PEERED, Packet, allows
@@ -412,3 +415,24 @@ def test_the_caller_may_edit_a_shared_plan() -> None:
     before = copy.deepcopy(made)
     made["resources"].clear()
     assert planned() == before
+
+
+def test_the_picture_in_the_docs_is_that_of_the_plan() -> None:
+    drawn = picture.draw(planned())
+    assert (CHECKOUT / "docs" / "cluster.svg").read_text() == drawn, (
+        "stale: python -m infra.plan --svg docs/cluster.svg"
+    )
+    ElementTree.fromstring(drawn)
+    assert picture.draw(planned(subnet_cidr="10.0.9.0/24")) != drawn
+    assert "7 more workers" in picture.draw(planned(node_count="10"))
+
+
+def test_the_docs_show_the_plan_as_it_is() -> None:
+    console = Console(width=100, file=io.StringIO(), record=True, highlight=False)
+    plan_table.show(planned(), console)
+    shown = console.export_text()
+    text = (CHECKOUT / "docs" / "azure.md").read_text()
+    for title in ("What pulumi up would create", "Addresses", "Price"):
+        assert title in text
+    rows = [line.rstrip() for line in shown.splitlines() if line.startswith("│")]
+    assert [row for row in rows if row not in text] == [], "stale: make plan, into docs/azure.md"
