@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from infra import prices, rules, settings
+from infra import picture, plan_table, prices, rules, settings
 from infra.config import ClusterConfig
 from infra.errors import UserError
 from infra.recording import record
@@ -123,15 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = settings.validate(values)
     plan["price"]["live_vm_per_hour"] = None if chosen.no_live_price else prices.live(config)
     if chosen.svg:
-        from infra import picture
-
         chosen.svg.write_text(picture.draw(plan), encoding="utf-8")
     elif chosen.json:
         print(json.dumps(plan, indent=2))
     else:
-        from infra.plan_table import show
-
-        show(plan)
+        plan_table.show(plan)
     return 1 if plan["violations"] else 0
 
 

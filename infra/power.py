@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,8 @@ def _each(azure: Azure, inventory: Inventory, verb: str, say: Say, poll: float) 
     for node in inventory.nodes:
         name = node.name
         say(f"{name}: {verb}")
-        started = attempt(
-            name,
-            lambda name=name: begin(inventory.resource_group, name, polling_interval=poll),
-        )
+        asked = partial(begin, inventory.resource_group, name, polling_interval=poll)
+        started = attempt(name, asked)
         if started is not None:
             pollers[name] = started
     for name, poller in pollers.items():

@@ -116,12 +116,12 @@ class _Monitor(mocks.MockMonitor):
                     "provider": request.provider,
                 }
             )
-        return super().RegisterResource(request)
+        return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # the base class's spelling
         if "pulumi:pulumi:Stack" in request.urn:
             self.outputs = _plain(rpc.deserialize_properties(request.outputs, True))
-        return super().RegisterResourceOutputs(request)
+        return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]
 
 
 def _name(urn: str) -> str:
@@ -179,18 +179,18 @@ def _child(there: Connection, values: Mapping[str, str], stack: str, preview: bo
     set_all_config({f"{PROJECT}:{key}": value for key, value in values.items()})
     # What mocks.set_mocks does, without the root resource that it makes: run_in_stack makes the one
     # that has outputs.
-    runtime_settings.configure(
-        mocks.MockSettings(
-            monitor=monitor,
-            monitor_features=set(monitor.GetDeploymentInfo(None).supportedFeatures),
-            engine=mocks.MockEngine(None),
-            project=PROJECT,
-            stack=stack,
-            dry_run=preview,
-            organization=None,
-            callbacks=None,
-        )
+    known = monitor.GetDeploymentInfo(None)  # type: ignore[no-untyped-call]
+    stand_in = mocks.MockSettings(  # type: ignore[no-untyped-call]
+        monitor=monitor,
+        monitor_features=set(known.supportedFeatures),
+        engine=mocks.MockEngine(None),
+        project=PROJECT,
+        stack=stack,
+        dry_run=preview,
+        organization=None,
+        callbacks=None,
     )
+    runtime_settings.configure(stand_in)
     try:
         asyncio.run(run_in_stack(_run_program))
     except pulumi.RunError as error:

@@ -73,7 +73,7 @@ PROFILES = {
     "upstream": Profile(
         name="upstream",
         link=".venv",
-        extras=("train", "infra", "dev"),
+        extras=("train", "infra", "bootstrap", "dev"),
         torch="2.13.0",
         free_gib=4,
     ),

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from infra.arm import Azure
 
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
+OWN = {"subscriptionId": SUBSCRIPTION, "displayName": "Ana's", "state": "Enabled"}
 IMAGE = "/publishers/Canonical/artifacttypes/vmimage/offers/0001-com-ubuntu-server-jammy"
 VERSIONS = f"{IMAGE}/skus/22_04-lts-gen2/versions"
 SKU: dict[str, Any] = {
@@ -219,17 +220,11 @@ class _Handler(BaseHTTPRequestHandler):
             "/versions": lambda: [{"name": name, "location": "eastus"} for name in server.versions],
             "/providers/Microsoft.Compute": lambda: {"registrationState": server.registration},
             "/providers/Microsoft.Network": lambda: {"registrationState": server.registration},
-            "/subscriptions": lambda: {
-                "value": [
-                    {"subscriptionId": SUBSCRIPTION, "displayName": "Ana's", "state": "Enabled"}
-                ]
-            },
+            "/subscriptions": lambda: {"value": [OWN]},
             "/done": lambda: {"status": "Succeeded"},
         }
         if path == "":
-            return _json(
-                {"subscriptionId": SUBSCRIPTION, "displayName": "Ana's", "state": "Enabled"}
-            )
+            return _json(OWN)
         if f"{VERSIONS}/" in path:
             version = path.rpartition("/")[2]
             if version not in server.versions:

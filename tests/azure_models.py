@@ -44,7 +44,12 @@ IN_THE_ADDRESS = {*NAME_KEYS.values(), "resourceGroupName", "virtualNetworkName"
 """Inputs that become parts of the request's URL."""
 OPEN_ENUMS = {"VirtualMachineSizeTypes"}
 """Azure's reference calls this list out of date and takes other sizes; infra.sizes checks."""
-PLAIN = {"str": str, "int": int, "bool": bool, "float": (int, float)}
+PLAIN: dict[str, type | tuple[type, ...]] = {
+    "str": str,
+    "int": int,
+    "bool": bool,
+    "float": (int, float),
+}
 
 
 def complaints(resource: dict[str, Any]) -> list[str]:

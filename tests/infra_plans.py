@@ -14,14 +14,16 @@ BASE = {"allowed_ssh_cidr": "203.0.113.7/32", "ssh_public_key_path": str(KEY)}
 
 
 @cache
-def _made(values: tuple[tuple[str, str], ...], stack: str, preview: bool) -> dict[str, Any]:
-    return plan.make(dict(values), stack, preview)
+def _made(values: tuple[tuple[str, str], ...], preview: bool) -> dict[str, Any]:
+    return plan.make(dict(values), preview=preview)
 
 
-def planned(stack: str = "dev", preview: bool = False, **changes: str) -> dict[str, Any]:
+def planned(
+    changes: dict[str, str] | None = None, *, preview: bool = False, **more: str
+) -> dict[str, Any]:
     """The plan of the smallest complete config with some keys changed; the caller may edit it."""
-    values = tuple(sorted({**BASE, **changes}.items()))
-    return copy.deepcopy(_made(values, stack, preview))
+    values = tuple(sorted({**BASE, **(changes or {}), **more}.items()))
+    return copy.deepcopy(_made(values, preview))
 
 
 def resource(made: dict[str, Any], name: str) -> dict[str, Any]:

@@ -114,9 +114,8 @@ def test_preflight_without_a_sign_in_asks_nothing_else(
 ) -> None:
     server, azure = arm
     stranger = Azure(NotSignedIn(), azure.subscription_id, azure.endpoint, azure.options)
-    assert wrong(stranger) == {
-        "signed in": "no answer; Azure does not accept this sign-in. Run: az login"
-    }
+    told = "no answer; Azure does not accept this sign-in. Run: az login"
+    assert wrong(stranger) == {"signed in": told}
     assert server.asked == []
     flags = [word for key, value in BASE.items() for word in ("--set", f"{key}={value}")]
     assert preflight.main(flags, stranger) == 1
@@ -282,9 +281,8 @@ def test_the_config_and_the_inventory_come_from_the_selected_stack(
     )
     pulumi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    server, azure = arm
+    _, azure = arm
     assert preflight.stack_values() == BASE
-    monkeypatch.setattr(power, "POLL_SECONDS", 0.01)
     assert power.inventory_of(None) == inventory()
     assert preflight.main([], azure) == 0
 

@@ -40,7 +40,7 @@ Plan = dict[str, Any]
 
 @pytest.mark.parametrize("changes", OTHER_CONFIGS)
 def test_every_request_is_one_that_azures_own_models_have(changes: dict[str, str]) -> None:
-    made = planned(**changes)
+    made = planned(changes)
     assert [text for one in made["resources"] if one["custom"] for text in complaints(one)] == []
 
 
@@ -90,7 +90,7 @@ def test_a_planted_mistake_in_a_request_is_caught(
 
 @pytest.mark.parametrize("changes", OTHER_CONFIGS)
 def test_plans_obey_every_rule(changes: dict[str, str]) -> None:
-    assert rules.violations(planned(**changes)) == []
+    assert rules.violations(planned(changes)) == []
 
 
 def _inputs(made: Plan, name: str) -> Plan:
