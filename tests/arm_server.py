@@ -175,6 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:  # the base class's spelling
         self._answer()
 
+    def do_HEAD(self) -> None:  # the base class's spelling
+        self._answer()
+
     def do_POST(self) -> None:  # the base class's spelling
         self._answer()
 
@@ -203,7 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answer.headers:
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer.body[: answer.torn])
+        if self.command != "HEAD":
+            self.wfile.write(answer.body[: answer.torn])
         self.close_connection = answer.torn is not None
 
     def _truth(self, path: str) -> Answer:

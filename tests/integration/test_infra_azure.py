@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from infra import power, preflight, prices, settings
 from infra.arm import Azure, only_subscription
 from infra.errors import UserError
 from infra.inventory import Inventory
+from scripts import live
 from tests.arm_server import Answer, ArmServer, serving
 from tests.infra_plans import BASE, planned
 
@@ -268,23 +269,11 @@ def test_the_commands_say_what_is_missing_without_a_traceback(tmp_path: Path) ->
         assert "Traceback" not in finished.stderr
 
 
-def test_the_config_and_the_inventory_come_from_the_selected_stack(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: Pair
-) -> None:
-    config = {f"xeon-diffusion:{key}": {"value": value} for key, value in BASE.items()}
-    (tmp_path / "config.json").write_text(json.dumps({**config, "azure-native:x": {"value": "1"}}))
-    (tmp_path / "outputs.json").write_text(json.dumps(planned()["outputs"]))
-    pulumi = tmp_path / "pulumi"
-    pulumi.write_text(
-        '#!/bin/sh\ncase "$1" in config) f=config;; *) f=outputs;; esac\n'
-        f"exec cat {tmp_path}/$f.json\n"
-    )
-    pulumi.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    _, azure = arm
+@pytest.mark.usefixtures("selected_stack")
+def test_the_config_and_the_inventory_come_from_the_selected_stack(arm: Pair) -> None:
     assert preflight.stack_values() == BASE
     assert power.inventory_of(None) == inventory()
-    assert preflight.main([], azure) == 0
+    assert preflight.main([], arm[1]) == 0
 
 
 class _PriceList(BaseHTTPRequestHandler):
@@ -332,3 +321,54 @@ def test_prices_add_up_and_unknown_ones_stay_unknown() -> None:
     assert nowhere.paused_per_hour == price.paused_per_hour
     odd = settings.validate({**BASE, "os_disk_size_gb": "33"})
     assert prices.of(odd).paused_per_hour == pytest.approx(3 * 4.8 / 730 + 0.055, abs=1e-4)
+
+
+@pytest.fixture
+def selected_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program named pulumi that prints a stack's config and outputs."""
+    config = {f"xeon-diffusion:{key}": {"value": value} for key, value in BASE.items()}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "stack.json").write_text(json.dumps(planned()["outputs"]))
+    pulumi = tmp_path / "pulumi"
+    pulumi.write_text(f'#!/bin/sh\nexec cat {tmp_path}/"$1".json\n')
+    pulumi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("selected_stack")
+def test_live_spends_nothing_without_a_yes(arm: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[str] = []
+
+    def count(words: Sequence[str]) -> int:
+        ran.append(words[0])
+        return 0
+
+    assert live.main(lambda text: "y", count, arm[1]) == 1
+    assert ran == []
+    assert "3 VMs for about 2.40 USD an hour" in capsys.readouterr().out
+    arm[0].usage["cores"] = (0, 0)
+    assert live.main(lambda text: "yes", count, arm[1]) == 1
+    assert ran == [], "a failed preflight does not even ask"
+
+
+@pytest.mark.usefixtures("selected_stack")
+@pytest.mark.parametrize("failing", ["up", "ssh", "destroy", "nothing"])
+def test_live_destroys_whatever_happens(arm: Pair, failing: str) -> None:
+    ran: list[str] = []
+
+    def run(words: Sequence[str]) -> int:
+        ran.append(words[1] if words[0] == "pulumi" else words[0])
+        return int(ran[-1] == failing)
+
+    status = live.main(lambda text: "yes", run, arm[1])
+    assert status == (0 if failing == "nothing" else 1)
+    assert ran == (["up", "destroy"] if failing == "up" else ["up", "ssh", "destroy"])
+
+
+@pytest.mark.usefixtures("selected_stack")
+def test_live_says_when_the_group_is_still_there(
+    arm: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arm[0].planted["/resourcegroups/rg-xeon-diffusion-dev"] = [Answer(204, b"")]
+    assert live.main(lambda text: "yes", lambda words: 0, arm[1]) == 1
+    assert "az group delete --name rg-xeon-diffusion-dev" in capsys.readouterr().err
