@@ -2,8 +2,8 @@
 
 # The first interpreter that is new enough, or python3, which then says why it will not do.
 PYTHON ?= $(or $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
-	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-	&& echo $$candidate && break; done),python3)
+	$$candidate -c 'import sys; print(sys.executable); sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && break; done | tail -n 1),python3)
 ARGS ?=
 
 .DEFAULT_GOAL := help

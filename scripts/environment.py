@@ -378,7 +378,12 @@ def install_oneccl(steps: Steps, home: Path, version: str) -> None:
     without = "training on several machines uses gloo"
     index = chosen_index(ONECCL_INDEX_VARIABLE, ONECCL_INDEX)
     if index is None:
-        say(f"  oneCCL bindings: left out, Intel's index does not answer; {without}")
+        reason = (
+            f"{ONECCL_INDEX_VARIABLE} says so"
+            if ONECCL_INDEX_VARIABLE in os.environ
+            else "Intel's index does not answer"
+        )
+        say(f"  oneCCL bindings: left out, {reason}; {without}")
         return
     package = "oneccl_bind_pt"
     imports = "import torch, oneccl_bindings_for_pytorch"

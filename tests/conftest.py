@@ -53,6 +53,7 @@ def flags(tiny_model: Path, pictures: Path, latents: Path, tmp_path: Path) -> Fl
             "lr_warmup_steps": 0,
             "seed": 3,
             "checkpointing_steps": 2,
+            "num_evaluation_samples": 2,
             "report_to": "none",
             "mixed_precision": "no",
             "stack": "upstream",

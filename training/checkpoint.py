@@ -68,7 +68,8 @@ def save_checkpoint(folder: Path, state: State, record: RunRecord, limit: int | 
     durable.write_directory(path, write)
     if limit is not None:
         for _, old in list_checkpoints(folder)[:-limit]:
-            shutil.rmtree(old)
+            if old != path:
+                shutil.rmtree(old)
     return path
 
 
@@ -89,6 +90,8 @@ def read_checkpoint(path: Path) -> State:
         payload = (path / STATE_FILE).read_bytes()
         if hashlib.sha256(payload).hexdigest() != manifest["sha256"]:
             raise UserError(f"{path.name}: torn, its bytes are not those that were written.")
+        if (name := _NAME.fullmatch(path.name)) and int(name[1]) != manifest["step"]:
+            raise UserError(f"{path.name}: torn, it says that it is of step {manifest['step']}.")
         tensors = load(payload)
         return State(manifest["step"], *(tensors[k] for k in ("rows", "exp_avg", "exp_avg_sq")))
     except OSError as error:

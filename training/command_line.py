@@ -87,10 +87,6 @@ def parse(
             notices.append(f"--{name} is ignored: {reason}.")
     path = given.pop("config", None)
     values = (read_toml(path) if path else {}) | given
-    values = {
-        key: None if value == "none" and key in OPTIONAL_BY_WORD else value
-        for key, value in values.items()
-    }
     problems = [_unknown_flag(flag, config) for flag in unknown if flag.startswith("-")]
     problems += [
         f"{word}: not a flag and not the value of one"
@@ -110,9 +106,6 @@ def parse(
             f"  {prog} --help lists every key."
         )
     return parsed, notices
-
-
-OPTIONAL_BY_WORD = frozenset({"max_train_steps", "checkpoints_total_limit", "max_grad_norm"})
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -88,7 +88,11 @@ class TextualInversionConfig(BaseModel):
 
     # --- training ---
     seed: int | None = _in(
-        "training", None, "Seed of order, noise and timesteps; drawn and noted if not given.", ge=0
+        "training",
+        None,
+        "Seed of order, noise and timesteps; drawn and noted if not given.",
+        ge=0,
+        le=2**63 - 1,
     )
     train_batch_size: int = _in("training", 16, "Pictures per rank and forward pass.", ge=1)
     gradient_accumulation_steps: int = _in(
@@ -201,6 +205,11 @@ class TextualInversionConfig(BaseModel):
         if value == "fp16":
             raise ValueError("fp16 is for GPUs; use bf16, no (fp32) or auto")
         return "no" if value == "fp32" else value
+
+    @field_validator("max_train_steps", "checkpoints_total_limit", "max_grad_norm", mode="before")
+    @classmethod
+    def _none_by_word(cls, value: object) -> object:
+        return None if value == "none" else value
 
     @field_validator("validation_prompt", mode="before")
     @classmethod

@@ -5,11 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from training.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
+    errno.ENAMETOOLONG, errno.EIO, errno.ENOENT,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -17,18 +24,27 @@ def disk_errors_named(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal to write `path` into a `UserError` naming it."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        number = _error_number(error)
+        if number in FULL:
             raise UserError(
                 f"{path}: the disk is full; nothing that was there before has been touched. "
                 "Free some space and resume with --resume_from_checkpoint latest."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if number in REFUSED:
             raise UserError(
-                f"{path}: cannot be written ({error.strerror}). "
+                f"{path}: cannot be written ({os.strerror(number)}). "
                 "Choose another --output_dir or mend its permissions."
             ) from error
         raise
+
+
+def _error_number(error: Exception) -> int:
+    """The system's number of an error; safetensors has it in its text alone. 0: none."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    return int(said[1]) if said else 0
 
 
 def _ordinary_mode() -> int:
@@ -71,6 +87,16 @@ def write_text(path: Path, text: str) -> None:
     write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data`, whole or not at all (see `write_file`)."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+
+    write_file(path, write)
+
+
 def write_directory(path: Path, write: Callable[[Path], object]) -> None:
     """Like `write_file`, for a folder: `write(temporary)` fills a folder made for it.
 
@@ -89,18 +115,31 @@ def write_directory(path: Path, write: Callable[[Path], object]) -> None:
                 else:
                     sync_directory(file)
             sync_directory(temporary)
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(temporary, path)
+            _put_in_place(temporary, path)
             sync_directory(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(source: Path, path: Path) -> None:
+    """Rename a folder to `path`; one that is there goes once it has worked."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists():
+        path.rename(old)
+    try:
+        os.replace(source, path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def move(source: Path, destination: Path) -> None:
     """Rename a file or folder within a file system, replacing what is there."""
     with disk_errors_named(destination):
         if destination.is_dir():
-            shutil.rmtree(destination)
-        os.replace(source, destination)
+            _put_in_place(source, destination)
+        else:
+            os.replace(source, destination)
         sync_directory(destination.parent)

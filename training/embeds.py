@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,24 @@ def save_embeds(path: Path, token: str, rows: torch.Tensor) -> None:
     """
     tensors = {token: rows.detach().float().contiguous().clone()}
     if path.suffix == ".bin":
-        durable.write_file(path, lambda temporary: torch.save(tensors, temporary))
+        pickled = io.BytesIO()  # torch's own writer does not say that a disk is full
+        torch.save(tensors, pickled)
+        durable.write_bytes(path, pickled.getvalue())
     else:
         durable.write_file(
             path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"})
         )
 
 
+def a1111_name(token: str) -> str:
+    """`<word>.safetensors`, of letters that every file system takes."""
+    word = "".join(c for c in token.strip("<>") if c.isalnum() or c in "-_.") or "concept"
+    return f"{word}.safetensors"
+
+
 def save_a1111(folder: Path, token: str, rows: torch.Tensor) -> Path:
     """Write `<word>.safetensors` with `emb_params`; there the file's name is the word to type."""
-    word = "".join(c for c in token.strip("<>") if c.isalnum() or c in "-_.") or "concept"
-    path = folder / f"{word}.safetensors"
+    path = folder / a1111_name(token)
     tensors = {A1111_KEY: rows.detach().float().contiguous().clone()}
     durable.write_file(path, lambda temporary: save_file(tensors, temporary))
     return path
@@ -54,7 +62,9 @@ def load_embeds(path: Path) -> torch.Tensor:
         )
         (rows,) = (value for value in tensors.values() if isinstance(value, torch.Tensor))
     except OSError as error:
-        raise UserError(f"initial_embeds {path}: cannot be read ({error.strerror}).") from error
+        raise UserError(
+            f"initial_embeds {path}: cannot be read ({error.strerror or error})."
+        ) from error
     except (SafetensorError, ValueError, AttributeError, RuntimeError, EOFError) as error:
         raise UserError(
             f"initial_embeds {path}: not a learned_embeds file with one word's rows ({error})."
@@ -66,4 +76,6 @@ def load_embeds(path: Path) -> torch.Tensor:
             f"initial_embeds {path}: a pickle with more than tensors in it; convert it to "
             "safetensors with the tool that made it."
         ) from error
+    if rows.ndim == 0:
+        raise UserError(f"initial_embeds {path}: holds a number, not rows.")
     return rows.float().reshape(-1, rows.shape[-1])

@@ -59,11 +59,12 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
         if not isinstance(event, dict) or "event" not in event:
             continue
         if event["event"] == "start":
-            start = event["step"]
+            # A run that begins again at step 0 evaluates and draws there again.
+            done = event["step"] if event["step"] > 0 else -1
             events = [
                 old
                 for old in events
-                if old.get("step", 0) <= start or old["event"] in ("start", "notice")
+                if old["event"] in ("start", "notice", "error") or old.get("step", 0) <= done
             ]
         events.append(event)
     return events

@@ -6,9 +6,11 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from training.errors import UserError
 from training.models import Models
 from training.stack import Optimize, Stack
 
@@ -28,8 +30,11 @@ def choose(requested: str, stack: Stack, models: Models, dtype: torch.dtype, sid
         return requested
     if stack.optimize is None:
         return "native"
-    optimized = prepare_module(copy.deepcopy(models.unet), stack.optimize, dtype)
-    native = prepare_module(copy.deepcopy(models.unet), None, dtype)
+    try:
+        optimized = stack.optimize(copy.deepcopy(models.unet), dtype, True)
+    except UserError:
+        return "native"
+    native = copy.deepcopy(models.unet).requires_grad_(False).eval().to(dtype)
     seconds = compare(
         {
             name: _unet_pass(unet, dtype, side)
@@ -39,35 +44,44 @@ def choose(requested: str, stack: Stack, models: Models, dtype: torch.dtype, sid
     return min(seconds, key=seconds.__getitem__)
 
 
-def prepare_module(
-    module: torch.nn.Module, optimize: Optimize | None, dtype: torch.dtype
-) -> torch.nn.Module:
-    """Freeze `module` and bring it to `dtype`, as it is or through `ipex.optimize`."""
-    frozen = module.requires_grad_(False).eval()
-    if optimize is not None:
-        return optimize(frozen, dtype).requires_grad_(False)
-    return frozen.to(dtype)
-
-
 def prepare(models: Models, how: str, stack: Stack, dtype: torch.dtype) -> Models:
     """The same models with UNet, VAE and text encoder frozen and prepared.
 
-    The text encoder stays in float32 where it is native (its cost is below a hundredth of the
-    UNet's, and the rows' gradient passes through it).
+    A native text encoder stays in float32: its cost is below a hundredth of the UNet's, and
+    the rows' gradient passes through it.
 
     Args:
         how: "native" or "ipex".
+
+    Raises:
+        UserError: IPEX is not there, or cannot prepare the UNet or the text encoder.
     """
-    optimize = stack.optimize if how == "ipex" else None
+    if how == "native":
+        for module in (models.text_encoder, models.vae, models.unet):
+            module.requires_grad_(False).eval()
+        models.vae.to(dtype)
+        models.unet.to(dtype)
+        return models
+    if stack.optimize is None:
+        raise UserError(
+            "--frozen ipex: this environment has no intel_extension_for_pytorch. "
+            "Use --frozen native, or the environment of requirements/intel.txt."
+        )
     return Models(
         tokenizer=models.tokenizer,
         noise_scheduler=models.noise_scheduler,
-        text_encoder=prepare_module(
-            models.text_encoder, optimize, dtype if optimize else torch.float32
-        ),
-        vae=prepare_module(models.vae, optimize, dtype),
-        unet=prepare_module(models.unet, optimize, dtype),
+        text_encoder=stack.optimize(models.text_encoder, dtype, True),
+        vae=_prepared_vae(models.vae, stack.optimize, dtype),
+        unet=stack.optimize(models.unet, dtype, True),
     )
+
+
+def _prepared_vae(vae: Any, optimize: Optimize, dtype: torch.dtype) -> Any:
+    """It encodes each picture once: where IPEX does not know its kind, it stays as it is."""
+    try:
+        return optimize(vae, dtype, False)
+    except UserError:
+        return vae.requires_grad_(False).eval().to(dtype)
 
 
 def compare(passes: dict[str, Callable[[], object]]) -> dict[str, float]:

@@ -8,6 +8,7 @@ import torch
 from diffusers.optimization import get_scheduler
 
 from training.config import TextualInversionConfig
+from training.errors import SharedError
 
 DECAYING = frozenset({"linear", "cosine", "cosine_with_restarts", "polynomial"})
 """Schedules whose value at a step depends on max_train_steps."""
@@ -21,16 +22,24 @@ def learning_rate_schedule(
     Args:
         base: the rate after warmup, `scale_lr` applied.
         max_train_steps: where a decaying schedule ends.
+
+    Raises:
+        SharedError: the schedule does not take such a rate.
     """
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=base)
-    scheduler = get_scheduler(
-        config.lr_scheduler,
-        optimizer=optimizer,
-        step_rules=config.lr_step_rules,
-        num_warmup_steps=config.lr_warmup_steps,
-        num_training_steps=max_train_steps,
-        num_cycles=config.lr_num_cycles,
-        power=config.lr_power,
-    )
+    try:
+        scheduler = get_scheduler(
+            config.lr_scheduler,
+            optimizer=optimizer,
+            step_rules=config.lr_step_rules,
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=max_train_steps,
+            num_cycles=config.lr_num_cycles,
+            power=config.lr_power,
+        )
+    except ValueError as error:
+        raise SharedError(
+            f"lr_scheduler {config.lr_scheduler}: does not take learning rate {base:g} ({error})."
+        ) from error
     factor: Callable[[int], float] = scheduler.lr_lambdas[0]
     return lambda step: base * factor(step)

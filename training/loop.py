@@ -43,19 +43,22 @@ def train(
     draws = step.draws
     fixed = draws.evaluation(config.num_evaluation_samples)
     done = start
+
+    def evaluate() -> None:
+        loss = step.evaluate(fixed, config.train_batch_size)
+        if not math.isfinite(loss):
+            raise _diverged(done, learning_rate(max(0, done - 1)))
+        outputs.evaluation(done, loss, rows)
+
     if start == 0:
-        outputs.evaluation(0, step.evaluate(fixed, config.train_batch_size), rows)
+        evaluate()
         outputs.samples(0, rows)
     while done < max_train_steps:
         began = time.perf_counter()
         rate = learning_rate(done)
         result = step(done, rate, stop=lambda: stopped.signal is not None)
         if math.isnan(result.loss):
-            raise SharedError(
-                f"the loss is not finite at step {done + 1}: the rows have diverged or a picture "
-                f"is broken. The last checkpoint before it is whole. Use a lower --learning_rate "
-                f"(now {rate:g}) or --max_grad_norm 1, or --mixed_precision no."
-            )
+            raise _diverged(done + 1, rate)
         done += 1
         images_per_second = draws.global_batch / (time.perf_counter() - began)
         outputs.step(done, result.loss, rate, images_per_second)
@@ -66,7 +69,7 @@ def train(
             return done % every == 0
 
         if due(config.evaluation_steps) or last:
-            outputs.evaluation(done, step.evaluate(fixed, config.train_batch_size), rows)
+            evaluate()
         if due(config.save_steps):
             outputs.embeds(done, rows)
         if due(config.checkpointing_steps) or last or result.stop:
@@ -76,6 +79,14 @@ def train(
         if result.stop:
             break
     return done
+
+
+def _diverged(step: int, rate: float) -> SharedError:
+    return SharedError(
+        f"the loss is not finite at step {step}: the rows have diverged or a picture "
+        f"is broken. The last checkpoint before it is whole. Use a lower --learning_rate "
+        f"(now {rate:g}) or --max_grad_norm 1, or --mixed_precision no."
+    )
 
 
 def state_of(done: int, rows: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> State:

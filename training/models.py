@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,32 +57,44 @@ def load_models(config: TextualInversionConfig) -> Models:
             if config.tokenizer_name
             else CLIPTokenizer.from_pretrained(name, subfolder="tokenizer", **hub)
         )
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers 5 says nothing
+            raise ValueError("its vocabulary (vocab.json and merges.txt) is missing.")
     with _part_named(name, "scheduler"):
         noise_scheduler = DDPMScheduler.from_pretrained(name, subfolder="scheduler", **hub)
     with _part_named(name, "text_encoder"):
         # The dtype is asked for: transformers 5 keeps a file's fp16, which cannot be mixed.
-        text_encoder = CLIPTextModel.from_pretrained(
+        text_encoder, found = CLIPTextModel.from_pretrained(
             name,
             subfolder="text_encoder",
             dtype=torch.float32,
             use_safetensors=True,
             **hub,
             variant=config.variant,
+            output_loading_info=True,
         )
+        _refuse_missing(found["missing_keys"])
     with _part_named(name, "vae"):
         vae = AutoencoderKL.from_pretrained(
             name, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True, **weights
         )
+        _refuse_missing([key for key, value in vae.state_dict().items() if value.is_meta])
     with _part_named(name, "unet"):
         unet = UNet2DConditionModel.from_pretrained(
             name, subfolder="unet", torch_dtype=torch.float32, use_safetensors=True, **weights
         )
+        _refuse_missing([key for key, value in unet.state_dict().items() if value.is_meta])
     if noise_scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
         raise UserError(
             f"{name}/scheduler: prediction type {noise_scheduler.config.prediction_type!r} "
             "is not one that this objective knows (epsilon, v_prediction, sample)."
         )
     return Models(tokenizer, noise_scheduler, text_encoder, vae, unet)
+
+
+def _refuse_missing(keys: Collection[str]) -> None:
+    """The loaders leave weights that a file lacks random (transformers) or empty (diffusers)."""
+    if keys:
+        raise ValueError(f"its file lacks {len(keys)} weights, {min(keys)} among them.")
 
 
 class _part_named:

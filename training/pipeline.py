@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import torch
 from diffusers import StableDiffusionPipeline
 from huggingface_hub import HfApi
@@ -69,7 +70,7 @@ def publish(config: TextualInversionConfig, notify: Callable[[str], None]) -> No
             ignore_patterns=["checkpoint-*", "latents/*", ".*", "logs/*"],
             commit_message="End of training",
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         raise UserError(
             f"push_to_hub: {name} could not be uploaded ({str(error).splitlines()[0]}). "
             "Set HF_TOKEN to a token that may write; the results are in "

@@ -25,7 +25,7 @@ MEETING_SECONDS = 300
 """How long the first rank to start waits for the last."""
 JOB_NAMES = ("I_MPI_HYDRA_UUID", "PMIX_NAMESPACE", "TORCHELASTIC_RUN_ID")
 """What launchers call one job, the same for all of its ranks."""
-ROLL_CALL_SECONDS = 5.0
+ROLL_CALL_SECONDS = 10.0
 """How long the survivors of a lost rank wait for each other before they name the missing."""
 
 

@@ -116,7 +116,15 @@ def draw_curves(events: list[dict[str, Any]]) -> bytes:
     moved.set_ylabel("distance / length at start")
     moved.set_ylim(bottom=0)
     lines = [*axis.get_lines(), *moved.get_lines()]
-    axis.legend(lines, [str(line.get_label()) for line in lines], loc="upper right", fontsize=8)
+    axis.legend(
+        lines,
+        [str(line.get_label()) for line in lines],
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=3,
+        fontsize=8,
+        frameon=False,
+    )
     figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import os
 import signal
@@ -86,6 +87,7 @@ def _train_and_save(
     for line in (*_headlines(config, stack, ranks, threads), *notices):
         say(line)
     together(ranks, lambda: _check_folder(config, ranks))
+    together(ranks, lambda: _check_tracker(config))
     say("loading the model and the pictures")
     inputs = together(ranks, lambda: read_inputs(config, say))
     record, state = fixed_facts(config, stack, ranks, inputs, say)
@@ -140,6 +142,16 @@ def _check_folder(config: TextualInversionConfig, ranks: Ranks) -> None:
     """Refuse a folder that holds a run before anything slow is done."""
     if ranks.is_first and config.resume_from_checkpoint is None:
         run_directory.refuse_a_held_folder(config.output_dir, config.overwrite_output_dir)
+
+
+def _check_tracker(config: TextualInversionConfig) -> None:
+    """accelerate says nothing of a tracker that is not installed."""
+    package = config.report_to
+    if package not in ("all", "none") and importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"report_to {package}: the package is not installed in this environment. "
+            f"Install it, or use --report_to tensorboard or none."
+        )
 
 
 def assemble(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
 import socket
@@ -17,11 +18,22 @@ from pydantic import BaseModel, ConfigDict
 
 from training import durable
 from training.config import MAY_DIFFER_ON_RESUME, TextualInversionConfig
+from training.embeds import a1111_name
 from training.errors import UserError
 
 CONFIG_FILE = "config.toml"
 LOCK_FILE = ".lock"
 LATENTS = "latents"
+MODEL_INDEX = "model_index.json"
+OWN_FILES = (
+    CONFIG_FILE, "events.jsonl", "report.html", "loss.png", "samples", "learned_embeds.*",
+    "learned_embeds-steps-*", "checkpoint-*", ".pipeline", ".*.partial",
+)  # fmt: skip
+"""What a run leaves in its folder, beside its logs, A1111's file and the whole pipeline."""
+PIPELINE_PARTS = (
+    "feature_extractor", "image_encoder", "safety_checker", "scheduler", "text_encoder",
+    "tokenizer", "unet", "vae",
+)  # fmt: skip
 IDENTIFIED_BY_CONTENT = {
     "pretrained_model_name_or_path": "model",
     "revision": "model",
@@ -83,7 +95,15 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{socket.gethostname()} pid {os.getpid()}\n")
         file.flush()
+        with durable.disk_errors_named(folder):
+            _remove_leftovers(folder)
         yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process was in the middle of writing."""
+    for path in folder.glob(".*.partial"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def holds_a_run(folder: Path) -> bool:
@@ -105,18 +125,34 @@ def refuse_a_held_folder(folder: Path, overwrite: bool) -> None:
 
 
 def clear_for_new_run(folder: Path) -> None:
-    """Remove what the run in `folder`, if there is one, has left; encoded pictures stay."""
+    """Remove what the run in `folder`, if there is one, has left, and nothing else.
+
+    Encoded pictures stay.
+
+    Raises:
+        UserError: the folder's config.toml is not the record of a run, or it cannot be removed.
+    """
     if not holds_a_run(folder):
         return
+    config, _ = read_config(folder)
+    own = [*OWN_FILES, a1111_name(config.placeholder_token)]
+    logs = config.logging_dir
+    if logs.parts and not logs.is_absolute() and ".." not in logs.parts:
+        own.append(glob.escape(str(logs)))
+    if (folder / MODEL_INDEX).exists():
+        own += [MODEL_INDEX, *PIPELINE_PARTS]
     with durable.disk_errors_named(folder):
-        for child in folder.iterdir():
-            if child.name not in (LOCK_FILE, LATENTS):
-                shutil.rmtree(child) if child.is_dir() else child.unlink()
+        for path in sorted({path for name in own for path in folder.glob(name)}):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def write_config(folder: Path, config: TextualInversionConfig, record: RunRecord) -> None:
     """Write config.toml: the configuration, and under [run] what was resolved from it."""
     values = {k: v for k, v in config.model_dump(mode="json").items() if v is not None}
+    values.setdefault("max_train_steps", "none")
     text = tomli_w.dumps({**values, "run": record.model_dump()})
     durable.write_text(folder / CONFIG_FILE, text)
 
@@ -158,15 +194,17 @@ def refuse_differences(
         was = before.model_dump(mode="json")[key]
         if key in MAY_DIFFER_ON_RESUME or key in IDENTIFIED_BY_CONTENT or value == was:
             continue
-        if key == "seed" and value is None:
-            continue
+        if key == "seed":
+            was = record.seed
+            if value in (None, was):
+                continue
         differences.append(f"{key}: {was!r} then, {value!r} now")
     recorded = record.model_dump()
     for what, digest in content.items():
         if recorded[what] != digest:
             keys = [key for key, kind in IDENTIFIED_BY_CONTENT.items() if kind == what]
             named = " / ".join(key for key in keys if _given(new, key))
-            differences.append(f"{named}: the {what} are not the same as when the run started")
+            differences.append(f"{named}: not the same {what} as when the run started")
     if differences:
         lines = "\n".join(f"  - {difference}" for difference in differences)
         raise UserError(

@@ -12,7 +12,7 @@ import torch
 from training.cpu import Cpu
 from training.errors import UserError
 
-Optimize = Callable[[torch.nn.Module, torch.dtype], torch.nn.Module]
+Optimize = Callable[[torch.nn.Module, torch.dtype, bool], torch.nn.Module]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,9 @@ class Stack:
     Attributes:
         name: "intel" or "upstream".
         backend: torch.distributed's backend, "ccl" or "gloo".
-        optimize: `ipex.optimize` for a frozen module and a dtype, or None.
+        optimize: `ipex.optimize`, or None. Takes a module, a dtype, and whether a gradient
+            must pass through; returns the module frozen, or raises `UserError` where this
+            CPU cannot compute it so.
         versions: packages and their versions, for the log.
     """
 
@@ -50,11 +52,39 @@ def resolve_stack(requested: str) -> Stack:
         versions["oneccl_bind_pt"] = oneccl_bindings_for_pytorch.__version__
         backend = "ccl"
 
-    def optimize(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-        optimized: torch.nn.Module = ipex.optimize(module.eval(), dtype=dtype)
-        return optimized
+    def optimize(module: torch.nn.Module, dtype: torch.dtype, gradient: bool) -> torch.nn.Module:
+        return _ipex_optimize(ipex, module, dtype, gradient)
 
     return Stack("intel", backend, optimize, versions)
+
+
+def _ipex_optimize(
+    ipex: Any, module: torch.nn.Module, dtype: torch.dtype, gradient: bool
+) -> torch.nn.Module:
+    """Freeze `module` and let IPEX repack its weights.
+
+    IPEX 2.8's form for inference drops the gradient that should pass through the module: in
+    float32 none arrives at its input, and no error says so. Its form for training, asked for
+    by way of an optimizer that is never used, keeps it.
+    """
+    try:
+        if not gradient:
+            return _frozen(ipex.optimize(module.eval(), dtype=dtype))
+        module.requires_grad_(True).train()
+        unused = torch.optim.SGD(module.parameters(), lr=1.0)
+        optimized, _ = ipex.optimize(module, dtype=dtype, optimizer=unused)
+        return _frozen(optimized)
+    except (AssertionError, AttributeError, NotImplementedError) as error:
+        # AttributeError: it stumbles over modules that hold None, as a VAE without attention does.
+        raise UserError(
+            f"--frozen ipex: ipex.optimize cannot prepare {type(module).__name__} in "
+            f"{str(dtype).removeprefix('torch.')} on this CPU ({error}). "
+            "Use --frozen native, or --mixed_precision no."
+        ) from error
+
+
+def _frozen(module: torch.nn.Module) -> torch.nn.Module:
+    return module.eval().requires_grad_(False)
 
 
 def _import_ipex(required: bool) -> Any:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from training import objective
 from training.concept import ConceptEmbedding
 from training.draws import Draw, Draws, chunks, share
+from training.errors import UserError
 from training.launcher import Ranks
 from training.models import Models
 from training.ranks import all_reduce_sum
@@ -113,6 +114,11 @@ class TrainingStep:
         """
         loss = self._accumulate(step)
         rows = self.concept.rows
+        if rows.grad is None and self.micro_batches:
+            raise UserError(
+                "no gradient has reached the rows: the prepared UNet or text encoder does not "
+                "pass it on. Use --frozen native."
+            )
         gradient = torch.zeros_like(rows) if rows.grad is None else rows.grad
         flat = torch.cat([gradient.flatten(), gradient.new_tensor([loss, float(stop())])])
         all_reduce_sum(flat, self.ranks)

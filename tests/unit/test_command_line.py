@@ -60,7 +60,9 @@ def test_every_error_is_in_one_message_with_the_nearest_name() -> None:
 
 
 def test_an_abbreviation_is_not_a_flag() -> None:
-    assert "--max_train: no such flag; did you mean --max_train_steps?" in complaint("--max_train=1")
+    assert "--max_train: no such flag; did you mean --max_train_steps?" in complaint(
+        "--max_train=1"
+    )
 
 
 def test_a_word_that_belongs_to_no_flag_is_named() -> None:
@@ -127,7 +129,9 @@ def test_errors_in_flags_and_file_are_told_together(tmp_path: Path) -> None:
     assert "lr_scheduler = 'linaer': input should be 'linear', 'cosine'" in found
 
 
-@pytest.mark.parametrize("content", [b"seed = \n", b"seed: 4\n", b"\xff\xfe\x00", b"seed = 1\nseed = 2"])
+@pytest.mark.parametrize(
+    "content", [b"seed = \n", b"seed: 4\n", b"\xff\xfe\x00", b"seed = 1\nseed = 2"]
+)
 def test_a_file_that_is_not_toml_is_named(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_bytes(content)

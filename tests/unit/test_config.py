@@ -114,7 +114,9 @@ def test_fp32_is_another_name_of_no() -> None:
 
 
 @pytest.mark.parametrize(("given", "nearest"), [(510, 512), (100, 96), (1021, 1024)])
-def test_a_resolution_that_does_not_fit_gets_the_nearest_that_does(given: int, nearest: int) -> None:
+def test_a_resolution_that_does_not_fit_gets_the_nearest_that_does(
+    given: int, nearest: int
+) -> None:
     assert f"must be a multiple of 8; the nearest is {nearest}" in complaint(resolution=given)
 
 

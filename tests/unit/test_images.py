@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,14 @@ def complaint(path: Path) -> str:
     with pytest.raises(UserError) as raised:
         open_picture(path)
     return str(raised.value)
+
+
+def outcome(path: Path) -> str:
+    """The mode of the picture, or what is wrong with it."""
+    try:
+        return open_picture(path).mode
+    except UserError as error:
+        return str(error)
 
 
 def pixel(image: Image.Image, x: int, y: int) -> object:
@@ -104,12 +113,14 @@ def test_transparency_is_on_white(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["gif", "png", "webp"])
 def test_the_first_frame_of_an_animation_is_used(kind: str, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (20, 20), colour) for colour in (RED, BLUE)]
-    options = {"lossless": True} if kind == "webp" else {}
+    options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
     frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:], **options)
     assert pixel(open_picture(tmp_path / f"a.{kind}"), 5, 5) == RED
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "LAB", "HSV"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "LAB", "HSV"]
+)
 def test_every_mode_becomes_rgb_of_the_same_size(mode: str, tmp_path: Path) -> None:
     image = noise("RGB").convert("LAB") if mode == "LAB" else noise(mode)
     kind = "png" if mode in ("1", "L", "P", "RGB", "RGBA", "LA") else "tif"
@@ -164,8 +175,8 @@ def test_200_megapixels_are_read_in_less_than_2_gigabytes(kind: str, tmp_path: P
     image = open_picture(path, 512)
     assert peak_memory() - before < (GIGABYTE // 2 if kind == "jpg" else 2 * GIGABYTE)
     assert min(image.size) >= 512
-    assert image.width == 2 * image.height
-    assert to_tensor(image, 64, False, False).unique().tolist() == [-1.0]
+    assert image.width / image.height == pytest.approx(2, abs=0.01)
+    assert set(to_tensor(image, 64, False, False).flatten().tolist()) == {-1.0}
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
@@ -217,10 +228,7 @@ def test_damaged_bytes_give_a_picture_or_one_error_that_names_it(
         damaged[where] = data.draw(st.integers(0, 255))
     path = tmp_path / f"damaged.{kind}"
     path.write_bytes(bytes(damaged))
-    try:
-        assert open_picture(path).mode == "RGB"
-    except UserError as error:
-        assert str(error).startswith(f"damaged.{kind}: ")
+    assert outcome(path).startswith(("RGB", f"damaged.{kind}: "))
 
 
 def test_all_broken_pictures_of_a_folder_are_named_at_once(pictures: Path, tmp_path: Path) -> None:
@@ -278,7 +286,9 @@ def test_values_are_from_minus_one_to_one() -> None:
 @pytest.mark.parametrize("size", [(40, 24), (24, 41), (33, 33)])
 @pytest.mark.parametrize("center_crop", [False, True])
 @pytest.mark.parametrize("flip", [False, True])
-def test_pixels_are_those_of_diffusers(size: tuple[int, int], center_crop: bool, flip: bool) -> None:
+def test_pixels_are_those_of_diffusers(
+    size: tuple[int, int], center_crop: bool, flip: bool
+) -> None:
     """Its dataset's steps, in numpy and Pillow."""
     image = noise(size=size)
     pixels = np.array(image).astype(np.uint8)

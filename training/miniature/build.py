@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,11 +18,11 @@ from training.miniature.captions import full_caption, vocabulary
 from training.miniature.check import MODEL, draw, grid
 from training.miniature.dataset import new_corpus, tokenize
 from training.miniature.loop import console, is_first, say
-from training.miniature.scenes import render_all, sample_scenes
+from training.miniature.scenes import Scene, render_all, sample_scenes
 from training.miniature.text_encoder import PlaceholderRows, train_text_encoder
 from training.miniature.tokenizer import new_tokenizer
 from training.miniature.unet import new_scheduler, train_unet
-from training.miniature.vae import as_tensor, encode, psnr, train_vae
+from training.miniature.vae import as_tensor, encode, psnr, refine_decoder, train_vae
 
 VALIDATION_SEED = 10_011
 
@@ -81,26 +82,39 @@ def build_vae(arguments: argparse.Namespace, device: str) -> AutoencoderKL:
     return vae
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What the UNet (and at the end the decoder) learns from: this process's own scenes."""
+
+    scenes: list[Scene]
+    latents: Tensor
+    seed: int
+
+
+def build_lesson(arguments: argparse.Namespace, vae: AutoencoderKL) -> Lesson:
+    """Sample the scenes of this process and pack them into scaled latents."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    scenes = sample_scenes(arguments.scenes, seed=12 + 100 * rank)
+    cache = arguments.work_dir / f"latents-{rank}.pt"
+    if arguments.resume and cache.exists():
+        return Lesson(scenes, torch.load(cache, weights_only=True), rank)
+    latents = encode(vae, render_all(scenes)) * vae.config.scaling_factor
+    torch.save(latents, cache)
+    return Lesson(scenes, latents, rank)
+
+
 def build_unet(
     arguments: argparse.Namespace,
     device: str,
+    lesson: Lesson,
     vae: AutoencoderKL,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
 ) -> UNet2DConditionModel:
     """Train the UNet; now and then the pipeline so far and pictures of it are written."""
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    scenes = sample_scenes(arguments.scenes, seed=12 + 100 * rank)
-    corpus = new_corpus(scenes, tokenizer, captions=8, seed=13 + rank)
+    corpus = new_corpus(lesson.scenes, tokenizer, captions=4, seed=13 + lesson.seed)
     held_out = sample_scenes(256, VALIDATION_SEED)
-    scale = vae.config.scaling_factor
-    cache = arguments.work_dir / f"latents-{rank}.pt"
-    if arguments.resume and cache.exists():
-        latents: Tensor = torch.load(cache, weights_only=True)
-    else:
-        latents = encode(vae, render_all(scenes)) * scale
-        torch.save(latents, cache)
-    validation = encode(vae, render_all(held_out)) * scale
+    validation = encode(vae, render_all(held_out)) * vae.config.scaling_factor
     shown = [full_caption(scene) for scene in sample_scenes(22, VALIDATION_SEED + 1)]
     shown += ["a toy", "a photo of a toy on a white background"]
 
@@ -112,7 +126,7 @@ def build_unet(
         sheet.save(arguments.work_dir / f"pictures-{step}.png")
 
     return train_unet(
-        latents,
+        lesson.latents,
         corpus,
         (validation, new_corpus(held_out, tokenizer, captions=1, seed=14)),
         text_encoder,
@@ -145,7 +159,17 @@ def build(arguments: argparse.Namespace) -> None:
         checkpoint=arguments.work_dir / "text_encoder.pt",
         resume=arguments.resume,
     )
-    unet = build_unet(arguments, device, vae, text_encoder, tokenizer)
+    lesson = build_lesson(arguments, vae)
+    unet = build_unet(arguments, device, lesson, vae, text_encoder, tokenizer)
+    refine_decoder(
+        vae,
+        lesson.latents,
+        render_all(lesson.scenes),
+        render_all(sample_scenes(64, VALIDATION_SEED)),
+        steps=arguments.decoder_steps,
+        checkpoint=arguments.work_dir / "decoder.pt",
+        resume=arguments.resume,
+    )
     if not is_first():
         return
     save_pipeline(arguments.output_dir, vae, text_encoder, tokenizer, unet)
@@ -182,11 +206,14 @@ def main() -> None:
     stage.add_argument("--vae_scenes", type=int, default=20_000, help="scenes it sees")
     stage.add_argument("--vae_crop_steps", type=int, default=4000, help="on quarter pictures")
     stage.add_argument("--vae_steps", type=int, default=800, help="on whole pictures")
+    stage.add_argument(
+        "--decoder_steps", type=int, default=3000, help="of its decoder alone, after all else"
+    )
     stage.add_argument("--text_scenes", type=int, default=12_000, help="four captions each")
-    stage.add_argument("--text_steps", type=int, default=1000, help="batches of 64 captions")
+    stage.add_argument("--text_steps", type=int, default=600, help="batches of 64 captions")
     stage.add_argument("--scenes", type=int, default=12_000, help="scenes the UNet sees")
-    stage.add_argument("--unet_steps", type=int, default=4000)
-    stage.add_argument("--unet_batch", type=int, default=24)
+    stage.add_argument("--unet_steps", type=int, default=5000)
+    stage.add_argument("--unet_batch", type=int, default=32)
     stage.add_argument("--unet_learning_rate", type=float, default=1e-3)
     stage.add_argument(
         "--snapshot_every", type=int, default=1000, help="UNet steps between saved pipelines"

@@ -101,8 +101,10 @@ def judge_pictures(
         logits = judge(as_tensor(pictures[start : start + 256]))
         rows = torch.stack([guess.argmax(1) for guess in logits], dim=1).tolist()
         for row in rows:
-            words = [c[i] for c, i in zip(HEADS.values(), row, strict=True)]
-            verdicts.append(Verdict(*words[:3], hat=None if words[3] == "none" else words[3]))
+            shape, color, background, hat = (
+                words[i] for words, i in zip(HEADS.values(), row, strict=True)
+            )
+            verdicts.append(Verdict(shape, color, background, None if hat == "none" else hat))
     return verdicts
 
 

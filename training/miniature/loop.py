@@ -55,9 +55,11 @@ def train(
     generator, which is seeded anew from the step: a resumed training sees the batches it
     would have seen. `report(step, network)` is called with the averaged weights in the
     network. In an initialised process group every rank draws its own batches and the ranks
-    step together; only the first reports and writes checkpoints. Raises FloatingPointError when the loss is no longer finite.
+    step together; only the first reports and writes checkpoints.
+
+    Raises FloatingPointError when the loss is no longer finite.
     """
-    parameters = [p for p in network.parameters() if p.requires_grad]
+    parameters: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
     )
@@ -83,7 +85,7 @@ def train(
             group["lr"] = schedule.rate(step)
         loss = loss_of(generator)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if ranks > 1:
             _mean_gradients(parameters, ranks)
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -150,7 +152,7 @@ def is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def _mean_gradients(parameters: list[nn.Parameter], ranks: int) -> None:
+def _mean_gradients(parameters: list[Tensor], ranks: int) -> None:
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = parameters_to_vector(gradients)
     dist.all_reduce(flat)

@@ -44,6 +44,11 @@ class PlaceholderRows(nn.Module):
     no hat's part.
     """
 
+    turn_color: Tensor
+    turn_hat: Tensor
+    shape_ids: Tensor
+    color_ids: Tensor
+
     def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
         """Look up the attribute words' rows; A and B are the same in every run."""
         super().__init__()

@@ -120,6 +120,52 @@ def train_vae(
     return vae
 
 
+def refine_decoder(
+    vae: AutoencoderKL,
+    latents: Tensor,
+    pictures: NDArray[np.uint8],
+    validation: NDArray[np.uint8],
+    *,
+    steps: int,
+    batch: int = 4,
+    learning_rate: float = 1e-3,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+) -> AutoencoderKL:
+    """Let the decoder alone learn on from scaled latents [n, 12, 8, 8] and their pictures.
+
+    The latents stay what they are, so this may follow the UNet's training. A little noise
+    on them stands for what a UNet gets slightly wrong.
+    """
+    vae.requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+    vae.post_quant_conv.requires_grad_(True)
+    held_out = as_tensor(validation, vae.device)
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(pictures), (batch,), generator=generator)
+        noisy = latents[rows] + 0.05 * torch.randn(batch, *latents.shape[1:])
+        decoded = vae.decode(noisy.to(vae.device) / vae.config.scaling_factor).sample
+        return reconstruction_loss(decoded, as_tensor(pictures[rows.numpy()], vae.device))
+
+    def report(step: int, network: nn.Module) -> str:
+        return f"{psnr(vae, held_out):.2f} dB"
+
+    schedule = Schedule(steps=steps, learning_rate=learning_rate, ema_decay=0.998, report_every=200)
+    train(
+        "decoder",
+        vae,
+        loss_of,
+        schedule,
+        batch=batch,
+        seed=4,
+        checkpoint=checkpoint,
+        resume=resume,
+        report=report,
+    )
+    return vae
+
+
 def reconstruction_loss(decoded: Tensor, target: Tensor) -> Tensor:
     """L1 of the colours, of their steps between neighbours (the edges), and a squared part."""
     error = decoded - target
@@ -136,7 +182,7 @@ def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: NDArray[np.uint8], batch: int = 128) -> Tensor:
-    """Latent means, unscaled, of pictures uint8 [n, 64, 64, 3]: float32 [n, 12, 8, 8] on the CPU."""
+    """Unscaled latent means, float32 [n, 12, 8, 8] on the CPU, of pictures uint8 [n, 64, 64, 3]."""
     vae.eval()
     parts = [
         vae.encode(as_tensor(pictures[i : i + batch], vae.device)).latent_dist.mode().cpu()
