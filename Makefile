@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for candidate in python3 python3.13 python3.12 python3.11
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ipex lint format environment environment-intel lock clean
+.PHONY: help demo plan live test test-ipex lint format environment environment-intel lock clean
 
 help: ## Show this help
 	@echo 'Fine-tune Stable Diffusion on Intel Xeon clusters.'
@@ -23,6 +23,12 @@ help: ## Show this help
 
 demo: environment ## Train a small concept on this machine and show the result
 	@.venv/bin/python -m training.demo $(ARGS)
+
+plan: environment ## Show what `pulumi up` would create and what it costs; needs no account
+	@.venv/bin/python -m infra.plan $(ARGS)
+
+live: environment ## Create the cluster in Azure, look at it, destroy it: costs money, asks first
+	@.venv/bin/python scripts/live.py $(ARGS)
 
 test: environment ## Run the tests
 	@.venv/bin/python -m pytest $(ARGS)

@@ -71,7 +71,11 @@ class Profile:
 
 PROFILES = {
     "upstream": Profile(
-        name="upstream", link=".venv", extras=("train", "dev"), torch="2.13.0", free_gib=3
+        name="upstream",
+        link=".venv",
+        extras=("train", "infra", "bootstrap", "dev"),
+        torch="2.13.0",
+        free_gib=4,
     ),
     "intel": Profile(
         name="intel",

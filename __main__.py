@@ -1,0 +1,11 @@
+"""The Pulumi program: config -> cluster -> outputs. `make plan` shows what it would create."""
+
+from __future__ import annotations
+
+import pulumi
+
+from infra.cluster import Cluster
+from infra.stack import stack_config
+
+for name, value in Cluster(stack_config()).outputs.items():
+    pulumi.export(name, value)

@@ -1,0 +1,102 @@
+"""The inventory: what `pulumi stack output --json` prints and `bootstrap` reads.
+
+What is null is left out of a stack's outputs by Pulumi's SDK, so absent and null mean the same.
+`python -m infra.inventory [--check]` writes its JSON schema, or says whether that is current.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from infra.errors import UserError
+
+SCHEMA_FILE = Path(__file__).with_name("inventory.schema.json")
+COMMAND = "python -m infra.inventory"
+
+
+class InventoryNode(BaseModel):
+    """One machine of the cluster."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(description="Host name, which is the VM's name too.", min_length=1)
+    private_ip: IPv4Address = Field(description="Address that the nodes use among themselves.")
+    public_ip: IPv4Address | None = Field(default=None, description="Only the head has one.")
+    vcpus: int = Field(description="Hyper-threads; two of them are one core.", ge=1)
+    size: str = Field(description="Azure's VM size.")
+
+
+class Inventory(BaseModel):
+    """A cluster as the stack's outputs tell it; the first node is the head."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    user: str = Field(description="Account to log in with, on every node.", min_length=1)
+    ssh_private_key_path: str | None = Field(
+        default=None,
+        description="Where the private key lies; null: an agent or a hardware key holds it.",
+    )
+    gateway: IPv4Address = Field(description="Address that workers are reached through.")
+    nodes: tuple[InventoryNode, ...] = Field(description="The head first.", min_length=1)
+    resource_group: str = Field(description="Azure resource group that holds all of it.")
+    subscription_id: str = Field(description="Azure subscription that pays for it.")
+    location: str = Field(description="Azure region.")
+    ssh_command: str = Field(description="Reaches the head.")
+    price_per_hour_usd: float | None = Field(
+        default=None,
+        description="List price of everything; null where the table lacks the size or region.",
+    )
+    price_as_of: str = Field(description="Date of the price table (ISO 8601).")
+    next: str = Field(description="What to type next.")
+
+
+def read(path: Path) -> Inventory:
+    """The inventory in a file.
+
+    Raises:
+        UserError: absent, not JSON, or not an inventory; the message says how to write one.
+    """
+    fix = f"Write it with: pulumi stack output --json > {path}"
+    try:
+        return Inventory.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}). {fix}") from error
+    except ValidationError as error:
+        problems = "\n".join(
+            f"  - {'.'.join(str(part) for part in problem['loc']) or 'file'}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise UserError(f"{path} is not the inventory of a cluster:\n{problems}\n{fix}") from error
+
+
+def schema_text() -> str:
+    """The schema as it is written to `SCHEMA_FILE`."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Inventory.model_json_schema(),
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the schema, or with --check say whether it is current (1: it is not)."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when stale")
+    if not parser.parse_args(argv).check:
+        SCHEMA_FILE.write_text(schema_text(), encoding="utf-8")
+        return 0
+    if SCHEMA_FILE.exists() and SCHEMA_FILE.read_text(encoding="utf-8") == schema_text():
+        return 0
+    print(f"error: {SCHEMA_FILE} is stale: run {COMMAND}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
