@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import gc
 import os
 import socket
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +114,7 @@ def joined(backend: str, timeout: int, environment: Mapping[str, str]) -> Iterat
             alone.launcher, alone.rank, alone.size, alone.local_rank, alone.local_size, backend
         )
     except RuntimeError as error:
+        _hang_up(error)
         missing = _roll_call(store, alone, places)
         if not missing:
             raise
@@ -122,6 +126,14 @@ def joined(backend: str, timeout: int, environment: Mapping[str, str]) -> Iterat
         if place.startswith("/") and alone.is_first:
             Path(place).unlink(missing_ok=True)
     dist.destroy_process_group()
+
+
+def _hang_up(error: RuntimeError) -> None:
+    """Close this rank's connections: a survivor that waits for it, not for the dead, wakes up."""
+    traceback.clear_frames(error.__traceback__)  # they hold on to the process group
+    with contextlib.suppress(RuntimeError, AssertionError, ValueError):
+        dist.destroy_process_group()
+    gc.collect()
 
 
 def _roll_call(store: Store, me: Ranks, places: dict[int, str]) -> list[str]:
