@@ -8,7 +8,7 @@ from typing import Any
 from infra import rules
 
 WIDTH = 860
-NODE_WIDTH, NODE_HEIGHT, GAP = 230, 96, 20
+NODE_WIDTH, NODE_HEIGHT, GAP = 213, 96, 20
 LEFT, TOP = 90, 190
 MOST_NODES = 3
 """More are drawn as a number: the picture is about who reaches whom."""
@@ -43,9 +43,14 @@ def draw(plan: dict[str, Any]) -> str:
         '<defs><marker id="m" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7"'
         ' markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#2463a8"/></marker></defs>',
         _box(30, 100, WIDTH - 60, height - 120, "b g"),
-        _text(45, 122, f"resource group {group['inputs']['resourceGroupName']}", "s"),
+        _text(head + 20, 122, f"resource group {group['inputs']['resourceGroupName']}", "s"),
         _box(60, 140, WIDTH - 120, height - 180, "b v"),
-        _text(75, 162, f"virtual network {space}, subnet {subnet['inputs']['addressPrefix']}", "s"),
+        _text(
+            head + 20,
+            162,
+            f"virtual network {space}, subnet {subnet['inputs']['addressPrefix']}",
+            "s",
+        ),
         _box(head - 100, 10, 200, 52, "b"),
         _text(head - 88, 32, "you, SSH on port 22"),
         _text(head - 88, 51, f"from {ssh_range}", "s"),
