@@ -16,6 +16,9 @@ from tests.hub import serving
 
 CHECKOUT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
+LAUNCHERS: dict[str, list[str]] = {"alone": []}
+if (PROGRAMS / "mpirun").exists():  # Intel MPI has wheels for Linux on x86-64 only
+    LAUNCHERS["mpirun"] = ["mpirun", "-n", "2"]
 SHORT = [
     *("--resolution=32", "--max_train_steps=2", "--report_to=none", "--mixed_precision=no"),
     *("--num_validation_images=1", "--num_inference_steps=2"),
@@ -36,19 +39,7 @@ def training_command() -> list[str]:
     return shlex.split(command)[1:]  # without the interpreter's path
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        [],
-        pytest.param(
-            ["mpirun", "-n", "2"],
-            marks=pytest.mark.skipif(
-                not (PROGRAMS / "mpirun").exists(), reason="Intel MPI has no wheel here"
-            ),
-        ),
-    ],
-    ids=["alone", "mpirun"],
-)
+@pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS)
 def test_the_training_command_runs_against_a_hub(
     launcher: list[str], tiny_model: Path, pictures: Path, tmp_path: Path
 ) -> None:
