@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootstrap.errors import UserError
+from bootstrap.transfer import script
 from bootstrap.waves import Waves
 
 if TYPE_CHECKING:
@@ -93,11 +94,6 @@ class Tree:
     def files(self) -> int:
         """How many."""
         return len(self.manifest.splitlines())
-
-
-def script(text: str, *words: str) -> str:
-    """A line that runs a shell script with arguments."""
-    return shlex.join(["sh", "-c", text, "sh", *words])
 
 
 def seal(host: Host, path: str) -> Tree:
