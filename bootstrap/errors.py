@@ -23,7 +23,9 @@ class CommandFailed(UserError):
     def __init__(self, host: str, step: str, exit_code: int, last_lines: str) -> None:
         self.host, self.step, self.exit_code, self.last_lines = host, step, exit_code, last_lines
         said = "\n".join(f"    {line}" for line in last_lines.splitlines()) or "    (no output)"
-        super().__init__(f"{host}: {step or 'a command'} failed with exit code {exit_code}:\n{said}")
+        super().__init__(
+            f"{host}: {step or 'a command'} failed with exit code {exit_code}:\n{said}"
+        )
 
 
 class TimedOut(UserError):

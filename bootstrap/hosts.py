@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import queue
 import signal
 import subprocess
 import tempfile
@@ -56,6 +54,8 @@ class Host(ABC):
         self.step = ""
         self.log: OnLine = _no_log
         self.unreachable: UserError | None = None
+        self._outputs: set[Output] = set()
+        self._interrupted = False
 
     @property
     def name(self) -> str:
@@ -143,9 +143,28 @@ class Host(ABC):
     ) -> Output:
         """Run a shell line; `sink` takes its standard output in place of `Output`."""
 
-    @abstractmethod
     def interrupt(self) -> None:
-        """End what is running; each `run` in another thread raises `Interrupted`."""
+        """End what is running: `run`, in whichever thread, raises `Interrupted`, now and later."""
+        self._interrupted = True
+        for output in list(self._outputs):
+            output.interrupt()
+
+    @contextmanager
+    def _taking(
+        self, line: str, on_line: OnLine | None, sink: Callable[[bytes], None] | None
+    ) -> Iterator[Output]:
+        """Where a command's output goes; known to `interrupt` for as long."""
+        if self.unreachable:
+            raise self.unreachable
+        self.log(f"$ {line}")
+        output = Output(self.name, self.step or line, self.log, on_line, sink)
+        self._outputs.add(output)
+        if self._interrupted:
+            output.interrupt()
+        try:
+            yield output
+        finally:
+            self._outputs.discard(output)
 
     @abstractmethod
     def close(self) -> None:
@@ -157,8 +176,6 @@ class LocalHost(Host):
 
     def __init__(self, node: Node, root: str | None = None) -> None:
         super().__init__(node, root or node_root(str(Path.home())))
-        self._outputs: set[Output] = set()
-        self._closed = False
 
     def stream(
         self,
@@ -172,42 +189,37 @@ class LocalHost(Host):
         on_bytes: OnBytes | None = None,
     ) -> Output:
         """See `Host.stream`."""
-        self.log(f"$ {line}")
-        output = Output(self.name, self.step or line, self.log, on_line, sink)
-        process = subprocess.Popen(
-            ["sh", "-c", line],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert process.stdin and process.stdout and process.stderr
-        self._outputs.add(output)
-        for take, pipe in ((output.out, process.stdout), (output.err, process.stderr)):
-            threading.Thread(target=_pump, args=(pipe, take), daemon=True).start()
-        feeder = threading.Thread(
-            target=_feed, args=(process.stdin, stdin, stdin_bytes, on_bytes), daemon=True
-        )
-        feeder.start()
-        try:
-            output.wait(timeout)
-            output.exit_code = process.wait()
-        except BaseException:
-            _end(process)
-            raise
-        finally:
-            self._outputs.discard(output)
-            feeder.join()
+        with self._taking(line, on_line, sink) as output:
+            process = subprocess.Popen(
+                ["sh", "-c", line],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+            assert process.stdin and process.stdout and process.stderr
+            _start(_pump, process.stdout, output.out)
+            _start(_pump, process.stderr, output.err)
+            feeder = _start(_feed, process.stdin, stdin, stdin_bytes, on_bytes)
+            try:
+                output.wait(timeout)
+                output.exit_code = process.wait()
+            except BaseException:
+                _end(process)
+                raise
+            finally:
+                feeder.join()
         return output
-
-    def interrupt(self) -> None:
-        """See `Host.interrupt`."""
-        for output in list(self._outputs):
-            output.interrupt()
 
     def close(self) -> None:
         """End what is running."""
         self.interrupt()
+
+
+def _start(work: Callable[..., None], *arguments: object) -> threading.Thread:
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    thread.start()
+    return thread
 
 
 def _no_log(line: str) -> None:

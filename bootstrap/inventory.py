@@ -146,9 +146,7 @@ def local_inventory() -> Inventory:
     return Inventory("local", "local", (node,), user=node.user)
 
 
-def _from_outputs(
-    text: str, where: str, name: str, kind: Literal["stack", "file"]
-) -> Inventory:
+def _from_outputs(text: str, where: str, name: str, kind: Literal["stack", "file"]) -> Inventory:
     try:
         outputs = Outputs.model_validate_json(text)
     except ValidationError as error:
@@ -236,7 +234,11 @@ def _stack_outputs() -> str:
     try:
         outputs: Any = json.loads(finished.stdout or "{}")
     except ValueError as error:
-        raise UserError(f"`{' '.join(OUTPUTS)}` printed no JSON: {finished.stdout[:200]!r}") from error
+        raise UserError(
+            f"`{' '.join(OUTPUTS)}` printed no JSON: {finished.stdout[:200]!r}"
+        ) from error
     if not isinstance(outputs, dict) or not outputs.get("nodes"):
-        raise UserError(f"The selected stack has no cluster yet. Make one with `pulumi up`, {others}.")
+        raise UserError(
+            f"The selected stack has no cluster yet. Make one with `pulumi up`, {others}."
+        )
     return finished.stdout

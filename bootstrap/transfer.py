@@ -118,8 +118,7 @@ def send(host: Host, source: Path, path: str, on_bytes: OnBytes | None, *, exact
     """See `Host.send`."""
     if source.is_dir():
         files = {
-            str(PurePosixPath(*found.relative_to(source).parts)): found
-            for found in _files(source)
+            str(PurePosixPath(*found.relative_to(source).parts)): found for found in _files(source)
         }
         folder = path
     elif source.is_file():
@@ -231,9 +230,7 @@ def _send_alone(
         _checked(host, line, file, entry.size - have, on_bytes)
 
 
-def _checked(
-    host: Host, line: str, stream: IO[bytes], size: int, on_bytes: OnBytes | None
-) -> None:
+def _checked(host: Host, line: str, stream: IO[bytes], size: int, on_bytes: OnBytes | None) -> None:
     output = host.stream(line, stream, size, on_bytes=on_bytes)
     if output.exit_code != 0:
         said = output.stderr_text.strip() or f"exit code {output.exit_code}"
