@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from bootstrap.errors import UserError
 from bootstrap.handout import Say
 from bootstrap.lock import ONECCL_INDEX, Lock, Part
-from bootstrap.pip_zip import NAME as PIP_ZIP
 from bootstrap.pip_zip import pip_command
 from bootstrap.transfer import script
 
@@ -56,12 +55,20 @@ def requirement_file(part: Part) -> str:
 
 
 def fetch(
-    head: Host, lock: Lock, *, python: str, version: str, package_index: str | None, say: Say
+    head: Host,
+    lock: Lock,
+    *,
+    python: str,
+    version: str,
+    pip: str,
+    package_index: str | None,
+    say: Say,
 ) -> str:
     """Bring a stack's wheels to the head, unless they are there; returns their folder.
 
     Args:
         python: an interpreter on the head of that version, which is every node's.
+        pip: the packed pip on the head.
         package_index: asked instead of all that the lock names.
 
     Raises:
@@ -81,22 +88,18 @@ def fetch(
             say(f"{arrived} of {len(lock.pins)}: {line.split()[1].partition('==')[0]}")
 
     for part in lock.parts(package_index):
-        _download(head, part, python, filling, progress, lock.stack)
+        line = download_line(python, pip, part, filling)
+        _download(head, part, line, progress, lock.stack)
     head.write(f"{filling}/{PINS}", lock.plain().encode(), mode=0o644)
     head.run(script(KEEP, filling, folder))
     return folder
 
 
-def pip_on(host: Host) -> str:
-    """Where the packed pip lies on a node."""
-    return f"{host.layout.wheels}/pip/{PIP_ZIP}"
-
-
 def _download(
-    head: Host, part: Part, python: str, folder: str, progress: Callable[[str], None], stack: str
+    head: Host, part: Part, line: str, progress: Callable[[str], None], stack: str
 ) -> None:
     finished = head.run(
-        download_line(python, pip_on(head), part, folder),
+        line,
         stdin=requirement_file(part).encode(),
         on_line=progress,
         check=False,
