@@ -5,9 +5,13 @@ PYTHON ?= $(or $(shell for candidate in python3 python3.13 python3.12 python3.11
 	$$candidate -c 'import sys; print(sys.executable); sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null && break; done | tail -n 1),python3)
 ARGS ?=
+# What needs Pulumi or Fabric; all else is checked where PyTorch is.
+CLUSTER = ^(infra|bootstrap)/ ^(__main__|fabfile)\.py ^scripts/live\.py \
+	^tests/(arm_server|azure_models|infra_plans)\.py ^tests/rig/ ^tests/.*/test_(infra|bootstrap|rig)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo plan live test test-ipex lint format environment environment-intel lock clean
+.PHONY: help demo plan live test test-training test-cluster test-ipex lint format \
+	environment environment-cluster environment-intel lock clean
 
 help: ## Show this help
 	@echo 'Fine-tune Stable Diffusion on Intel Xeon clusters.'
@@ -24,22 +28,29 @@ help: ## Show this help
 demo: environment ## Train a small concept on this machine and show the result
 	@.venv/bin/python -m training.demo $(ARGS)
 
-plan: environment ## Show what `pulumi up` would create and what it costs; needs no account
-	@.venv/bin/python -m infra.plan $(ARGS)
+plan: environment-cluster ## Show what `pulumi up` would create and what it costs; needs no account
+	@.venv-cluster/bin/python -m infra.plan $(ARGS)
 
-live: environment ## Create the cluster in Azure, look at it, destroy it: costs money, asks first
-	@.venv/bin/python scripts/live.py $(ARGS)
+live: environment-cluster ## Create the cluster in Azure, train on it, destroy it: costs money, asks first
+	@.venv-cluster/bin/python scripts/live.py $(ARGS)
 
-test: environment ## Run the tests
+test: test-training test-cluster ## Run the tests
+
+test-training: environment ## Run those of what happens inside a rank, with PyTorch
 	@.venv/bin/python -m pytest $(ARGS)
+
+test-cluster: environment-cluster ## Run those of what happens around it, with Pulumi and Fabric
+	@.venv-cluster/bin/python -m pytest $(ARGS)
 
 test-ipex: environment-intel ## Run the tests that need Intel's PyTorch extension (Linux x86-64)
 	@.venv-intel/bin/python -m pytest -m ipex $(ARGS)
 
-lint: environment ## Check style and types (ruff, mypy)
+lint: environment environment-cluster ## Check style and types (ruff, mypy)
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m ruff format --check .
-	@.venv/bin/python -m mypy
+	@.venv/bin/python -m mypy $(CLUSTER:%=--exclude '%')
+	@.venv-cluster/bin/python -m mypy --cache-dir .mypy_cache/cluster $$(git ls-files --cached --others --exclude-standard '*.py' \
+		| grep -E $(CLUSTER:%=-e '%'))
 
 format: environment ## Rewrite the code in the style that `make lint` asks for
 	@.venv/bin/python -m ruff check --fix-only .
@@ -48,12 +59,16 @@ format: environment ## Rewrite the code in the style that `make lint` asks for
 environment: ## Make .venv: PyTorch, diffusers and the tools
 	@$(PYTHON) scripts/environment.py upstream
 
+environment-cluster: ## Make .venv-cluster: Pulumi's SDK, Azure's, and Fabric (`fab`)
+	@$(PYTHON) scripts/environment.py cluster
+
 environment-intel: ## Make .venv-intel: the same with Intel's PyTorch extension
 	@$(PYTHON) scripts/environment.py intel
 
 lock: ## Write requirements/*.txt anew from pyproject.toml
 	@$(PYTHON) scripts/environment.py lock upstream
 	@$(PYTHON) scripts/environment.py lock intel
+	@$(PYTHON) scripts/environment.py lock cluster
 	@$(PYTHON) -m scripts.node_locks
 
 clean: ## Remove the environments

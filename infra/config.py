@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from infra import sizes
+from infra import admin_names, sizes
 from infra.keys import private_key_path, read_public_key
 
 FIRST_HOST = 4
@@ -17,16 +17,6 @@ FIRST_HOST = 4
 RESERVED_ADDRESSES = 5
 WIDE_OPEN_PREFIX = 8
 """An SSH range shorter than this is a good part of the Internet."""
-
-RESERVED_ADMIN_NAMES = frozenset(
-    {
-        "1", "123", "a", "actuser", "adm", "admin", "admin1", "admin2", "administrator",
-        "aspnet", "backup", "console", "david", "guest", "john", "owner", "root", "server",
-        "sql", "support", "support_388945a0", "sys", "test", "test1", "test2", "test3",
-        "user", "user1", "user2", "user3", "user4", "user5",
-    }
-)  # fmt: skip
-"""Refused by Azure as osProfile.adminUsername (its REST reference, VirtualMachine OSProfile)."""
 
 
 def _key(default: Any, description: str, **limits: Any) -> Any:
@@ -51,7 +41,7 @@ class ClusterConfig(BaseModel):
     )
     admin_username: str = _key("azureuser", "Name of the account on every node.")
     image: str = _key(
-        "Canonical:0001-com-ubuntu-server-jammy:22_04-lts-gen2:22.04.202608060",
+        "Canonical:ubuntu-24_04-lts:server:24.04.202609040",
         "Gen2 x64 image as publisher:offer:sku:version, the version pinned.",
     )
     os_disk_size_gb: int = _key(128, "Size of each node's OS disk in GB.", ge=30, le=4095)
@@ -109,13 +99,7 @@ class ClusterConfig(BaseModel):
     @field_validator("admin_username")
     @classmethod
     def _a_login(cls, value: str) -> str:
-        if value.lower() in RESERVED_ADMIN_NAMES:
-            raise ValueError("is a name that Azure reserves; take another, such as azureuser")
-        if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", value):
-            raise ValueError(
-                "must be 1 to 32 of a-z, 0-9, _ and -, beginning with a letter, such as azureuser"
-            )
-        return value
+        return admin_names.check(value)
 
     @field_validator("image")
     @classmethod

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from infra import picture, plan_table, prices, rules, settings
+from infra import picture, plan_table, prices, rules, settings, stack_file
 from infra.config import ClusterConfig
 from infra.errors import UserError
 from infra.recording import record
@@ -106,7 +106,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of Pulumi.yaml"
     )
-    parser.add_argument("--stack", default="dev", help="the stack's name (default: dev)")
+    parser.add_argument(
+        "--stack",
+        default="dev",
+        help="the stack's name (default: dev); its config is read where Pulumi.STACK.yaml is there",
+    )
     parser.add_argument("--json", action="store_true", help="the whole plan as JSON")
     parser.add_argument(
         "--no-live-price", action="store_true", help="do not ask Azure's price service"
@@ -114,7 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the cluster into a file")
     chosen = parser.parse_args(argv)
     try:
-        values, notes = stand_ins(read_assignments(chosen.set))
+        kept = stack_file.path_of(chosen.stack, Path.cwd())
+        config_of_stack = stack_file.read(kept) if kept.exists() else {}
+        values, notes = stand_ins({**config_of_stack, **read_assignments(chosen.set)})
+        if config_of_stack:
+            notes.insert(0, f"the config is that of {kept.name}")
         plan = make(values, chosen.stack)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,10 +2,11 @@
 
     python scripts/environment.py upstream        make .venv (PyTorch, diffusers, the tools)
     python scripts/environment.py intel           make .venv-intel (the same with IPEX)
+    python scripts/environment.py cluster         make .venv-cluster (pulumi, fabric; no PyTorch)
     python scripts/environment.py lock upstream   write requirements/upstream.txt anew
     python scripts/environment.py clean           remove the environments
 
-An environment is built in .venvs/<profile>-<key>/ and .venv (or .venv-intel) becomes a link to it
+An environment is built in .venvs/<profile>-<key>/ and .venv (or another) becomes a link to it
 only once it works, so whoever finds the link finds a whole environment. The key stands for the
 lock file, the interpreter and the place of the checkout: while none of them changes, a second run
 has nothing to do. docs/development.md tells the rest.
@@ -50,7 +51,9 @@ CUDA_PACKAGES = ("cuda-", "nvidia-", "triton")
 IMPORTED_AS = {
     "accelerate": "accelerate",
     "diffusers": "diffusers",
+    "fabric": "fabric",
     "intel-extension-for-pytorch": "intel_extension_for_pytorch",
+    "pulumi": "pulumi",
     "torch": "torch",
     "transformers": "transformers",
 }
@@ -63,8 +66,8 @@ class Profile:
     name: str
     link: str
     extras: tuple[str, ...]
-    torch: str
     free_gib: float
+    torch: str | None = None
     linux_x86_64_only: bool = False
     oneccl: str | None = None
 
@@ -73,18 +76,25 @@ PROFILES = {
     "upstream": Profile(
         name="upstream",
         link=".venv",
-        extras=("train", "infra", "bootstrap", "dev"),
-        torch="2.13.0",
+        extras=("train", "dev"),
         free_gib=4,
+        torch="2.13.0",
     ),
     "intel": Profile(
         name="intel",
         link=".venv-intel",
         extras=("train", "intel", "dev"),
-        torch="2.8.0",
         free_gib=8,
+        torch="2.8.0",
         linux_x86_64_only=True,
         oneccl="2.8.0",
+    ),
+    # Apart from the one that trains: pulumi-azure-native alone takes as long to install as that.
+    "cluster": Profile(
+        name="cluster",
+        link=".venv-cluster",
+        extras=("infra", "bootstrap", "dev"),
+        free_gib=2,
     ),
 }
 
@@ -560,7 +570,8 @@ def write_lock(root: Path, profile: Profile) -> None:
         steps = Steps(place / "log")
         steps.run("virtual environment", [sys.executable, "-m", "venv", place / "env"], "")
         wanted = place / "requirements.txt"
-        wanted.write_text("\n".join([*requirements, f"torch=={profile.torch}"]) + "\n")
+        torch = [] if profile.torch is None else [f"torch=={profile.torch}"]
+        wanted.write_text("\n".join([*requirements, *torch]) + "\n")
         report = place / "report.json"
         resolve = [*pip(place / "env"), "install", "--dry-run", "--ignore-installed"]
         steps.run(

@@ -1,4 +1,4 @@
-"""Create the cluster in Azure, look at it, and destroy it: `make live`.
+"""Create the cluster in Azure, train two steps on it, and destroy it: `make live`.
 
 This costs money and needs an account, the Pulumi CLI, and a selected stack. It has never been run
 where this repository is tested (docs/verification.md). It asks before it spends, and whatever
@@ -10,12 +10,23 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from infra import power, preflight, prices, settings
-from infra.arm import Azure, asking, sign_in
+from infra import preflight, prices, settings
+from infra.arm import Azure, asking, pulumi_json, sign_in
 from infra.errors import UserError
+from infra.names import Names
+from infra.recording import PROJECT
 
-ON_THE_HEAD = "hostname && nproc && lscpu | grep -c -E 'avx512_bf16|amx_tile'"
+FAB = str(Path(sys.executable).parent / "fab")
+LIFE = (
+    ("pulumi", "up", "--yes"),
+    (FAB, "bootstrap"),
+    (FAB, "check"),
+    (FAB, "train", "--max-train-steps", "2"),
+    (FAB, "fetch"),
+)
+"""What a person types, in order; the first that fails is the last."""
 Run = Callable[[Sequence[str]], int]
 
 
@@ -49,27 +60,31 @@ def main(ask: Callable[[str], str] = input, run: Run = run, azure: Azure | None 
 
 
 def _life(azure: Azure, run: Run) -> int:
-    group = None
+    group = Names.of(PROJECT, selected_stack()).resource_group()
+    worked = False
     try:
-        status = run(["pulumi", "up", "--yes"])
-        if status == 0:
-            inventory = power.inventory_of(None)
-            group = inventory.resource_group
-            status = run([*inventory.ssh_command.split(), ON_THE_HEAD])
+        worked = all(run(words) == 0 for words in LIFE)
     finally:
         # Also after Ctrl-C: a cluster that is forgotten is what costs most.
-        destroyed = run(["pulumi", "destroy", "--yes"])
-    if destroyed != 0:
+        destroyed = run(("pulumi", "destroy", "--yes")) == 0
+    if not destroyed:
         print("pulumi destroy failed: run it again, or delete the group.", file=sys.stderr)
+    # Looked at also where `pulumi up` failed: it may have stopped half-way.
+    with asking("looking whether the group is gone"):
+        left = azure.resources().resource_groups.check_existence(group)
+    if left:
+        print(f"{group} still exists: az group delete --name {group}", file=sys.stderr)
         return 1
-    if group is not None:
-        with asking("looking whether the group is gone"):
-            left = azure.resources().resource_groups.check_existence(group)
-        if left:
-            print(f"{group} still exists: az group delete --name {group}", file=sys.stderr)
-            return 1
-        print(f"{group} is gone.")
-    return 1 if status else 0
+    print(f"{group} is gone.")
+    return 0 if worked and destroyed else 1
+
+
+def selected_stack() -> str:
+    """The name of the stack that `pulumi up` would take; UserError where none is selected."""
+    current = [one["name"] for one in pulumi_json("stack", "ls") if one.get("current")]
+    if not current:
+        raise UserError("No stack is selected: pulumi stack select, or pulumi stack init dev.")
+    return str(current[0]).rsplit("/", 1)[-1]
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from infra.arm import Azure
 
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
 OWN = {"subscriptionId": SUBSCRIPTION, "displayName": "Ana's", "state": "Enabled"}
-IMAGE = "/publishers/Canonical/artifacttypes/vmimage/offers/0001-com-ubuntu-server-jammy"
-VERSIONS = f"{IMAGE}/skus/22_04-lts-gen2/versions"
+IMAGE = "/publishers/Canonical/artifacttypes/vmimage/offers/ubuntu-24_04-lts"
+VERSIONS = f"{IMAGE}/skus/server/versions"
 SKU: dict[str, Any] = {
     "resourceType": "virtualMachines",
     "name": "Standard_D16s_v5",
@@ -94,7 +94,7 @@ class ArmServer(ThreadingHTTPServer):
         self.sku: dict[str, Any] = json.loads(json.dumps(SKU))
         self.actions = {"actions": ["*"], "notActions": ["Microsoft.Authorization/*/Write"]}
         self.registration = "Registered"
-        self.versions = ["22.04.202608060"]
+        self.versions = ["24.04.202609040"]
         self.generation = "V2"
         self.agent_after = 1
         self.views: dict[str, int] = {}

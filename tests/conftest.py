@@ -1,72 +1,31 @@
-"""What tests share: a tiny model, pictures, and the flags of a short run on them."""
+"""What all tests share, and which environment runs which of them.
+
+`.venv` holds PyTorch and runs training's tests; `.venv-cluster` holds Pulumi and Fabric and runs
+those of infra and bootstrap. What an environment cannot run is left out there, not skipped.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 # Tiny tensors: threads that spin while they wait cost more than they compute.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.tiny_model import make_pictures, make_tiny_model
+CLUSTER = ("test_bootstrap_", "test_infra_", "test_rig")
+HERE = {
+    "training": importlib.util.find_spec("torch") is not None,
+    "cluster": importlib.util.find_spec("pulumi") is not None,
+}
 
-# The intel environment holds no pulumi; `make test`, in the other one, runs these.
-collect_ignore_glob = (
-    [] if importlib.util.find_spec("pulumi") else ["unit/test_infra_*", "integration/test_infra_*"]
-)
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline folder with random weights."""
-    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+pytest_plugins = ["tests.training_fixtures"] if HERE["training"] else []
 
 
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of five pictures."""
-    return make_pictures(tmp_path_factory.mktemp("pictures") / "five")
-
-
-@pytest.fixture(scope="session")
-def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where runs share what they encode."""
-    return tmp_path_factory.mktemp("latents")
-
-
-Flags = Callable[..., list[str]]
-
-
-@pytest.fixture
-def flags(tiny_model: Path, pictures: Path, latents: Path, tmp_path: Path) -> Flags:
-    """The command line of a 6-step run into tmp_path/"run"; keyword arguments add and replace."""
-
-    def build(**changes: object) -> list[str]:
-        values: dict[str, object] = {
-            "pretrained_model_name_or_path": tiny_model,
-            "train_data_dir": pictures,
-            "placeholder_token": "<new>",
-            "initializer_token": "toy",
-            "resolution": 32,
-            "train_batch_size": 1,
-            "max_train_steps": 6,
-            "learning_rate": 1e-2,
-            "lr_warmup_steps": 0,
-            "seed": 3,
-            "checkpointing_steps": 2,
-            "num_evaluation_samples": 2,
-            "report_to": "none",
-            "mixed_precision": "no",
-            "stack": "upstream",
-            "latents_cache_dir": latents,
-            "output_dir": tmp_path / "run",
-            **changes,
-        }
-        return [f"--{key}={value}" for key, value in values.items() if value is not None]
-
-    return build
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the tests of the other environment."""
+    if not collection_path.name.startswith("test_"):
+        return None
+    room = "cluster" if collection_path.name.startswith(CLUSTER) else "training"
+    return None if HERE[room] else True

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import Flags
+from tests.training_fixtures import Flags
 from training import run_directory
 from training.embeds import save_embeds
 from training.models import PARTS

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from tests.conftest import Flags
+from tests.training_fixtures import Flags
 from training import concept
 from training.command_line import parse
 from training.config import TextualInversionConfig

@@ -74,9 +74,9 @@ def test_preflight_tells_each_quota_apart(arm: Pair) -> None:
 
 def test_preflight_names_the_newest_image(arm: Pair) -> None:
     server, azure = arm
-    server.versions = ["22.04.202609010"]
-    assert "22_04-lts-gen2:22.04.202609010" in wrong(azure)["image"]
-    server.versions, server.generation = ["22.04.202608060"], "V1"
+    server.versions = ["24.04.202610010"]
+    assert "ubuntu-24_04-lts:server:24.04.202610010" in wrong(azure)["image"]
+    server.versions, server.generation = ["24.04.202609040"], "V1"
     assert "needs a Gen2 image" in wrong(azure)["image"]
 
 
@@ -325,12 +325,17 @@ def test_prices_add_up_and_unknown_ones_stay_unknown() -> None:
 
 @pytest.fixture
 def selected_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program named pulumi that prints a stack's config and outputs."""
+    """A program named pulumi that prints a stack's config, outputs, and name."""
     config = {f"xeon-diffusion:{key}": {"value": value} for key, value in BASE.items()}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "stack.json").write_text(json.dumps(planned()["outputs"]))
+    (tmp_path / "stack-output.json").write_text(json.dumps(planned()["outputs"]))
+    stacks = [{"name": "prod", "current": False}, {"name": "dev", "current": True}]
+    (tmp_path / "stack-ls.json").write_text(json.dumps(stacks))
     pulumi = tmp_path / "pulumi"
-    pulumi.write_text(f'#!/bin/sh\nexec cat {tmp_path}/"$1".json\n')
+    pulumi.write_text(
+        f'#!/bin/sh\n[ "$1" = stack ] && exec cat {tmp_path}/stack-"$2".json\n'
+        f'exec cat {tmp_path}/"$1".json\n'
+    )
     pulumi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
@@ -352,23 +357,42 @@ def test_live_spends_nothing_without_a_yes(arm: Pair, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.usefixtures("selected_stack")
-@pytest.mark.parametrize("failing", ["up", "ssh", "destroy", "nothing"])
+@pytest.mark.parametrize(
+    "failing", ["up", "bootstrap", "check", "train", "fetch", "destroy", "nothing"]
+)
 def test_live_destroys_whatever_happens(arm: Pair, failing: str) -> None:
     ran: list[str] = []
 
     def run(words: Sequence[str]) -> int:
-        ran.append(words[1] if words[0] == "pulumi" else words[0])
+        ran.append(words[1])
         return int(ran[-1] == failing)
 
-    status = live.main(lambda text: "yes", run, arm[1])
-    assert status == (0 if failing == "nothing" else 1)
-    assert ran == (["up", "destroy"] if failing == "up" else ["up", "ssh", "destroy"])
+    assert live.main(lambda text: "yes", run, arm[1]) == (0 if failing == "nothing" else 1)
+    steps = ["up", "bootstrap", "check", "train", "fetch"]
+    done = steps[: steps.index(failing) + 1] if failing in steps else steps
+    assert ran == [*done, "destroy"]
 
 
 @pytest.mark.usefixtures("selected_stack")
+def test_live_destroys_after_ctrl_c(arm: Pair) -> None:
+    ran: list[str] = []
+
+    def run(words: Sequence[str]) -> int:
+        ran.append(words[1])
+        if words[1] == "train":
+            raise KeyboardInterrupt
+        return 0
+
+    with pytest.raises(KeyboardInterrupt):
+        live.main(lambda text: "yes", run, arm[1])
+    assert ran[-1] == "destroy"
+
+
+@pytest.mark.usefixtures("selected_stack")
+@pytest.mark.parametrize("failing", ["up", "nothing"])
 def test_live_says_when_the_group_is_still_there(
-    arm: Pair, capsys: pytest.CaptureFixture[str]
+    arm: Pair, capsys: pytest.CaptureFixture[str], failing: str
 ) -> None:
     arm[0].planted["/resourcegroups/rg-xeon-diffusion-dev"] = [Answer(204, b"")]
-    assert live.main(lambda text: "yes", lambda words: 0, arm[1]) == 1
+    assert live.main(lambda text: "yes", lambda words: int(words[1] == failing), arm[1]) == 1
     assert "az group delete --name rg-xeon-diffusion-dev" in capsys.readouterr().err

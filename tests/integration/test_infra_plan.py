@@ -6,6 +6,7 @@ import base64
 import copy
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -356,6 +357,44 @@ def test_the_command_prints_the_plan_as_json() -> None:
     assert len(made["outputs"]["nodes"]) == 2
     keys = {"type", "name", "inputs", "depends_on", "protect", "retain_on_delete"}
     assert all(keys <= set(one) for one in made["resources"])
+
+
+def test_the_command_reads_the_stacks_config(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.lab.yaml").write_text(
+        "config:\n"
+        "  azure-native:location: westus2\n"
+        "  xeon-diffusion:allowed_ssh_cidr: 203.0.113.9/32\n"
+        "  xeon-diffusion:node_count: 2\n"
+        "  xeon-diffusion:proximity_placement_group: false\n"
+        f"  xeon-diffusion:ssh_public_key_path: {BASE['ssh_public_key_path']}\n"
+    )
+    command = [sys.executable, "-m", "infra.plan", "--stack", "lab", "--json", "--no-live-price"]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *more],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    plan = json.loads(run().stdout)
+    assert [node["name"] for node in plan["outputs"]["nodes"]] == [
+        "vm-xeon-diffusion-lab-0",
+        "vm-xeon-diffusion-lab-1",
+    ]
+    assert "the config is that of Pulumi.lab.yaml" in plan["warnings"]
+    assert not [one for one in plan["resources"] if "Proximity" in one["type"]]
+    assert len(json.loads(run("--set", "node_count=1").stdout)["outputs"]["nodes"]) == 1
+
+    (tmp_path / "Pulumi.lab.yaml").write_text("config: {xeon-diffusion:tags: {secure: abc}}")
+    told = run().stderr
+    assert told.startswith("error: ")
+    assert "tags must be plain values" in told
+    (tmp_path / "Pulumi.lab.yaml").write_text("config: [")
+    assert "is not valid YAML" in run().stderr
 
 
 def test_the_command_refuses_without_a_traceback() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import Flags
 from tests.processes import run_ranks
+from tests.training_fixtures import Flags
 from training import concept, frozen
 from training.command_line import parse
 from training.config import TextualInversionConfig

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import Flags
 from tests.tiny_model import make_tiny_model
+from tests.training_fixtures import Flags
 from training.config import LrScheduler
 from training.events import read_events
 from training.run_directory import read_config

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import Flags
 from tests.processes import KillAt, run_ranks
+from tests.training_fixtures import Flags
 
 ENVIRONMENT = Path(sys.executable).parent
 MODULE = "training.textual_inversion"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import Flags
 from tests.processes import KillAt, SignalAt, run_ranks
+from tests.training_fixtures import Flags
 
 STEP = "training.step:TrainingStep.__call__"
 MICRO_BATCHES = 4  # a step, over all ranks
