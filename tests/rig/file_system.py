@@ -1,4 +1,4 @@
-"""A host's disk: an empty root over which the machine's /usr and /etc are laid, less what is its own.
+"""A host's disk: an empty root, with the machine's /usr and /etc less what its owner has added.
 
 Everything that the machine's owner has added (/usr/local, /root, /home, /opt, pip's settings, the
 ssh keys) is absent, so that a host is as bare as a new VM.

@@ -173,7 +173,9 @@ class RigHost:
         """Fill the small disk under /home until `leave` bytes are free."""
         if not self._home_size:
             raise RigError("Only a home of its own size can be filled: start it with home_size.")
-        script = f"size=$(df -B1 --output=avail ~ | tail -1); fallocate -l $((size - {leave})) ~/.full"
+        script = (
+            f"size=$(df -B1 --output=avail ~ | tail -1); fallocate -l $((size - {leave})) ~/.full"
+        )
         self.run(script)
 
     def empty_home(self) -> None:

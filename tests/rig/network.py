@@ -1,4 +1,4 @@
-"""The rig's network: a switch in a namespace of its own, a cable to each host, and the head's uplink.
+"""The rig's network: a switch in a namespace of its own, a cable to each host, the head's uplink.
 
 The private network exists only inside the rig's namespaces. This machine has one end of the head's
 uplink and nothing else, so it reaches the head and no worker, as a person reaches a cluster.
@@ -191,13 +191,13 @@ def _set_rate(rate: str | None, pid: int, interface: str) -> None:
         return
     # The bucket holds what the link carries in 2 ms, and never less than one offloaded packet.
     bucket = max(int(bits_per_second(rate) / 8 * 0.002), 66_000)
-    in_network(
-        pid,
-        *f"tc qdisc replace dev {interface} root tbf rate {rate} burst {bucket} latency 50ms".split(),
-    )
+    limit = f"root tbf rate {rate} burst {bucket} latency 50ms"
+    in_network(pid, *f"tc qdisc replace dev {interface} {limit}".split())
 
 
 def _forget_ipv6(pid: int) -> None:
     # Its chatter would show in the byte counters. Where the kernel has none, there is no such file.
-    script = "for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 2>/dev/null >$f; done; true"
+    script = (
+        "for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 2>/dev/null >$f; done; true"
+    )
     in_network(pid, "sh", "-c", script)

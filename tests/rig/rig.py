@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -210,8 +209,8 @@ def remove_abandoned() -> None:
 def _remove(slot: int, state: State | None) -> None:
     anchors.end(str(slot))
     run("ip", "link", "delete", f"rig{slot}", check=False)
-    shutil.rmtree(slots.folder(slot), ignore_errors=True)
-    shutil.rmtree(slots.folder(slot), ignore_errors=not slots.folder(slot).exists())
+    if slots.folder(slot).exists():
+        shutil.rmtree(slots.folder(slot))
     if state and state.inventory:
         Path(state.inventory).unlink(missing_ok=True)
     with slots.locked():
@@ -229,8 +228,3 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def processors() -> int:
-    """How many processors a host sees: all of this machine's."""
-    return os.cpu_count() or 1
