@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from bootstrap import transfer
 from bootstrap.errors import CommandFailed, UserError
 from bootstrap.inventory import Inventory, Node
-from bootstrap.layout import Layout, node_root
+from bootstrap.layout import Layout, node_root, records
+from bootstrap.node_log import logging_to
 from bootstrap.output import Output
 from bootstrap.remote_shell import GRACE_SECONDS, one_line
 
 CHUNK = 1 << 16
 LAST_LINES = 12
+LOGGED_CHARACTERS = 500
 Ask = Callable[[str], bool]
 OnLine = Callable[[str], None]
 OnBytes = Callable[[int], None]
@@ -46,6 +48,8 @@ class Host(ABC):
         step: what is being done on it, for messages.
         log: told every command and every line that it prints.
         unreachable: why nothing can be run on it; None: it answers.
+        shares_home_of: another node with the very same home folder, which is set up in its place;
+            None: its home folder is its own. Known once bootstrap has looked.
     """
 
     def __init__(self, node: Node, root: str) -> None:
@@ -54,6 +58,7 @@ class Host(ABC):
         self.step = ""
         self.log: OnLine = _no_log
         self.unreachable: UserError | None = None
+        self.shares_home_of: str | None = None
         self._outputs: set[Output] = set()
         self._interrupted = False
 
@@ -156,7 +161,7 @@ class Host(ABC):
         """Where a command's output goes; known to `interrupt` for as long."""
         if self.unreachable:
             raise self.unreachable
-        self.log(f"$ {line}")
+        self.log(f"$ {' '.join(line.split())[:LOGGED_CHARACTERS]}")
         output = Output(self.name, self.step or line, self.log, on_line, sink)
         self._outputs.add(output)
         if self._interrupted:
@@ -197,7 +202,9 @@ class LocalHost(Host):
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
-            assert process.stdin and process.stdout and process.stderr
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
             _start(_pump, process.stdout, output.out)
             _start(_pump, process.stderr, output.err)
             feeder = _start(_feed, process.stdin, stdin, stdin_bytes, on_bytes)
@@ -256,7 +263,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def open_hosts(inventory: Inventory, ask: Ask, **how: object) -> Iterator[list[Host]]:
+def open_hosts(inventory: Inventory, ask: Ask, **how: Any) -> Iterator[list[Host]]:
     """Connect to every node; the head is the first of the list.
 
     A node that cannot be reached is in the list too, and says why in `unreachable`.
@@ -272,8 +279,9 @@ def open_hosts(inventory: Inventory, ask: Ask, **how: object) -> Iterator[list[H
         from bootstrap.ssh_host import connect_all  # Nodes, which need no fabric, read this module.
 
         hosts = connect_all(inventory, ask, **how)
-    try:
-        yield hosts
-    finally:
-        for host in reversed(hosts):
-            host.close()
+    with logging_to(records(inventory.name).logs, hosts):
+        try:
+            yield hosts
+        finally:
+            for host in reversed(hosts):
+                host.close()

@@ -14,26 +14,17 @@ from collections.abc import Sequence
 GRACE_SECONDS = 5
 
 # $1: how many bytes of input the command gets, $2: the command. The first line through the pipe
-# tells the right-hand side which watcher to end when the command is through.
-WRAPPER = f"""
-exec 3<&0
-sh -c '
-  trap "" TERM HUP INT
-  echo $$
-  head -c "$0" <&3
-  exec >/dev/null
-  cat <&3
-  group=$(cut -d" " -f5 /proc/self/stat)
-  kill -TERM -- "-$group"; sleep {GRACE_SECONDS}; kill -KILL -- "-$group"
-' "$1" 2>/dev/null | {{
-  exec 3<&-
-  read -r watcher
-  sh -c "$2"
-  code=$?
-  kill -KILL "$watcher"
-  exit $code
-}}
-"""
+# tells the right-hand side which watcher to end when the command is through. What the shell itself
+# has to say about that is no output of the command's: hence descriptor 4.
+WATCHER = (
+    'trap "" TERM HUP INT; echo $$; head -c "$0" <&3; exec >/dev/null; cat <&3;'
+    ' group=$(cut -d" " -f5 /proc/self/stat); kill -s TERM -- "-$group";'
+    f' sleep {GRACE_SECONDS}; kill -s KILL -- "-$group"'
+)
+WRAPPER = (
+    f"exec 3<&0 4>&2 2>/dev/null; sh -c '{WATCHER}' \"$1\" 4>&- | {{ exec 3<&-; read -r watcher;"
+    ' sh -c "$2" 2>&4 4>&-; code=$?; kill -s KILL "$watcher"; exit $code; }'
+)
 
 
 def one_line(command: str | Sequence[str]) -> str:

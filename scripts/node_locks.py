@@ -29,6 +29,8 @@ PLATFORMS = (
     "manylinux_2_28", "manylinux_2_27", "manylinux_2_26", "manylinux_2_24", "manylinux_2_17",
     "manylinux2014", "manylinux2010", "manylinux_2_5", "manylinux1", "linux",
 )  # fmt: skip
+# libiomp5 alone is used of intel-openmp, and it needs nothing of this runtime for Intel's GPUs.
+NEVER_LOADED = ("intel-cmplr-lib-ur",)
 EXTRAS = {"upstream": ("train", "node"), "intel": ("train", "intel", "node")}
 
 
@@ -50,7 +52,7 @@ def pins(report: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}=={version}"
         for name, version in sorted(found.items())
-        if name != "torch" and not name.startswith(environment.CUDA_PACKAGES)
+        if name not in ("torch", *NEVER_LOADED) and not name.startswith(environment.CUDA_PACKAGES)
     ]
 
 

@@ -20,7 +20,10 @@ HERE = {
     "cluster": importlib.util.find_spec("pulumi") is not None,
 }
 
-pytest_plugins = ["tests.training_fixtures"] if HERE["training"] else []
+pytest_plugins = [
+    *(["tests.training_fixtures"] if HERE["training"] else []),
+    *(["tests.rig.fixtures"] if HERE["cluster"] else []),
+]
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

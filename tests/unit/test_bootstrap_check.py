@@ -1,0 +1,136 @@
+"""`fab check`'s findings: what each planted fault is called, and what mends it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bootstrap import check_links, check_nodes, node_report
+from bootstrap.finding import Finding, show
+from bootstrap.hosts import LocalHost
+from bootstrap.inventory import Node
+from bootstrap.lock import Lock
+
+LOCK = Lock("upstream", {"torch": "2.13.0", "typing_extensions": "4.1"}, {})
+
+
+def handed_out(root: Path) -> Path:
+    """A node's root with two pictures, their manifest, and the files that a node must have."""
+    folder = root / "data" / "dicoo"
+    folder.mkdir(parents=True)
+    lines = []
+    for name in ("0.jpeg", "1.jpeg"):
+        (folder / name).write_bytes(name.encode())
+        lines.append(f"{hashlib.sha256(name.encode()).hexdigest()}  ./{name}\n")
+    (root / "data" / "dicoo.sha256").write_text("".join(lines))
+    for name in ("activate", "cluster/nodefile", "hf/accelerate/default_config.yaml"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("")
+    return folder
+
+
+def test_a_changed_and_a_missing_picture_are_named(tmp_path: Path) -> None:
+    folder = handed_out(tmp_path)
+    head = node_report.report(tmp_path)
+    assert all(finding.well for finding in check_nodes.files("n0", head, head))
+    (folder / "1.jpeg").write_bytes(b"another")
+    (folder / "0.jpeg").unlink()
+    (tmp_path / "activate").unlink()
+    found = check_nodes.files("n1", node_report.report(tmp_path), head)
+    told = {finding.what: finding for finding in found if not finding.well}
+    assert set(told) == {"paths", "data/dicoo"}
+    assert "0.jpeg is not what was handed out; 1.jpeg is" in told["data/dicoo"].found
+    assert told["data/dicoo"].fix == "fab bootstrap"
+    assert "activate" in told["paths"].found
+
+
+def test_another_hand_out_and_a_missing_folder_are_told(tmp_path: Path) -> None:
+    handed_out(tmp_path)
+    head: dict[str, Any] = node_report.report(tmp_path)
+    other = json.loads(json.dumps(head))
+    other["folders"]["data/dicoo"]["digest"] = "0" * 64
+    assert "of another hand-out than the head's" in check_nodes.files("n1", other, head)[1].found
+    other["folders"] = {}
+    assert check_nodes.files("n1", other, head)[1].found == "is not there"
+
+
+def test_the_report_is_one_line_of_json(tmp_path: Path) -> None:
+    handed_out(tmp_path)
+    command = [sys.executable, "-m", "bootstrap.node_report", str(tmp_path)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = json.loads(finished.stdout)
+    assert report["packages"]["pytest"]
+    assert report["folders"]["data/dicoo"]["wrong"] == []
+
+
+@pytest.mark.parametrize(
+    ("installed", "says"),
+    [
+        ({"torch": "2.13.0+cpu", "typing-extensions": "4.1"}, "2 packages as pinned (upstream)"),
+        ({"torch": "2.8.0+cpu", "typing-extensions": "4.1"}, "torch 2.8.0+cpu instead of 2.13.0"),
+        ({"torch": "2.13.0"}, "typing_extensions is missing"),
+    ],
+)
+def test_a_wrong_package_is_named(installed: dict[str, str], says: str) -> None:
+    finding = check_nodes.packages("n1", {"packages": installed}, LOCK)
+    assert finding.found == says
+    assert finding.well == ("pinned" in says)
+    assert finding.fix == ("" if finding.well else "fab bootstrap --rebuild")
+
+
+def test_a_full_disk_and_a_skewed_clock_are_named() -> None:
+    full = check_nodes.disk("n1", {"disk_free": 1 << 20}, "/home/ana/.xeon-diffusion")
+    assert (full.well, full.found) == (False, "0.0 GiB free")
+    assert "/home/ana/.xeon-diffusion/runs" in full.fix
+    assert check_nodes.disk("n1", {"disk_free": 1 << 40}, "/r").well
+    head = check_nodes.Clock(0.3, 0.1)
+    assert check_nodes.clock("n1", check_nodes.Clock(1.3, 0.1), head).well
+    late = check_nodes.clock("n1", check_nodes.Clock(-9.7, 0.1), head)
+    assert (late.well, late.found) == (False, "-10.0 s to the head's, within 0.2 s")
+    # A slow line cannot tell: what it may be off by is allowed for.
+    assert check_nodes.clock("n1", check_nodes.Clock(-9.7, 9.0), head).well
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> LocalHost:
+    return LocalHost(Node(name="n0", address="127.0.0.1"), str(tmp_path))
+
+
+def test_the_clock_of_this_machine_is_this_machines(host: LocalHost) -> None:
+    seen = check_nodes.read_clock(host)
+    assert abs(seen.ahead) <= seen.within + 0.01
+
+
+def test_pairs_are_asked_at_once_and_told_apart(host: LocalHost, tmp_path: Path) -> None:
+    ssh = tmp_path / "cluster" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text("#!/bin/sh\ncase $1 in 10.0.0.5) exit 0;; 10.0.0.6) exit 255;; esac\nexit 124\n")
+    ssh.chmod(0o755)
+    others = [
+        LocalHost(Node(name=f"n{i}", address=f"10.0.0.{4 + i}"), str(tmp_path)) for i in (1, 2, 3)
+    ]
+    found = {finding.where: finding for finding in check_links.pairs(host, others)}
+    assert found["n0 to n1"].well
+    assert "host key" in found["n0 to n2"].found
+    assert "drops packets" in found["n0 to n3"].found
+    assert "10.0.0.6 true" in found["n0 to n2"].fix
+
+
+def test_the_table_has_a_line_for_each_failure_and_one_for_what_is_well() -> None:
+    out = io.StringIO()
+    findings = [Finding("disk", f"n{i}", True, "plenty") for i in range(9)]
+    findings += [Finding("clock", "n0", True, "right"), Finding("clock", "n1", False, "late", "do")]
+    show(findings, Console(file=out, width=120))
+    text = out.getvalue()
+    assert "n0, n1 and 7 more" in text
+    assert "late" in text
+    assert "right" not in text
+    assert "1 of 11 checks failed." in text
