@@ -10,12 +10,8 @@ CLUSTER = ^(infra|bootstrap)/ ^(__main__|fabfile)\.py ^scripts/live\.py \
 	^tests/(arm_server|azure_models|infra_plans)\.py ^tests/rig/ ^tests/.*/test_(infra|bootstrap|rig)
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo plan live test test-training test-cluster test-ipex lint format \
-	environment environment-cluster environment-intel lock clean
-=======
-.PHONY: help demo plan live rig rig-down test test-ipex test-rig lint format environment environment-intel lock clean
->>>>>>> d133b2469a03aa60c47c092b7eb7461ab295e092
+.PHONY: help demo plan live rig rig-down test test-training test-cluster test-rig test-ipex \
+	lint format environment environment-cluster environment-intel lock clean
 
 help: ## Show this help
 	@echo 'Fine-tune Stable Diffusion on Intel Xeon clusters.'
@@ -38,19 +34,15 @@ plan: environment-cluster ## Show what `pulumi up` would create and what it cost
 live: environment-cluster ## Create the cluster in Azure, train on it, destroy it: costs money, asks first
 	@.venv-cluster/bin/python scripts/live.py $(ARGS)
 
-<<<<<<< HEAD
+rig: environment-cluster ## Bring up a cluster on this machine to play with (Linux, as root)
+	@.venv-cluster/bin/python -m tests.rig up $(ARGS)
+
+rig-down: environment-cluster ## Remove it without a trace
+	@.venv-cluster/bin/python -m tests.rig down $(ARGS)
+
 test: test-training test-cluster ## Run the tests
 
 test-training: environment ## Run those of what happens inside a rank, with PyTorch
-=======
-rig: environment ## Bring up a cluster on this machine to play with (Linux, as root)
-	@.venv/bin/python -m tests.rig up $(ARGS)
-
-rig-down: environment ## Remove it without a trace
-	@.venv/bin/python -m tests.rig down $(ARGS)
-
-test: environment ## Run the tests
->>>>>>> d133b2469a03aa60c47c092b7eb7461ab295e092
 	@.venv/bin/python -m pytest $(ARGS)
 
 test-cluster: environment-cluster ## Run those of what happens around it, with Pulumi and Fabric
@@ -59,18 +51,15 @@ test-cluster: environment-cluster ## Run those of what happens around it, with P
 test-ipex: environment-intel ## Run the tests that need Intel's PyTorch extension (Linux x86-64)
 	@.venv-intel/bin/python -m pytest -m ipex $(ARGS)
 
-<<<<<<< HEAD
-lint: environment environment-cluster ## Check style and types (ruff, mypy)
-=======
-test-rig: environment ## Run the tests that bring up hosts on this machine (Linux, as root)
-	@.venv/bin/python -m pytest -m rig $(ARGS)
+test-rig: environment-cluster ## Run those that bring up hosts on this machine (Linux, as root)
+	@.venv-cluster/bin/python -m pytest -m rig $(ARGS)
 
-lint: environment ## Check style and types (ruff, mypy)
->>>>>>> d133b2469a03aa60c47c092b7eb7461ab295e092
+lint: environment environment-cluster ## Check style and types (ruff, mypy)
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m ruff format --check .
 	@.venv/bin/python -m mypy $(CLUSTER:%=--exclude '%')
-	@.venv-cluster/bin/python -m mypy --cache-dir .mypy_cache/cluster $$(git ls-files --cached --others --exclude-standard '*.py' \
+	@.venv-cluster/bin/python -m mypy --cache-dir .mypy_cache/cluster \
+		$$(git ls-files --cached --others --exclude-standard '*.py' \
 		| grep -E $(CLUSTER:%=-e '%'))
 
 format: environment ## Rewrite the code in the style that `make lint` asks for
