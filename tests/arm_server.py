@@ -240,6 +240,9 @@ class _Handler(BaseHTTPRequestHandler):
             server.power[name] = "deallocated" if verb == "deallocate" else "running"
             address = f"{server.endpoint}/subscriptions/{SUBSCRIPTION}/operations/{name}/done"
             return Answer(202, b"", (("Azure-AsyncOperation", address), ("Location", address)))
+        if path.endswith("/retrieveBootDiagnosticsData"):
+            name = path.split("/")[-2]
+            return _json({"serialConsoleLogBlobUri": f"https://logs.invalid/{name}?sig=x"})
         if path.endswith("/instanceView"):
             name = path.split("/")[-2]
             server.views[name] = server.views.get(name, 0) + 1

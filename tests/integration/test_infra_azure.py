@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
 
-from infra import power, preflight, prices, settings
+from infra import boot_log, power, preflight, prices, settings
 from infra.arm import Azure, only_subscription
 from infra.errors import UserError
 from infra.inventory import Inventory
@@ -396,3 +396,33 @@ def test_live_says_when_the_group_is_still_there(
     arm[0].planted["/resourcegroups/rg-xeon-diffusion-dev"] = [Answer(204, b"")]
     assert live.main(lambda text: "yes", lambda words: int(words[1] == failing), arm[1]) == 1
     assert "az group delete --name rg-xeon-diffusion-dev" in capsys.readouterr().err
+
+
+FIRST, SECOND = "SHA256:" + "a" * 43, "SHA256:" + "b" * 43
+CONSOLE = (
+    "[   12.3] cloud-init[901]: ci-info: +----+\n"
+    "<14>Nov 21 12:00:00 cloud-init: -----BEGIN SSH HOST KEY FINGERPRINTS-----\n"
+    "<14>Nov 21 12:00:00 cloud-init: 256 {print} root@vm (ED25519)\n"
+    "<14>Nov 21 12:00:00 cloud-init: -----END SSH HOST KEY FINGERPRINTS-----\n"
+    f"sshd[3]: Accepted publickey SHA256:{'c' * 43}\n"
+)
+
+
+def test_host_keys_are_read_from_the_last_boots_console() -> None:
+    log = CONSOLE.format(print=FIRST) + CONSOLE.format(print=SECOND)
+    assert boot_log.fingerprints_in(log) == {SECOND}
+    assert boot_log.fingerprints_in("login: ") == frozenset()
+
+
+def test_nodes_whose_console_cannot_be_read_are_left_out(arm: Pair) -> None:
+    server, azure = arm
+    inventory = Inventory.model_validate(planned()["outputs"])
+    first, second, third = (node.name for node in inventory.nodes)
+    server.planted[f"{second}/retrieve"] = [Answer(403)]
+
+    def download(address: str) -> bytes:
+        if third in address:
+            raise OSError("gone")
+        return CONSOLE.format(print=FIRST).encode()
+
+    assert boot_log.fingerprints(azure, inventory, download) == {first: {FIRST}}
