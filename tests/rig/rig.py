@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.rig import anchors, slots
 from tests.rig.commands import RigError, run
-from tests.rig.file_system import USER, Identity, make_home
+from tests.rig.file_system import USER, Identity, make_home, wait_for_image
 from tests.rig.host import RigHost
 from tests.rig.inventory import describe
 from tests.rig.network import Network
@@ -209,6 +209,8 @@ def remove_abandoned() -> None:
 def _remove(slot: int, state: State | None) -> None:
     anchors.end(str(slot))
     run("ip", "link", "delete", f"rig{slot}", check=False)
+    for disk in slots.folder(slot).glob("hosts/*/disk"):
+        wait_for_image(disk)
     if slots.folder(slot).exists():
         shutil.rmtree(slots.folder(slot))
     if state and state.inventory:
