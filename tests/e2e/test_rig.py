@@ -91,7 +91,15 @@ def test_a_person_reaches_workers_only_through_the_head(rig: Rig) -> None:
     routes = subprocess.run(["ip", "route"], capture_output=True, text=True, check=True).stdout
     assert str(rig.network.private) not in routes
     # Whatever may answer at that address outside of the rig, it does not let us in.
-    direct = ["ssh", "-F", rig.ssh_config(), "-o", "ProxyCommand=none", "-o", "ConnectTimeout=2"]
+    direct = [
+        "ssh",
+        "-F",
+        str(rig.ssh_config()),
+        "-o",
+        "ProxyCommand=none",
+        "-o",
+        "ConnectTimeout=2",
+    ]
     assert subprocess.run([*direct, worker.name, "true"], check=False).returncode == 255
 
 

@@ -36,9 +36,6 @@ def traces() -> dict[str, object]:
         "namespaces": namespaces,
         "images": subprocess.run(["losetup", "-a"], capture_output=True, check=True).stdout,
         "slots": slots.used(),
-        "rules": subprocess.run(["iptables-save"], capture_output=True, check=True).stdout.count(
-            b"DROP"
-        ),
     }
 
 
@@ -77,28 +74,31 @@ def command(*words: str, inventory: Path) -> list[str]:
     return [sys.executable, "-m", "tests.rig", *words, "--inventory", str(inventory)]
 
 
+def typed(*words: str, inventory: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command of the rig as a person would."""
+    argv = command(*words, inventory=inventory)
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=check)
+
+
 def test_up_and_down_as_a_person_types_it(tmp_path: Path) -> None:
     before = traces()
     path = tmp_path / "rig.json"
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    options = {"cwd": ROOT, "capture_output": True, "text": True}
     try:
-        brought = subprocess.run(
-            command("up", "--hosts=2", f"--wheels={wheels}", inventory=path), **options, check=True
-        )
+        brought = typed("up", "--hosts=2", f"--wheels={wheels}", inventory=path)
         inventory = json.loads(path.read_text())
         assert inventory["rig"]["package_index_url"] in brought.stdout
         hello = [*inventory["ssh_command"].split(), "hostname"]
         assert subprocess.check_output(hello, text=True) == "vm-rig-0\n"
-        again = subprocess.run(command("up", inventory=path), **options, check=False)
+        again = typed("up", inventory=path, check=False)
         assert (again.returncode, again.stdout) == (1, "")
         assert "A rig is up already" in again.stderr
-        subprocess.run(command("kill", "1", inventory=path), **options, check=True)
-        status = subprocess.run(command("status", inventory=path), **options, check=True).stdout
+        typed("kill", "1", inventory=path)
+        status = typed("status", inventory=path).stdout
         assert [line.split()[3] for line in status.splitlines()] == ["on", "off"]
     finally:
-        subprocess.run(command("down", inventory=path), **options, check=True)
+        typed("down", inventory=path)
     assert not path.exists()
     assert traces() == before
 

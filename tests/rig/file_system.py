@@ -74,7 +74,7 @@ def make_home(home: Path, authorized_key: str) -> None:
 
 
 def wait_for_image(disk: Path) -> None:
-    """The kernel lets go of a small home's image a moment after the host's last process has ended."""
+    """The kernel lets go of a small home a moment after the host's last process has ended."""
     image = disk / "home.img"
     deadline = time.monotonic() + SECONDS
     while image.exists() and run("losetup", "-j", str(image)).stdout:

@@ -38,10 +38,12 @@ class Network:
 
     Attributes:
         slot: the rig's number, which picks the addresses of the uplink.
+        size: how many hosts there are.
     """
 
-    def __init__(self, slot: int, folder: Path, private: IPv4Network = PRIVATE) -> None:
+    def __init__(self, slot: int, size: int, folder: Path, private: IPv4Network = PRIVATE) -> None:
         self.slot = slot
+        self.size = size
         self.private = private
         self._log = folder / "switch.log"
         self._mark = f"{slot}/switch"
@@ -68,8 +70,7 @@ class Network:
     def plug_in(self, index: int, pid: int) -> None:
         """Give a host, of which `pid` is a process, its interfaces: eth0, and for the head eth1."""
         _forget_ipv6(pid)
-        # A machine keeps its hardware address when it is started anew, and its neighbours know it.
-        hardware = "02:00:" + ":".join(f"{byte:02x}" for byte in self.address(index).packed)
+        hardware = self._hardware(index)
         ip_batch(
             [
                 f"link add port{index} type veth peer name eth0 address {hardware} netns {pid}",
@@ -78,11 +79,19 @@ class Network:
             self._switch(),
         )
         length = self.private.prefixlen
+        # As in Azure, where the network and not the neighbour tells its hardware address: a host
+        # that does not answer is met with silence, never with "no route to host".
+        neighbours = [
+            f"neighbour add {self.address(i)} lladdr {self._hardware(i)} dev eth0 nud permanent"
+            for i in range(self.size)
+            if i != index
+        ]
         ip_batch(
             [
                 "link set lo up",
                 f"address add {self.address(index)}/{length} broadcast + dev eth0",
                 "link set eth0 up",
+                *neighbours,
             ],
             pid,
         )
@@ -125,6 +134,10 @@ class Network:
     def unblock(self, pid: int, other: int) -> None:
         """Undo `block`."""
         self._rules("-D", pid, other)
+
+    def _hardware(self, index: int) -> str:
+        """The same every time that a host is started."""
+        return "02:00:" + ":".join(f"{byte:02x}" for byte in self.address(index).packed)
 
     def _rules(self, action: str, pid: int, other: int) -> None:
         address = str(self.address(other))

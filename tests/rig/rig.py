@@ -37,7 +37,7 @@ class Rig:
     def __init__(self, slot: int, state: State) -> None:
         self.slot = slot
         self.folder = slots.folder(slot)
-        self.network = Network(slot, self.folder)
+        self.network = Network(slot, state.hosts, self.folder)
         self._state = state
         names = [f"vm-rig-{index}" for index in range(state.hosts)]
         addresses = {name: self.network.address(index) for index, name in enumerate(names)}
