@@ -63,6 +63,7 @@ environment-intel: ## Make .venv-intel: the same with Intel's PyTorch extension
 lock: ## Write requirements/*.txt anew from pyproject.toml
 	@$(PYTHON) scripts/environment.py lock upstream
 	@$(PYTHON) scripts/environment.py lock intel
+	@$(PYTHON) -m scripts.node_locks
 
 clean: ## Remove the environments
 	@$(PYTHON) scripts/environment.py clean
