@@ -6,6 +6,7 @@ uplink and nothing else, so it reaches the head and no worker, as a person reach
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -108,6 +109,11 @@ class Network:
         """Let a host's private interface carry at most `rate` each way; None: as fast as it can."""
         for namespace, interface in ((pid, "eth0"), (self._switch(), f"port{index}")):
             _set_rate(rate, namespace, interface)
+
+    def set_uplink_rate(self, rate: str | None, pid: int) -> None:
+        """Let the head's uplink, the way to the person and the internet, carry at most `rate`."""
+        _set_rate(rate, pid, "eth1")
+        _set_rate(rate, os.getpid(), self.link)
 
     def cut(self, index: int) -> None:
         """The switch forwards nothing from or to this host, which keeps its interface."""

@@ -118,6 +118,10 @@ class Rig:
         for host in self.hosts:
             host.set_rate(rate)
 
+    def set_uplink_rate(self, rate: str | None) -> None:
+        """Limit the head's way to the person and the internet, until the head is restarted."""
+        self.network.set_uplink_rate(rate, self.head.pid)
+
     def cut_person(self) -> None:
         """Drop everything between the person (and the internet) and the head."""
         self.network.cut_uplink(self.head.pid)
