@@ -1,35 +1,150 @@
-"""The task list: `fab --list`. Each task is one call."""
+"""The task list: `fab --list`. Each task is one call into `infra` or `bootstrap`.
+
+The words after a task's name are the task's own, so `fab TASK --help` is its own help: Fabric's
+parser knows no -ppn, and no flags that are read from a schema.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from fabric import Connection, task
 
+Command = Callable[[list[str]], int]
+COMMANDS: dict[str, Command] = {}
 
-@task  # type: ignore[untyped-decorator]
-def preflight(connection: Connection) -> None:
+
+def command(body: Command) -> Any:
+    """A task that is given its words as they were typed; it returns the exit status."""
+    COMMANDS[body.__name__.replace("_", "-")] = body
+
+    def listed(connection: Connection) -> None:
+        sys.exit(body([]))
+
+    listed.__name__, listed.__doc__ = body.__name__, body.__doc__
+    return task(listed)
+
+
+@command
+def preflight(words: list[str]) -> int:
     """Check everything that would stop `pulumi up`, before money is spent."""
-    from infra import preflight as checks
+    from infra import preflight
 
-    sys.exit(checks.main([]))
+    return preflight.main(words)
 
 
-@task  # type: ignore[untyped-decorator]
-def pause(connection: Connection, inventory: str = "") -> None:
+@command
+def bootstrap(words: list[str]) -> int:
+    """Set up every node, from bare machines to ones that train; can be repeated at any time."""
+    from bootstrap import bootstrap
+
+    return bootstrap.main(words, boot_log=_boot_log)
+
+
+@command
+def check(words: list[str]) -> int:
+    """Is every node as it was set up, and do they reach each other?"""
+    from bootstrap import check
+
+    return check.main(words)
+
+
+@command
+def train(words: list[str]) -> int:
+    """Start a training on all nodes, and watch it; it goes on without you."""
+    from bootstrap import train
+
+    return train.main(words)
+
+
+@command
+def logs(words: list[str]) -> int:
+    """Attach to the run that is going on; its results come home as they appear."""
+    from bootstrap import logs
+
+    return logs.main(words)
+
+
+@command
+def status(words: list[str]) -> int:
+    """Loss, speed, time left, what each node does, money spent, what was not fetched."""
+    from bootstrap import status
+
+    return status.main(words)
+
+
+@command
+def stop(words: list[str]) -> int:
+    """End the run with a checkpoint."""
+    from bootstrap import stop
+
+    return stop.main(words)
+
+
+@command
+def fetch(words: list[str]) -> int:
+    """Bring a run's results here; --full brings the whole pipeline."""
+    from bootstrap import fetch
+
+    return fetch.main(words)
+
+
+@command
+def generate(words: list[str]) -> int:
+    """Draw on the head with what was learned, and bring the pictures."""
+    from bootstrap import generate
+
+    return generate.main(words)
+
+
+@command
+def pause(words: list[str]) -> int:
     """Deallocate the VMs: their disks stay, the bill for cores stops."""
     from infra import power
 
-    sys.exit(power.main(["pause", *_from(inventory)]))
+    return power.main(["pause", *words])
 
 
-@task  # type: ignore[untyped-decorator]
-def resume(connection: Connection, inventory: str = "") -> None:
+@command
+def resume(words: list[str]) -> int:
     """Start the VMs again and wait until they answer."""
     from infra import power
 
-    sys.exit(power.main(["resume", *_from(inventory)]))
+    return power.main(["resume", *words])
 
 
-def _from(inventory: str) -> list[str]:
-    return ["--inventory", inventory] if inventory else []
+@command
+def destroy(words: list[str]) -> int:
+    """`pulumi destroy`, after asking about results that were not fetched."""
+    from bootstrap import destroy
+
+    return destroy.main(words)
+
+
+@command
+def clean(words: list[str]) -> int:
+    """Remove from the nodes what bootstrap and train have put there, results included."""
+    from bootstrap import clean
+
+    return clean.main(words)
+
+
+@command
+def forget_host(words: list[str]) -> int:
+    """Forget a replaced node's host key; the next command shows the new one and asks."""
+    from bootstrap import forget_host
+
+    return forget_host.main(words)
+
+
+def _boot_log(names: Sequence[str]) -> Mapping[str, Collection[str]]:
+    from infra import boot_log
+
+    return boot_log.of_stack(names)
+
+
+if Path(sys.argv[0]).name == "fab" and sys.argv[1:2] and sys.argv[1] in COMMANDS:
+    sys.exit(COMMANDS[sys.argv[1]](sys.argv[2:]))

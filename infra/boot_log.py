@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+
+from azure.identity import DefaultAzureCredential
 
 from infra.arm import Azure, asking
 from infra.errors import UserError
 from infra.inventory import Inventory
+from infra.power import inventory_of
 
 AT_ONCE = 8
 DOWNLOAD_SECONDS = 20
@@ -64,3 +67,16 @@ def fingerprints(
     with ThreadPoolExecutor(AT_ONCE) as threads:
         found = dict(zip(names, threads.map(of, names), strict=True))
     return {name: prints for name, prints in found.items() if prints}
+
+
+def of_stack(names: Sequence[str]) -> Mapping[str, Collection[str]]:
+    """The fingerprints of the selected stack's nodes among `names`; of no other machines."""
+    try:
+        inventory = inventory_of(None)
+    except UserError:
+        return {}
+    wanted = tuple(node for node in inventory.nodes if node.name in names)
+    if not wanted:
+        return {}
+    azure = Azure(DefaultAzureCredential(), inventory.subscription_id)
+    return fingerprints(azure, inventory.model_copy(update={"nodes": wanted}))
