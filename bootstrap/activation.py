@@ -19,7 +19,7 @@ def activation(root: str, variables: Mapping[str, str], oneccl_setvars: str | No
         oneccl_setvars: oneCCL's own script, where its bindings are installed. It comes first, and
             what is set here wins.
     """
-    lines = ["# Written by fab bootstrap. To use this node's environment:", f"#     . {root}/activate"]
+    lines = [f"# Written by fab bootstrap. In a shell on this node: . {root}/activate"]
     binaries = f"{root}/env/bin"
     lines += [
         f"case :$PATH: in *:{binaries}:*) ;; *) PATH={shlex.quote(binaries)}:$PATH ;; esac",
