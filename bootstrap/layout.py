@@ -8,6 +8,11 @@ from pathlib import Path
 
 ROOT_NAME = ".xeon-diffusion"
 ROOT_VARIABLE = "XEON_DIFFUSION_ROOT"
+# Everything that may lie in a node's root; `fab clean` removes these and nothing else.
+OWN_NAMES = (
+    "env", "envs", "wheels", "conda", "models", "data", "cluster", "hf", "activate", "runs", "done",
+    "homes", "logs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,11 @@ class Layout:
         return f"{self.root}/done"
 
     @property
+    def homes(self) -> str:
+        """One file a node; nodes that see each other's share a home folder."""
+        return f"{self.root}/homes"
+
+    @property
     def logs(self) -> str:
         """What does not belong to a run."""
         return f"{self.root}/logs"
@@ -119,9 +129,11 @@ class Layout:
 def node_root(home: str) -> str:
     """Where things lie on a node whose home folder is `home`.
 
-    `XEON_DIFFUSION_ROOT`, set on the person's machine, names another place: a scratch disk, say.
+    `XEON_DIFFUSION_ROOT`, set on the person's machine, names another place for the folder, such as
+    a scratch disk that every node has.
     """
-    return os.environ.get(ROOT_VARIABLE) or f"{home.rstrip('/')}/{ROOT_NAME}"
+    parent = os.environ.get(ROOT_VARIABLE) or home
+    return f"{parent.rstrip('/')}/{ROOT_NAME}"
 
 
 @dataclass(frozen=True)

@@ -106,3 +106,10 @@ def watching(hosts: Sequence[Host], console: Console) -> Iterator[LiveTable | Pl
     table = LiveTable(hosts)
     with Live(table, console=console, refresh_per_second=REFRESHES_PER_SECOND):
         yield table
+
+
+@contextmanager
+def watching_on_terminal(hosts: Sequence[Host]) -> Iterator[LiveTable | PlainLines]:
+    """The same on this process's standard output."""
+    with watching(hosts, Console()) as watcher:
+        yield watcher
