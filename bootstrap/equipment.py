@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bootstrap import conda, environment, homes, inputs, packages, readiness
+from bootstrap import conda, environment, inputs, packages, readiness
 from bootstrap.accelerate_config import accelerate_config, write_accelerate_config
 from bootstrap.activation import activation, write_activation
 from bootstrap.cluster_environment import MASTER_PORT, cluster_environment
@@ -60,7 +60,6 @@ class Equipment:
 
     Attributes:
         probes: by node, what it was found to be.
-        keepers: by node, the one that sets up its home: itself, unless the home is shared.
         warnings: what the person should be told.
     """
 
@@ -68,7 +67,6 @@ class Equipment:
         self.wanted = wanted
         self.lock = read_lock(wanted.checkout, wanted.stack)
         self.probes: dict[str, Probe] = {}
-        self.keepers: dict[str, str] = {}
         self.warnings: list[str] = []
         self._conda = False
         self._plan: environment.Plan | None = None
@@ -100,9 +98,6 @@ class Equipment:
         assert self._plan is not None
         return self._plan
 
-    def _keeps(self, host: Host) -> bool:
-        return self.keepers[host.name] == host.name
-
     def _look(self, host: Host, say: Say) -> None:
         found = probe(host, self.wanted.head_address)
         self.probes[host.name] = found
@@ -131,7 +126,6 @@ class Equipment:
             return failed | {host.name: UserError(HEAD_PROBLEM) for host in fit}
         probes = {host.name: self.probes[host.name] for host in fit}
         self.warnings = readiness.warnings(probes, stack=self.wanted.stack)
-        self.keepers = homes.find_keepers(fit)
         version = conda.PYTHON if self._conda else readiness.common_python(probes)
         self._kit = make_kit(self.wanted.checkout, self.wanted.records)
         wheels = packages.folder_of(head, self.lock, version)
@@ -158,7 +152,7 @@ class Equipment:
         self._trees.append(seal(head, folder))
 
     def _hand_out(self, hosts: Sequence[Host], say: SayFor) -> dict[str, UserError]:
-        head, *others = (host for host in hosts if self._keeps(host))
+        head, *others = (host for host in hosts if host.shares_home_of is None)
         failed: dict[str, UserError] = {}
         for tree in self._trees:
             left = [host for host in others if host.name not in failed]
@@ -166,8 +160,8 @@ class Equipment:
         return failed
 
     def _environment(self, host: Host, say: Say) -> None:
-        if not self._keeps(host):
-            say(f"shares the home of {self.keepers[host.name]}")
+        if host.shares_home_of:
+            say(f"its home folder is {host.shares_home_of}'s")
             return
         home = self.plan.home(host)
         empty = (
@@ -188,7 +182,7 @@ class Equipment:
         host.write(
             f"{host.layout.cluster}/{PROBE}", found.model_dump_json(indent=1).encode(), mode=0o644
         )
-        if not self._keeps(host):
+        if host.shares_home_of:
             return
         installed = environment.installed(host)
         probes = {name: self.probes[name] for name in self._names}
