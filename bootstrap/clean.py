@@ -16,7 +16,6 @@ from bootstrap.errors import UserError
 from bootstrap.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.hosts import Host, open_hosts
 from bootstrap.inventory import Inventory, read_inventory
-from bootstrap.layout import OWN_NAMES
 from bootstrap.steps import Say, Step, run_steps
 from bootstrap.table import watching_on_terminal
 from bootstrap.transfer import script
@@ -32,15 +31,11 @@ done
 :
 """
 RUNS = 'cd -- "$1" 2>/dev/null && ls -1 || :'
-# $1: the root, then the names in it that are ours. Another's file in it keeps the folder.
+# $1: the root, whose name is ours. What pip and conda made read-only goes too.
 REMOVE = """
-root=$1; shift
-cd -- "$root" 2>/dev/null || exit 0
-chmod -R u+w . 2>/dev/null
-for name; do
-  rm -rf -- "$name" "$name.new" "$name.old" "$name.partial" "$name".new-*
-done
-cd / && { rmdir -- "$root" 2>/dev/null || { ls -A -- "$root"; } ; }
+[ -d "$1" ] || exit 0
+chmod -R u+w -- "$1" 2>/dev/null
+rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
 """
 
 
@@ -72,9 +67,8 @@ def remove(host: Host, inventory: Inventory, say: Say) -> None:
     """Remove everything of ours from one node."""
     if inventory.kind != "local":
         cluster_ssh.leave(host, inventory)
-    left = host.run(script(REMOVE, host.layout.root, *OWN_NAMES)).stdout.split("\n")
-    if left != [""]:
-        say(f"left what is not ours: {' '.join(left)}")
+    say(f"removing {host.layout.root}")
+    host.run(script(REMOVE, host.layout.root))
 
 
 def clean(inventory: Inventory, hosts: Sequence[Host], sure: bool) -> int:

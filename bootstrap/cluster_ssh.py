@@ -7,7 +7,6 @@ ends in our mark, and lets the key in from the cluster's addresses alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from bootstrap.host_keys import HostKey
 from bootstrap.hosts import Host
 from bootstrap.inventory import Inventory, Node
 from bootstrap.layout import Layout
-from bootstrap.transfer import script
+from bootstrap.transfer import put, script
 
 MARK = "xeon-diffusion:"
 CONNECT_SECONDS = 10
@@ -92,7 +91,7 @@ def join(
 
     def equip(host: Host) -> UserError | None:
         try:
-            _write_differing(host, files)
+            put(host, files)
             host.run(script(AUTHORIZE, _pattern(comment), line))
         except UserError as error:
             return error
@@ -112,11 +111,18 @@ def join(
         return None
 
     with ThreadPoolExecutor(max_workers=len(hosts)) as threads:
-        problems = dict(zip(hosts, threads.map(equip, hosts), strict=True))
-        equipped = [host for host in hosts if problems[host] is None]
+        owners = [host for host in hosts if host.shares_home_of is None]
+        problems = dict(zip(owners, threads.map(equip, owners), strict=True))
+        equipped = [host for host in hosts if problems.get(host) is None]
         if len(hosts) > 1 and problems[head] is None:
             problems |= dict(zip(equipped, threads.map(reach, equipped), strict=True))
     return {host.name: error for host, error in problems.items() if error}
+
+
+def alone(host: Host, inventory: Inventory) -> None:
+    """What a cluster of one machine holds of this: its nodefile and nodes.json."""
+    files = shared_files(inventory, {}, host.layout)
+    put(host, {path: files[path] for path in (host.layout.nodefile, host.layout.nodes_json)})
 
 
 def leave(host: Host, inventory: Inventory) -> None:
@@ -141,7 +147,9 @@ def shared_files(
 
 def known_hosts(nodes: Sequence[Node], keys: dict[str, list[HostKey]]) -> str:
     """A line a key, under the alias that `ssh_config` looks for."""
-    return "".join(f"{_alias(node)} {key.text}\n" for node in nodes for key in keys[node.name])
+    return "".join(
+        f"{_alias(node)} {key.text}\n" for node in nodes for key in keys.get(node.name, ())
+    )
 
 
 def ssh_config(nodes: Sequence[Node], layout: Layout) -> str:
@@ -191,14 +199,6 @@ def authorized_line(inventory: Inventory, public: str) -> str:
     if all(_is_address(address) for address in addresses):
         options += f',from="{",".join(dict.fromkeys(addresses))}"'
     return f"{options} {kind} {key} {MARK}{inventory.name}"
-
-
-def _write_differing(host: Host, files: dict[str, tuple[bytes, int]]) -> None:
-    listed = host.run(["sha256sum", "--", *files], check=False).stdout
-    there = {line[66:]: line[:64] for line in listed.splitlines()}
-    for path, (content, mode) in files.items():
-        if there.get(path) != hashlib.sha256(content).hexdigest():
-            host.write(path, content, mode)
 
 
 def _alias(node: Node) -> str:

@@ -8,11 +8,6 @@ from pathlib import Path
 
 ROOT_NAME = ".xeon-diffusion"
 ROOT_VARIABLE = "XEON_DIFFUSION_ROOT"
-# Everything that may lie in a node's root; `fab clean` removes these and nothing else.
-OWN_NAMES = (
-    "env", "envs", "wheels", "conda", "models", "data", "cluster", "hf", "activate", "runs", "done",
-    "homes", "logs",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

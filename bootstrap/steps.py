@@ -31,6 +31,7 @@ class Step:
         key: what it was done for; the same key found on the node: it is skipped. None: always run.
         after_all: begins when every node is through with the steps before it.
         only: "head" or "workers"; None: every node.
+        each_home: nodes that share another's home folder leave it to that one.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Step:
     key: Callable[[Host], str] | None = None
     after_all: bool = False
     only: str | None = None
+    each_home: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ def run_steps(
                     error = future.result()
                     if error:
                         failed[host.name] = error
+                for host in left:
+                    if host.shares_home_of in failed and host.name not in failed:
+                        failed[host.name] = UserError(
+                            f"{host.name}: its home folder is {host.shares_home_of}'s, which failed"
+                        )
     except KeyboardInterrupt:
         for host in hosts:
             host.interrupt()
@@ -153,6 +160,8 @@ def _alone(
     for step in steps:
         assert isinstance(step, Step)
         if step.only == ("workers" if is_head else "head"):
+            continue
+        if step.each_home and host.shares_home_of is not None:
             continue
         error = _one(host, step, watcher)
         if error:

@@ -12,7 +12,7 @@ import os
 import shlex
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
@@ -112,6 +112,15 @@ def read(host: Host, path: str) -> bytes:
     if output.exit_code != 0:
         raise UserError(f"{host.name}: {path} cannot be read: {output.stderr_text.strip()}")
     return bytes(content)
+
+
+def put(host: Host, files: Mapping[str, tuple[bytes, int]]) -> None:
+    """Write those of `files` (path -> content and mode) that are not there as they should be."""
+    listed = host.run(["sha256sum", "--", *files], check=False).stdout
+    there = {line[66:]: line[:64] for line in listed.splitlines()}
+    for path, (content, mode) in files.items():
+        if there.get(path) != hashlib.sha256(content).hexdigest():
+            write(host, path, content, mode)
 
 
 def send(host: Host, source: Path, path: str, on_bytes: OnBytes | None, *, exact: bool) -> None:
