@@ -33,7 +33,7 @@ def activation(root: str, variables: Mapping[str, str], oneccl_setvars: str | No
             # Behind what oneCCL's script has put there: its libraries fit its bindings.
             folder = shlex.quote(value)
             lines.append(
-                f"case :$LD_LIBRARY_PATH: in *:{folder}:*) ;; "
+                f"case :${{LD_LIBRARY_PATH:-}}: in *:{folder}:*) ;; "
                 f"*) LD_LIBRARY_PATH=${{LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}}{folder} ;; esac"
             )
             lines.append("export LD_LIBRARY_PATH")
