@@ -119,6 +119,8 @@ def set_up(
             host.run(line)
         say(f"installing {len(plan.lock.pins)} packages")
         host.run(install_line(plan, home, pip))
+    else:
+        say("already there")
     there = host.run(script('cat "$1" 2>/dev/null || :', f"{home}/{KIT}")).stdout.strip()
     if there != plan.kit.key:
         say("this checkout's code")

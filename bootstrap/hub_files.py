@@ -30,10 +30,12 @@ def pipeline_files(names: Iterable[str], variant: str | None = None) -> list[str
             if name == INDEX:
                 chosen.append(name)
         elif len(path.parts) == 2 and not path.name.startswith("."):
-            weights = path.suffix == ".safetensors"
-            if weights and _variant(path.name) == variant:
-                chosen.append(name)
-            elif path.suffix in CONFIGS and _shards_of(path.name) in (None, variant or ""):
+            if path.suffix == ".safetensors":
+                fits = _variant(path.name) == variant
+            else:
+                listed = _shards_of(path.name)
+                fits = path.suffix in CONFIGS and listed in (None, variant or "")
+            if fits:
                 chosen.append(name)
     return chosen
 

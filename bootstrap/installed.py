@@ -1,6 +1,6 @@
-"""What an environment holds, said by the environment itself: `env/bin/python -m bootstrap.installed`.
+"""What an environment holds, said by itself: `env/bin/python -m bootstrap.installed`.
 
-Prints one JSON object. `--import` imports the packages that everything stands on first, so that one
+Prints one JSON object. `--import STACK` first imports what everything stands on, so that a package
 which installs but does not load is a failure here and not in the middle of a training.
 """
 

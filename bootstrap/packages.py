@@ -31,7 +31,7 @@ def folder_of(host: Host, lock: Lock, version: str) -> str:
     return f"{host.layout.wheels}/{lock.stack}-{lock.key(version)}"
 
 
-def download_line(python: str, pip: str, part: Part, folder: str) -> str:
+def download_line(python: str, version: str, pip: str, part: Part, folder: str) -> str:
     """The command that fetches one index's part; its requirement file is the standard input.
 
     Where every line has its hash, nothing else is accepted. Wheels that an earlier attempt left in
@@ -39,6 +39,7 @@ def download_line(python: str, pip: str, part: Part, folder: str) -> str:
     """
     arguments = [
         "download", "--no-deps", "--only-binary=:all:", "--progress-bar=off",
+        f"--python-version={version}",
         f"--retries={TRIES}", f"--timeout={SECONDS}", "--dest", folder,
     ]  # fmt: skip
     if all("--hash=" in line for line in part.lines):
@@ -67,7 +68,8 @@ def fetch(
     """Bring a stack's wheels to the head, unless they are there; returns their folder.
 
     Args:
-        python: an interpreter on the head of that version, which is every node's.
+        python: any interpreter on the head.
+        version: of every node's Python, such as "3.12".
         pip: the packed pip on the head.
         package_index: asked instead of all that the lock names.
 
@@ -88,7 +90,7 @@ def fetch(
             say(f"{arrived} of {len(lock.pins)}: {line.split()[1].partition('==')[0]}")
 
     for part in lock.parts(package_index):
-        line = download_line(python, pip, part, filling)
+        line = download_line(python, version, pip, part, filling)
         _download(head, part, line, progress, lock.stack)
     head.write(f"{filling}/{PINS}", lock.plain().encode(), mode=0o644)
     head.run(script(KEEP, filling, folder))
