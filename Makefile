@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for candidate in python3 python3.13 python3.12 python3.11
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo plan live test test-ipex lint format environment environment-intel lock clean
+.PHONY: help demo plan live rig rig-down test test-ipex test-rig lint format environment environment-intel lock clean
 
 help: ## Show this help
 	@echo 'Fine-tune Stable Diffusion on Intel Xeon clusters.'
@@ -30,11 +30,20 @@ plan: environment ## Show what `pulumi up` would create and what it costs; needs
 live: environment ## Create the cluster in Azure, look at it, destroy it: costs money, asks first
 	@.venv/bin/python scripts/live.py $(ARGS)
 
+rig: environment ## Bring up a cluster on this machine to play with (Linux, as root)
+	@.venv/bin/python -m tests.rig up $(ARGS)
+
+rig-down: environment ## Remove it without a trace
+	@.venv/bin/python -m tests.rig down $(ARGS)
+
 test: environment ## Run the tests
 	@.venv/bin/python -m pytest $(ARGS)
 
 test-ipex: environment-intel ## Run the tests that need Intel's PyTorch extension (Linux x86-64)
 	@.venv-intel/bin/python -m pytest -m ipex $(ARGS)
+
+test-rig: environment ## Run the tests that bring up hosts on this machine (Linux, as root)
+	@.venv/bin/python -m pytest -m rig $(ARGS)
 
 lint: environment ## Check style and types (ruff, mypy)
 	@.venv/bin/python -m ruff check .
@@ -54,6 +63,7 @@ environment-intel: ## Make .venv-intel: the same with Intel's PyTorch extension
 lock: ## Write requirements/*.txt anew from pyproject.toml
 	@$(PYTHON) scripts/environment.py lock upstream
 	@$(PYTHON) scripts/environment.py lock intel
+	@$(PYTHON) -m scripts.node_locks
 
 clean: ## Remove the environments
 	@$(PYTHON) scripts/environment.py clean

@@ -15,6 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.tiny_model import make_pictures, make_tiny_model
 
+pytest_plugins = ["tests.rig.fixtures"]
+
 # The intel environment holds no pulumi; `make test`, in the other one, runs these.
 collect_ignore_glob = (
     [] if importlib.util.find_spec("pulumi") else ["unit/test_infra_*", "integration/test_infra_*"]

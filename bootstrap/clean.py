@@ -1,0 +1,120 @@
+"""Remove from the nodes what `fab bootstrap` and `fab train` have put there, and nothing else.
+
+That is the folder ~/.xeon-diffusion (environment, models, pictures, runs and their results) and
+one line of ~/.ssh/authorized_keys. Packages of the system were never touched. `fab fetch` brings
+results home first; `fab destroy` is for machines in Azure that should be gone altogether.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from bootstrap import cluster_ssh
+from bootstrap.errors import UserError
+from bootstrap.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
+from bootstrap.hosts import Host, open_hosts
+from bootstrap.inventory import Inventory, read_inventory
+from bootstrap.steps import Say, Step, run_steps
+from bootstrap.table import watching_on_terminal
+from bootstrap.transfer import script
+
+# Standard input: the root, so that no process's words hold it on our account. Prints who runs.
+LIVE = """
+read -r root
+for words in /proc/[0-9]*/cmdline; do
+  pid=${words#/proc/}; pid=${pid%/cmdline}
+  [ -O "/proc/$pid" ] || continue
+  grep -aqsF -- "$root/" "$words" && echo "$pid $(tr '\\0' ' ' < "$words" | cut -c1-100)"
+done
+:
+"""
+RUNS = 'cd -- "$1" 2>/dev/null && ls -1 || :'
+# $1: the root, whose name is ours. What pip and conda made read-only goes too.
+REMOVE = """
+[ -d "$1" ] || exit 0
+chmod -R u+w -- "$1" 2>/dev/null
+rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
+"""
+
+
+def live_processes(host: Host) -> list[str]:
+    """What runs on a node out of our folder: a line each."""
+    found = host.run(["sh", "-c", LIVE], stdin=f"{host.layout.root}\n".encode())
+    return found.stdout.splitlines()
+
+
+def runs_on(host: Host) -> list[str]:
+    """The names of the runs whose results lie on a node."""
+    return host.run(script(RUNS, host.layout.runs)).stdout.splitlines()
+
+
+def refuse_while_live(hosts: Sequence[Host]) -> None:
+    """Raises UserError where something of ours is running."""
+    busy = [
+        f"  {host.name}: {line}" for host in hosts if not host.unreachable
+        for line in live_processes(host)
+    ]  # fmt: skip
+    if busy:
+        raise UserError(
+            "A run is going on; nothing was removed. `fab stop` ends it with a checkpoint.\n"
+            + "\n".join(busy)
+        )
+
+
+def remove(host: Host, inventory: Inventory, say: Say) -> None:
+    """Remove everything of ours from one node."""
+    if inventory.kind != "local":
+        cluster_ssh.leave(host, inventory)
+    say(f"removing {host.layout.root}")
+    host.run(script(REMOVE, host.layout.root))
+
+
+def clean(inventory: Inventory, hosts: Sequence[Host], sure: bool) -> int:
+    """Ask, then remove; 1 where a node failed or does not answer."""
+    refuse_while_live(hosts)
+    answering = [host for host in hosts if not host.unreachable]
+    runs = sorted({name for host in answering for name in runs_on(host)})
+    names = ", ".join(host.name for host in answering)
+    print(f"This removes {answering[0].layout.root if answering else 'nothing'} from: {names}")
+    if runs:
+        print(f"Results of these runs go with it (fab fetch brings them home): {', '.join(runs)}")
+    if not sure and not _agreed():
+        raise UserError("Nothing was removed.")
+    with watching_on_terminal(hosts) as watcher:
+        step = Step("clean", lambda host, say: remove(host, inventory, say))
+        failed = run_steps(hosts, [step], watcher)
+    for error in failed.values():
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise UserError("There is no terminal to ask in: pass --yes. Nothing was removed.")
+    return input("Remove it? [yes/no] ").strip().lower() == "yes"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`fab clean`."""
+    parser = argparse.ArgumentParser(prog="fab clean", description=__doc__)
+    parser.add_argument("--inventory", default="", help="as in fab bootstrap")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
+    chosen = parser.parse_args(argv)
+    try:
+        inventory = read_inventory(chosen.inventory)
+        ask = accept_all if chosen.accept_host_keys else ask_on_terminal
+        with open_hosts(inventory, ask) as hosts:
+            return clean(inventory, hosts, chosen.yes)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

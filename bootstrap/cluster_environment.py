@@ -1,0 +1,60 @@
+"""The variables that a rank, mpirun and a person's shell on a node need: one place for them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MASTER_PORT = 29500
+"""Where the ranks meet on the head, as torch.distributed's own default has it."""
+CCL_WORKERS = 1
+"""oneCCL's threads per rank that carry messages; a core is kept for each."""
+
+
+def cluster_environment(
+    root: str,
+    *,
+    master_address: str,
+    master_port: int = MASTER_PORT,
+    interface: str | None,
+    preload: Sequence[str] = (),
+    ccl_workers: int = CCL_WORKERS,
+    conda: bool = False,
+) -> dict[str, str]:
+    """What to export on a node before mpirun, accelerate or training starts.
+
+    PATH is not in it: it is the caller's, with `<root>/env/bin` put in front.
+
+    Args:
+        root: the folder that bootstrap filled, the same on every node.
+        master_address: the head's private address.
+        master_port: where the ranks meet there.
+        interface: this node's interface on the route to the head; None leaves the choice to
+            the libraries.
+        preload: the libraries that bootstrap found for LD_PRELOAD (libiomp5, tcmalloc).
+        ccl_workers: oneCCL's own threads per rank.
+        conda: whether the environment is conda's. Its lib folder holds an OpenSSL and a libstdc++
+            of its own, which the system's ssh must not meet.
+    """
+    environment = f"{root}/env"
+    variables = {
+        "HF_HOME": f"{root}/hf",
+        "MASTER_ADDR": master_address,
+        "MASTER_PORT": str(master_port),
+        "I_MPI_ROOT": environment,
+        "I_MPI_HYDRA_BOOTSTRAP": "ssh",
+        "I_MPI_HYDRA_BOOTSTRAP_EXEC": f"{root}/cluster/ssh",
+        # Without it Intel MPI takes the first provider that loads, RDMA ones included.
+        "FI_PROVIDER": "tcp",
+        "CCL_ATL_TRANSPORT": "ofi",
+        "CCL_WORKER_COUNT": str(ccl_workers),
+    }
+    if not conda:
+        # Intel MPI's library and its libfabric, for what calls MPI itself (oneCCL does).
+        variables["LD_LIBRARY_PATH"] = f"{environment}/lib"
+    if interface is not None:
+        variables["I_MPI_HYDRA_IFACE"] = interface
+        variables["FI_TCP_IFACE"] = interface
+        variables["GLOO_SOCKET_IFNAME"] = interface
+    if preload:
+        variables["LD_PRELOAD"] = ":".join(preload)
+    return variables

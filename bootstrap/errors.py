@@ -1,0 +1,40 @@
+"""The errors that a person can mend; each is one message that says how."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Says what is wrong, where, and what to do.
+
+    It is printed as `error: ...` without a traceback, and the process exits with 1.
+    """
+
+
+class CommandFailed(UserError):
+    """A command on a node ended with a code other than 0.
+
+    Attributes:
+        host: the node's name.
+        step: what was being done, in the words of the table.
+        exit_code: the command's.
+        last_lines: the end of what it printed.
+    """
+
+    def __init__(self, host: str, step: str, exit_code: int, last_lines: str) -> None:
+        self.host, self.step, self.exit_code, self.last_lines = host, step, exit_code, last_lines
+        said = "\n".join(f"    {line}" for line in last_lines.splitlines()) or "    (no output)"
+        super().__init__(
+            f"{host}: {step or 'a command'} failed with exit code {exit_code}:\n{said}"
+        )
+
+
+class TimedOut(UserError):
+    """A command on a node took longer than it may; it was ended there."""
+
+
+class ConnectionLost(UserError):
+    """The connection to a node broke; what was running there is ended, and repeating continues."""
+
+
+class Interrupted(UserError):
+    """Ctrl-C here; what was running on the node was ended."""

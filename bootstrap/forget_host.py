@@ -1,0 +1,55 @@
+"""Forget a node's host key, after it was replaced: the next command shows the new one and asks.
+
+Do this only when you know why the key has changed: a node that `pulumi up` made anew has a new
+one, and so has a machine that was installed anew. Nothing is sent to any node by this command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bootstrap.errors import UserError
+from bootstrap.host_keys import Pins
+from bootstrap.layout import records
+
+CLUSTERS = records("x").folder.parent
+
+
+def forget(node: str, cluster: str | None = None) -> list[Path]:
+    """Unpin a node in one cluster, or in all that know it; returns the files that changed.
+
+    Raises:
+        UserError: no cluster knows it; the names that are known are listed.
+    """
+    folders = [records(cluster).folder] if cluster else sorted(CLUSTERS.glob("*/"))
+    pins = [Pins(records(folder.name).known_hosts) for folder in folders]
+    changed = [pin.file for pin in pins if pin.forget(node)]
+    if not changed:
+        known = [f"{name} ({pin.file})" for pin in pins for name in pin.names()]
+        raise UserError(
+            f"No cluster here knows a node named {node}."
+            + (f" Known: {', '.join(known)}." if known else " No host key is pinned yet.")
+        )
+    return changed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`fab forget-host --node NAME`."""
+    parser = argparse.ArgumentParser(prog="fab forget-host", description=__doc__)
+    parser.add_argument("--node", required=True, help="its name, as the message has it")
+    parser.add_argument("--cluster", help="only in this one: a folder's name in .cluster/")
+    chosen = parser.parse_args(argv)
+    try:
+        for file in forget(chosen.node, chosen.cluster):
+            print(f"{chosen.node} is forgotten in {file}.")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

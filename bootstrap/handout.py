@@ -1,0 +1,201 @@
+"""A folder from the head to all other nodes, inside the cluster: the internet is asked once.
+
+The person's machine only gives the commands. The bytes go from node to node as a tar stream over
+the cluster's own ssh, and each node that has the folder sends it on. What arrives lies in
+`<folder>.partial` until every file has the SHA-256 that the head computed; only then does it get
+its name. Beside it, `<folder>.sha256` says what it holds.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bootstrap.errors import UserError
+from bootstrap.transfer import script
+from bootstrap.waves import Waves
+
+if TYPE_CHECKING:
+    from bootstrap.hosts import Host
+
+Say = Callable[[str], None]
+SayOf = Callable[["Host", str], None]
+
+# $1: the folder. Prints its manifest, which is computed once.
+SEAL = """set -e
+cd "$1"
+if [ ! -f "$1.sha256" ]; then
+    find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum > "$1.sha256.partial"
+    if grep -q '^\\\\' "$1.sha256.partial"; then
+        echo "a file's name has a line break or a backslash in it" >&2; exit 3
+    fi
+    sync -f "$1" 2>/dev/null || sync
+    mv "$1.sha256.partial" "$1.sha256"
+fi
+cat "$1.sha256"
+"""
+
+# $1: the folder; input: the manifest. Prints what is missing, or nothing and exits with 10 where
+# the folder is already what the manifest says.
+MISSING = """set -e
+tree=$1; partial=$1.partial
+mkdir -p "$(dirname "$tree")" "$partial"
+cat > "$partial.sha256"
+if [ -d "$tree" ] && cmp -s "$partial.sha256" "$tree.sha256"; then
+    rm -rf "$partial" "$partial.sha256"; exit 10
+fi
+if [ -d "$tree" ]; then
+    cd "$tree"
+    LC_ALL=C sha256sum --check "$partial.sha256" 2>/dev/null | sed -n 's/: OK$//p' |
+        while IFS= read -r file; do
+            mkdir -p "$partial/$(dirname "$file")"; ln -f "$file" "$partial/$file"
+        done
+fi
+cd "$partial"
+LC_ALL=C sha256sum --check "$partial.sha256" 2>/dev/null | sed -n 's/: FAILED.*$//p' |
+    while IFS= read -r file; do rm -f "$file"; printf '%s\\n' "$file"; done
+"""
+
+# $1: the folder. What a killed attempt or an older version left is not in the manifest: it goes.
+FINISH = """set -e
+tree=$1; partial=$1.partial
+cd "$partial"
+LC_ALL=C sha256sum --check --strict --quiet "$partial.sha256" >&2
+cut -c 67- "$partial.sha256" | LC_ALL=C sort > "$partial.wanted"
+find . -type f | LC_ALL=C sort | LC_ALL=C comm -23 - "$partial.wanted" |
+    while IFS= read -r file; do rm -f "$file"; done
+rm -f "$partial.wanted"
+sync -f "$partial" 2>/dev/null || sync
+cd "$(dirname "$tree")"
+rm -rf "$tree.old" "$tree.sha256"
+if [ -d "$tree" ]; then mv "$tree" "$tree.old"; fi
+mv "$partial" "$tree"
+mv "$partial.sha256" "$tree.sha256"
+rm -rf "$tree.old"
+"""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A folder that every node is to have.
+
+    Attributes:
+        path: absolute, the same on all.
+        manifest: `sha256sum`'s lines, sorted by name.
+    """
+
+    path: str
+    manifest: str
+
+    @property
+    def files(self) -> int:
+        """How many."""
+        return len(self.manifest.splitlines())
+
+
+def seal(host: Host, path: str) -> Tree:
+    """Compute what a folder holds, unless that was done before.
+
+    Raises:
+        UserError: it is not there, or has names that cannot be handed out.
+    """
+    return Tree(path, host.run(script(SEAL, path)).stdout)
+
+
+def unsealed(path: str) -> str:
+    """A shell command to run before a sealed folder is changed."""
+    return shlex.join(["rm", "-f", f"{path}.sha256"])
+
+
+def missing(host: Host, tree: Tree) -> list[str] | None:
+    """The files that a node lacks; None: the folder is there already."""
+    finished = host.run(script(MISSING, tree.path), stdin=tree.manifest.encode(), check=False)
+    if finished.exit_code == 10:
+        return None
+    if finished.exit_code != 0:
+        raise UserError(f"{host.node.name}: {tree.path}: {finished.stderr.strip()[-400:]}")
+    return finished.stdout.splitlines()
+
+
+def copy(sender: Host, receiver: Host, tree: Tree, say: Say) -> None:
+    """Send what the receiver lacks, from node to node, and put it in place there.
+
+    Raises:
+        UserError: it did not arrive whole.
+    """
+    lacking = missing(receiver, tree)
+    if lacking is None:
+        return
+    if lacking:
+        say(f"{len(lacking)} of {tree.files} files from {sender.node.name}")
+        there = script('mkdir -p "$1" && exec tar -xf - -C "$1"', f"{tree.path}.partial")
+        send = shlex.join([sender.layout.ssh, receiver.node.address, there])
+        pack = shlex.join(["tar", "-C", tree.path, "-cf", "-", "-T", "-"])
+        sender.run(f"{pack} | {send}", stdin="".join(f"{name}\n" for name in lacking).encode())
+    receiver.run(script(FINISH, tree.path))
+
+
+def hand_out(
+    tree: Tree, sources: Sequence[Host], targets: Sequence[Host], say: SayOf
+) -> dict[str, UserError]:
+    """Bring a folder to every target, each that has it sending it on.
+
+    Args:
+        tree: sealed on the sources.
+        sources: nodes that have it: the head.
+        targets: nodes that may lack it.
+        say: told what happens to which target.
+
+    Returns:
+        by name, why a target did not get it. All others have it.
+    """
+    failures: dict[str, UserError] = {}
+    by_name = {host.node.name: host for host in (*sources, *targets)}
+    having = [host.node.name for host in sources]
+
+    def look(host: Host) -> bool | UserError:
+        try:
+            return missing(host, tree) is None
+        except UserError as error:
+            return error
+
+    def transfer(pair: tuple[str, str]) -> UserError | None:
+        sender, receiver = (by_name[name] for name in pair)
+        try:
+            copy(sender, receiver, tree, lambda text: say(receiver, text))
+        except UserError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(max_workers=max(1, len(targets))) as pool:
+        lacking = []
+        for host, found in zip(targets, pool.map(look, targets), strict=True):
+            if isinstance(found, UserError):
+                failures[host.node.name] = found
+            elif found:
+                having.append(host.node.name)
+            else:
+                lacking.append(host.node.name)
+        waves = Waves(having, lacking)
+        running: dict[Future[UserError | None], tuple[str, str]] = {}
+        while not waves.over:
+            for pair in waves.start():
+                running[pool.submit(transfer, pair)] = pair
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                pair = running.pop(future)
+                problem = future.result()
+                if problem is None:
+                    waves.finished(*pair)
+                else:
+                    failures[pair[1]] = problem
+                    waves.failed(*pair)
+    left = set(waves.left_out)
+    return {
+        name: problem
+        for name, problem in failures.items()
+        if name in left or name not in lacking
+    }

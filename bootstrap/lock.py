@@ -1,0 +1,116 @@
+"""What a node's lock file pins, and which index each part of it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootstrap.errors import UserError
+
+STACKS = ("intel", "upstream")
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+ONECCL_INDEX = "https://pytorch-extension.intel.com/release-whl/stable/cpu/us/"
+OWN_INDEX = {"torch": TORCH_INDEX, "oneccl-bind-pt": ONECCL_INDEX}
+"""Packages that the general index does not have, or not as nodes need them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pins that one index is asked for.
+
+    Attributes:
+        index: its URL; None: what pip is configured to ask on the head (PyPI).
+        lines: requirement lines, with hashes where the lock has them.
+    """
+
+    index: str | None
+    lines: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The packages."""
+        return tuple(line.split("==")[0] for line in self.lines)
+
+    def requirements(self) -> str:
+        """The requirement file. It names the index, which so appears in no process list."""
+        first = [] if self.index is None else [f"--index-url {self.index}"]
+        return "".join(f"{line}\n" for line in [*first, *self.lines])
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A stack's lock file, read.
+
+    Attributes:
+        stack: "intel" or "upstream".
+        pins: name -> version.
+        lines: requirement lines by name.
+    """
+
+    stack: str
+    pins: dict[str, str]
+    lines: dict[str, str]
+
+    def parts(self, package_index: str | None) -> list[Part]:
+        """The lock by index; `package_index` replaces all of them.
+
+        Those with indexes of their own come first: they are what fails.
+        """
+        own: dict[str, list[str]] = {}
+        general = []
+        for name, line in self.lines.items():
+            if name in OWN_INDEX:
+                own.setdefault(package_index or OWN_INDEX[name], []).append(line)
+            else:
+                general.append(line)
+        parts = [Part(index, tuple(lines)) for index, lines in own.items()]
+        return [*parts, Part(package_index, tuple(general))]
+
+    def key(self, python: str) -> str:
+        """Names the wheels of this lock for a version of Python."""
+        text = "\n".join([python, *self.lines.values()])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def plain(self) -> str:
+        """The pins without hashes, for an installation from wheels already checked."""
+        return "".join(f"{name}=={version}\n" for name, version in self.pins.items())
+
+
+def lock_path(checkout: Path, stack: str) -> Path:
+    """The lock file of a stack."""
+    return checkout / "requirements" / f"node-{stack}.txt"
+
+
+def read_lock(checkout: Path, stack: str) -> Lock:
+    """Read a stack's lock.
+
+    Raises:
+        UserError: there is no such stack, or the checkout is not whole.
+    """
+    if stack not in STACKS:
+        raise UserError(f"no stack named {stack}: choose one of {', '.join(STACKS)}.")
+    path = lock_path(checkout, stack)
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run this in the checkout, or `git checkout` it.")
+    lines: dict[str, str] = {}
+    pins: dict[str, str] = {}
+    for line in _joined(path.read_text(encoding="utf-8").splitlines()):
+        found = re.match(r"([A-Za-z0-9._-]+)==([^\s;]+)", line)
+        if found:
+            lines[found[1]] = line
+            pins[found[1]] = found[2]
+    return Lock(stack, pins, lines)
+
+
+def _joined(lines: Sequence[str]) -> list[str]:
+    """Lines that end in a backslash go on in the next."""
+    joined, open_line = [], ""
+    for line in lines:
+        open_line += line.strip().removesuffix("\\")
+        if not line.rstrip().endswith("\\"):
+            joined.append(open_line)
+            open_line = ""
+    return joined

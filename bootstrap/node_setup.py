@@ -1,0 +1,220 @@
+"""The steps from a bare node to one that trains, in order; each leaves alone what is done.
+
+The head fetches from the internet, and hands out inside the cluster; so does it with what the
+person sends. Everything is made from what lies on a node's own disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bootstrap import (
+    cluster_ssh,
+    conda,
+    environment,
+    home_sharing,
+    inputs,
+    packages,
+    readiness,
+    transfer,
+)
+from bootstrap.accelerate_config import accelerate_config
+from bootstrap.activation import activation
+from bootstrap.cluster_environment import cluster_environment
+from bootstrap.environment import Plan
+from bootstrap.errors import UserError
+from bootstrap.handout import Tree, hand_out, seal
+from bootstrap.host_keys import Pins
+from bootstrap.hosts import Host
+from bootstrap.inputs import Input
+from bootstrap.inventory import Inventory
+from bootstrap.kit import Kit, send_kit
+from bootstrap.layout import records
+from bootstrap.lock import Lock
+from bootstrap.probe import Probe, probe
+from bootstrap.steps import Say, SayFor, Step, Together
+from bootstrap.transfer import script
+
+Failures = dict[str, UserError]
+
+
+@dataclass
+class NodeSetup:
+    """What the steps share.
+
+    Attributes:
+        inventory: the cluster.
+        lock: of the stack.
+        kit: the checkout's own code.
+        environment: "auto", "conda" or "venv".
+        package_index: asked in place of all that the lock names; None: those.
+        wanted: the model and the pictures.
+        hub_token: None: none is sent.
+        say: told what a person should know of the nodes.
+    """
+
+    inventory: Inventory
+    lock: Lock
+    kit: Kit
+    environment: str
+    package_index: str | None
+    wanted: Sequence[Input]
+    hub_token: str | None
+    say: Callable[[str], None]
+    probes: dict[str, Probe] = field(default_factory=dict)
+    trees: list[Tree] = field(default_factory=list)
+    plan: Plan | None = None
+
+    def steps(self, hosts: Sequence[Host]) -> list[Step | Together]:
+        """All of them; `hosts` are the cluster's nodes, the head first."""
+        return [
+            Step("examine", self._examine),
+            Together("choose", self._choose),
+            *home_sharing.steps(hosts),
+            Together("node-to-node SSH", self._join),
+            Step("packages", self._fetch_packages, only="head"),
+            Together("hand out packages", self._hand_out),
+            Step("environment", self._make_environment, each_home=True),
+            Step("model and pictures", self._fetch_inputs, only="head"),
+            Together("hand out model and pictures", self._hand_out),
+            Step("settings", self._settings, each_home=True),
+        ]
+
+    @property
+    def head_address(self) -> str:
+        """Where the ranks meet."""
+        return self.inventory.head.address
+
+    def _examine(self, host: Host, say: Say) -> None:
+        self.probes[host.name] = found = probe(host, self.head_address)
+        say(f"{found.processor.generation}, {found.cores} cores")
+
+    def _choose(self, hosts: Sequence[Host], say: SayFor) -> Failures:
+        head = hosts[0]
+        by_conda = self._by_conda(head)
+        failed: Failures = {}
+        for host in hosts:
+            there = host.run(script('test -e "$1"', host.layout.env), check=False).exit_code == 0
+            refused = readiness.refusals(
+                host.name,
+                self.probes[host.name],
+                stack=self.lock.stack,
+                root=host.layout.root,
+                conda=by_conda,
+                equipped=there,
+            )
+            if host.layout.root != head.layout.root:
+                refused.append(
+                    f"{host.name}: its home is not where the head's is ({host.layout.root}, not"
+                    f" {head.layout.root}): set XEON_DIFFUSION_ROOT to a folder that all have."
+                )
+            if refused:
+                failed[host.name] = UserError("\n".join(refused))
+        left = {host.name: self.probes[host.name] for host in hosts if host.name not in failed}
+        if head.name in left:
+            version = conda.PYTHON if by_conda else readiness.common_python(left)
+            wheels = packages.folder_of(head, self.lock, version)
+            self.plan = Plan(self.lock, self.kit, by_conda, version, wheels)
+            self._tell(left)
+        return failed
+
+    def _by_conda(self, head: Host) -> bool:
+        if self.environment != "auto":
+            return self.environment == "conda"
+        try:  # What was chosen once is kept: changing it would build everything anew.
+            return bool(environment.installed(head)["environment"] == "conda")
+        except UserError:
+            return conda.channel_answers(head)
+
+    def _tell(self, probes: dict[str, Probe]) -> None:
+        for name, found in probes.items():
+            self.say(
+                f"{name}: {found.processor.generation} ({found.processor.abilities}),"
+                f" {found.cores} cores, {found.memory / 2**30:.0f} GiB, {found.system}"
+            )
+        for warning in readiness.warnings(probes, stack=self.lock.stack):
+            self.say(f"warning: {warning}")
+
+    def _join(self, hosts: Sequence[Host], say: SayFor) -> Failures:
+        if self.inventory.kind == "local":
+            cluster_ssh.alone(hosts[0], self.inventory)
+            return {}
+        pins = Pins(records(self.inventory.name).known_hosts)
+        keys = {node.name: pins.of(node.name) for node in self.inventory.nodes}
+        return cluster_ssh.join(hosts, self.inventory, keys, say)
+
+    def _fetch_packages(self, head: Host, say: Say) -> None:
+        plan = self._planned()
+        self.trees = [seal(head, send_kit(head, self.kit))]
+        if plan.conda:
+            self.trees.append(seal(head, conda.fetch(head, say)))
+            python = f"{conda.conda_home(head)}/bin/python"
+        else:
+            python = readiness.python_of(self.probes[head.name], plan.version).path
+        folder = packages.fetch(
+            head,
+            self.lock,
+            python=python,
+            version=plan.version,
+            pip=self.kit.pip(head),
+            package_index=self.package_index,
+            say=say,
+        )
+        self.trees.append(seal(head, folder))
+
+    def _hand_out(self, hosts: Sequence[Host], say: SayFor) -> Failures:
+        owners = home_sharing.own_homes(hosts)
+        failed: Failures = {}
+        for tree in self.trees:
+            targets = [host for host in owners[1:] if host.name not in failed]
+            failed |= hand_out(tree, owners[:1], targets, lambda host, text: say(host, text))
+        return failed
+
+    def _make_environment(self, host: Host, say: Say) -> None:
+        plan = self._planned()
+        found, home = self.probes[host.name], plan.home(host)
+        empty: Sequence[Sequence[str] | str]
+        if plan.conda:
+            empty = conda.empty_lines(host, home)
+        else:
+            python = readiness.python_of(found, plan.version).path
+            empty = environment.venv_lines(python, home)
+        environment.set_up(host, plan, empty, found.tcmalloc, say)
+
+    def _fetch_inputs(self, head: Host, say: Say) -> None:
+        if self.hub_token:
+            inputs.store_token(head, self.hub_token)
+        self.trees = [inputs.bring(head, wanted, say) for wanted in self.wanted]
+
+    def _settings(self, host: Host, say: Say) -> None:
+        del say
+        found = environment.installed(host)
+        ranks = {node.name: rank for rank, node in enumerate(self.inventory.nodes)}
+        variables = cluster_environment(
+            host.layout.root,
+            master_address=self.head_address,
+            interface=self.probes[host.name].interface,
+            preload=found["preload"],
+            conda=found["environment"] == "conda",
+        )
+        accelerate = accelerate_config(
+            machine_rank=ranks[host.name],
+            num_machines=len(self.inventory.nodes),
+            main_process_ip=self.head_address,
+            mixed_precision=readiness.mixed_precision(self.probes),
+        )
+        script_text = activation(host.layout.root, variables, found["oneccl_setvars"] or None)
+        files = {
+            host.layout.accelerate_config: (accelerate.encode(), 0o644),
+            host.layout.activate: (script_text.encode(), 0o644),
+        }
+        transfer.put(host, files)
+
+    def _planned(self) -> Plan:
+        assert self.plan is not None, "nothing was chosen"
+        return self.plan
+
+
+CHECKOUT = Path(__file__).parent.parent

@@ -1,0 +1,229 @@
+"""A node over SSH."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any
+
+import paramiko
+
+from bootstrap.connecting import CONNECT_SECONDS, Checked, Connector, Unreachable
+from bootstrap.errors import ConnectionLost, UserError
+from bootstrap.host_keys import HostKey, HostKeyRefused, Pins, compare, question
+from bootstrap.hosts import CHUNK, Ask, Host, OnBytes, OnLine
+from bootstrap.inventory import Inventory, Node
+from bootstrap.layout import node_root, records
+from bootstrap.output import Output
+from bootstrap.remote_shell import GRACE_SECONDS, watched
+
+IDLE_SECONDS = 30.0
+AGAIN_SECONDS = 3.0
+BootLog = Callable[[Sequence[str]], Mapping[str, Collection[str]]]
+
+
+class SshHost(Host):
+    """A node that is reached over SSH, through the head or directly.
+
+    Attributes:
+        key: its host key, as it was verified.
+    """
+
+    def __init__(self, node: Node, connection: Checked) -> None:
+        super().__init__(node, "")
+        self._connection = connection
+
+    @property
+    def host_key(self) -> HostKey:
+        """The key that the node has shown, which is the pinned one."""
+        key = self._connection.transport.get_remote_server_key()
+        return HostKey(key.get_name(), key.asbytes())
+
+    def stream(
+        self,
+        line: str,
+        stdin: IO[bytes],
+        stdin_bytes: int,
+        *,
+        timeout: float | None = None,
+        on_line: OnLine | None = None,
+        sink: Callable[[bytes], None] | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> Output:
+        """See `Host.stream`."""
+        with self._taking(line, on_line, sink) as output:
+            channel = self._channel()
+            try:
+                channel.exec_command(watched(line, stdin_bytes))
+                _start(_pump, channel.recv, output.out)
+                _start(_pump, channel.recv_stderr, output.err)
+                _start(_feed, channel, stdin, stdin_bytes, on_bytes)
+                output.wait(timeout, IDLE_SECONDS, self._check_answers)
+                output.exit_code = channel.recv_exit_status()
+            except paramiko.SSHException as error:
+                raise self._lost() from error
+            except BaseException:
+                _end(channel)
+                raise
+            finally:
+                channel.close()
+            if output.exit_code < 0:
+                raise self._lost()
+        return output
+
+    def find_root(self) -> None:
+        """Ask the node for its home folder, where everything of ours goes."""
+        if self.unreachable is None:
+            home = self.run('printf %s "$HOME"', timeout=CONNECT_SECONDS).stdout
+            self.layout = type(self.layout)(node_root(home))
+
+    def close(self) -> None:
+        """Hang up; what is running there ends."""
+        with contextlib.suppress(OSError, EOFError):
+            self._connection.close()
+
+    def _channel(self) -> Any:
+        transport = self._connection.transport
+        if transport is None or not transport.is_active():
+            raise self._lost()
+        try:
+            return transport.open_session(timeout=CONNECT_SECONDS)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost() from error
+
+    def _check_answers(self) -> None:
+        """A node that has vanished behind the head is not noticed otherwise."""
+        with contextlib.suppress(paramiko.ChannelException):  # It says no: it answers.
+            self._channel().close()
+
+    def _lost(self) -> ConnectionLost:
+        return ConnectionLost(
+            f"{self.name}: the connection broke during {self.step or 'a command'}. What was running"
+            " there is ended. The same command again goes on where this one was."
+        )
+
+
+def connect_all(
+    inventory: Inventory,
+    ask: Ask,
+    *,
+    wait_seconds: float = 0.0,
+    boot_log: BootLog | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> list[Host]:
+    """Connect to every node at once, workers through the head.
+
+    Args:
+        inventory: the nodes.
+        ask: shown the fingerprints of all hosts met for the first time; True: pin them.
+        wait_seconds: how long a node may take to answer.
+        boot_log: told nodes' names, says what fingerprints their boot logs hold.
+        on_wait: told why a node is being waited for.
+
+    Raises:
+        HostKeyRefused: the person did not accept new keys, or a boot log names others.
+    """
+    pins = Pins(records(inventory.name).known_hosts)
+    connector = Connector(inventory, pins)
+    end = time.monotonic() + wait_seconds
+    offered: dict[Node, HostKey] = {}
+    stop = threading.Event()
+    head = SshHost(inventory.head, connector.connection(inventory.head, None))
+
+    def meet(host: SshHost) -> None:
+        key = _open(connector, host, end, stop, on_wait)
+        if key:
+            offered[host.node] = key
+
+    meet(head)
+    hosts = [head]
+    for node in inventory.workers:
+        worker = SshHost(node, connector.connection(node, head._connection))
+        if head.unreachable:
+            worker.unreachable = UserError(
+                f"{node.name} is reached through the head, {head.name}, which is not."
+            )
+        hosts.append(worker)
+    with ThreadPoolExecutor(max_workers=len(hosts)) as threads:
+        try:
+            list(threads.map(meet, [host for host in hosts[1:] if not host.unreachable]))
+            _settle(inventory, pins, offered, ask, boot_log)
+            list(threads.map(SshHost.find_root, hosts))
+        except BaseException:
+            stop.set()
+            for host in reversed(hosts):
+                host.close()
+            raise
+    return list(hosts)
+
+
+def _open(
+    connector: Connector,
+    host: SshHost,
+    end: float,
+    stop: threading.Event,
+    on_wait: Callable[[str], None] | None,
+) -> HostKey | None:
+    while True:
+        try:
+            return connector.open(host.node, host._connection)
+        except Unreachable as error:
+            if not error.may_pass or time.monotonic() + AGAIN_SECONDS > end:
+                host.unreachable = error
+                return None
+            if on_wait:
+                on_wait(str(error))
+            if stop.wait(AGAIN_SECONDS):
+                host.unreachable = error
+                return None
+        except HostKeyRefused as error:
+            host.unreachable = error
+            return None
+
+
+def _settle(
+    inventory: Inventory,
+    pins: Pins,
+    offered: dict[Node, HostKey],
+    ask: Ask,
+    boot_log: BootLog | None,
+) -> None:
+    """Pin what the person accepts of the keys met for the first time, in the nodes' order."""
+    new = {node: offered[node] for node in inventory.nodes if node in offered}
+    if not new:
+        return
+    said = compare(new, boot_log([node.name for node in new]) if boot_log else {})
+    if not ask(question(new, said)):
+        raise HostKeyRefused("The host keys were not accepted; nothing was run anywhere.")
+    pins.add(new)
+
+
+def _start(work: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=work, args=arguments, daemon=True).start()
+
+
+def _pump(receive: Callable[[int], bytes], take: Callable[[bytes], None]) -> None:
+    with contextlib.suppress(OSError):
+        while piece := receive(CHUNK):
+            take(piece)
+    take(b"")
+
+
+def _feed(channel: Any, source: IO[bytes], size: int, on_bytes: OnBytes | None) -> None:
+    # The writing side stays open: as long as it is, somebody here waits (see remote_shell).
+    with contextlib.suppress(OSError, ValueError):
+        while size > 0 and (piece := source.read(min(CHUNK, size))):
+            channel.sendall(piece)
+            size -= len(piece)
+            if on_bytes:
+                on_bytes(len(piece))
+
+
+def _end(channel: Any) -> None:
+    """Ask for the end of what runs, and wait until it is there."""
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        channel.shutdown_write()
+        channel.status_event.wait(2 * GRACE_SECONDS)

@@ -1,0 +1,151 @@
+"""Write requirements/node-upstream.txt and node-intel.txt, which pin what the cluster's nodes get.
+
+    python -m scripts.node_locks [upstream] [intel]
+
+A node needs the extras `train` and `node`, and for the intel stack `intel`: no tools, no Pulumi.
+The versions are those of the checkout's own environments, so nodes compute with what the tests ran
+on. Every wheel's sha256 is in the lock, for each Python that a node may have. Two packages come
+from indexes of their own, which are asked for when a cluster is made: torch, always the CPU build,
+and the oneCCL bindings. Those are pinned by version; bootstrap records their sha256 as they arrive
+on the head and every other node is held to that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts import environment
+from scripts.environment import PROFILES, SetupError, Steps
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONS = ("3.11", "3.12", "3.13")
+PLATFORMS = (
+    "manylinux_2_28", "manylinux_2_27", "manylinux_2_26", "manylinux_2_24", "manylinux_2_17",
+    "manylinux2014", "manylinux2010", "manylinux_2_5", "manylinux1", "linux",
+)  # fmt: skip
+# libiomp5 alone is used of intel-openmp, and it needs nothing of this runtime for Intel's GPUs.
+NEVER_LOADED = ("intel-cmplr-lib-ur",)
+EXTRAS = {"upstream": ("train", "node"), "intel": ("train", "intel", "node")}
+
+
+def own_index(stack: str) -> list[str]:
+    """The pins of a stack that come from indexes of their own and so stay without a hash."""
+    profile = PROFILES[stack]
+    pins = [f"torch=={profile.torch}+cpu"]
+    if profile.oneccl is not None:
+        pins.append(f"oneccl-bind-pt=={profile.oneccl}")
+    return pins
+
+
+def pins(report: Mapping[str, Any]) -> list[str]:
+    """`name==version` for each package of pip's report, but for torch and what only CUDA needs."""
+    found = {
+        environment.normal(item["metadata"]["name"]): item["metadata"]["version"]
+        for item in report["install"]
+    }
+    return [
+        f"{name}=={version}"
+        for name, version in sorted(found.items())
+        if name not in ("torch", *NEVER_LOADED) and not name.startswith(environment.CUDA_PACKAGES)
+    ]
+
+
+def hashes(reports: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """The sha256 of every wheel in pip's reports, by package."""
+    found: dict[str, set[str]] = {}
+    for report in reports:
+        for item in report["install"]:
+            name = environment.normal(item["metadata"]["name"])
+            digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
+            found.setdefault(name, set()).add(digest)
+    return found
+
+
+def text(stack: str, pinned: Sequence[str], found: Mapping[str, set[str]]) -> str:
+    """The lock file."""
+    lines = [
+        f"# Every package of a node with the {stack} stack. Written by",
+        f"#     python -m scripts.node_locks {stack}",
+        "# from the extras in pyproject.toml: change those, not this.",
+        "",
+        "# From indexes of their own (bootstrap/packages.py):",
+        *own_index(stack),
+        "",
+        "# From the package index:",
+    ]
+    for pin in pinned:
+        digests = sorted(found[pin.partition("==")[0]])
+        lines.append(" \\\n    ".join([pin, *(f"--hash=sha256:{digest}" for digest in digests)]))
+    return "\n".join(lines) + "\n"
+
+
+def write(root: Path, stack: str) -> Path:
+    """Resolve a stack, collect its wheels' hashes, and write its lock.
+
+    Raises:
+        SetupError: it cannot be resolved, or a package has no wheel for one of `PYTHONS`.
+    """
+    profile = PROFILES[stack]
+    import tomllib
+
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wanted = [line for name in EXTRAS[stack] for line in extras["optional-dependencies"][name]]
+    path = root / "requirements" / f"node-{stack}.txt"
+    with tempfile.TemporaryDirectory(prefix="lock-") as scratch:
+        place = Path(scratch)
+        steps = Steps(place / "log")
+        steps.run("virtual environment", [sys.executable, "-m", "venv", place / "env"], "")
+        pip = [*environment.pip(place / "env"), "install"]
+        steps.run("pip", [*pip, "--upgrade", "pip"], "Check the network.")
+        dry = [*pip, "--dry-run", "--ignore-installed", "--only-binary=:all:"]
+        ask = place / "wanted.txt"
+        ask.write_text("\n".join([*wanted, f"torch=={profile.torch}"]) + "\n")
+        resolved = place / "resolved.json"
+        constraint = environment.lock_path(root, profile)
+        steps.run(
+            "resolving the packages",
+            [*dry, "--report", resolved, "--requirement", ask, "--constraint", constraint],
+            "Change the ranges in pyproject.toml so that they can all be met.",
+        )
+        pinned = pins(json.loads(resolved.read_text()))
+        ask.write_text("\n".join(pinned) + "\n")
+        reports = []
+        for version in PYTHONS:
+            report = place / f"{version}.json"
+            platforms = [part for name in PLATFORMS for part in ("--platform", f"{name}_x86_64")]
+            target = ["--python-version", version, *platforms, "--target", place / "nowhere"]
+            steps.run(
+                f"wheels for Python {version}",
+                [*dry, "--no-deps", *target, "--report", report, "--requirement", ask],
+                f"One of these packages has no wheel for Python {version}: choose another release.",
+            )
+            reports.append(json.loads(report.read_text()))
+    path.write_text(text(stack, pinned, hashes(reports)))
+    environment.say(f"{path.relative_to(root)}: {len(pinned) + len(own_index(stack))} packages")
+    return path
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Write the locks that are named, or both."""
+    parser = argparse.ArgumentParser(description="Pin what the cluster's nodes get.")
+    parser.add_argument("stacks", nargs="*", metavar="STACK", help="upstream, intel (both)")
+    stacks = parser.parse_args(arguments).stacks or sorted(EXTRAS)
+    try:
+        for stack in stacks:
+            if stack not in EXTRAS:
+                parser.error(f"no stack named {stack}: {', '.join(sorted(EXTRAS))}")
+            write(root, stack)
+    except SetupError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
