@@ -63,7 +63,7 @@ class Peers:
             if self.is_head(node):
                 leftovers.end_all(run)
                 return not leftovers.processes_of(run)
-            words = [self.job.python, "-m", "bootstrap.leftovers", run]
+            words = [self.job.python, "-P", "-m", "bootstrap.leftovers", run]
             return self.ask(node, words) is not None
 
         nodes = list(nodes)
@@ -75,7 +75,7 @@ class Peers:
         if self.is_head(node):
             return checkpoints.newest(folder)
         said = self.ask(
-            node, [self.job.python, "-m", "bootstrap.checkpoints", "newest", str(folder)]
+            node, [self.job.python, "-P", "-m", "bootstrap.checkpoints", "newest", str(folder)]
         )
         return json.loads(said) if said else None
 
@@ -97,7 +97,7 @@ class Peers:
                 best, source = there["step"], node
         if source is None:
             return None
-        words = [self.job.python, "-m", "bootstrap.checkpoints", "export"]
+        words = [self.job.python, "-P", "-m", "bootstrap.checkpoints", "export"]
         said = self.ask(source, [*words, str(self.job.folder), str(best)])
         if said is None:
             return None

@@ -80,7 +80,6 @@ class Supervisor:
 
     def run(self) -> int:
         """Supervise the run until it has ended; returns the exit code."""
-        self.note()
         attempt = self._until_the_end()
         phase = attempt.phase
         if phase == "failed":
@@ -177,7 +176,7 @@ class Supervisor:
         self._log_start = self._log_size()
         process = subprocess.Popen(
             activated(job, words), stdin=subprocess.DEVNULL, start_new_session=True,
-            cwd=job.folder,
+            cwd=job.root,
         )  # fmt: skip
         self.note(phase="training", mpirun=process.pid)
         watch = Watch(self.peers, nodes, job.watch_seconds, job.misses)
@@ -268,6 +267,7 @@ def supervise(path: Path) -> int:
         supervisor = Supervisor(job)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: supervisor.stop.set())
+        supervisor.note()
         daemon.ready()
         return supervisor.run()
 
