@@ -1,4 +1,4 @@
-"""`fab status`: what the cluster is doing: loss, images/s, time left, load, money, what to fetch."""
+"""`fab status`: loss, images/s, time left, load of each node, money, what is not fetched yet."""
 
 from __future__ import annotations
 
