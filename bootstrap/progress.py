@@ -50,7 +50,7 @@ class RunProgress:
 
     def note(self, text: str) -> None:
         """A line of its own."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def state(self, state: dict[str, Any]) -> None:
         """A change of the supervisor's state."""

@@ -134,7 +134,7 @@ class Supervisor:
         self.note(nodes=[node.name for node in nodes], ranks=ranks)
         if len(nodes) < job.minimum_nodes or not ranks:
             wanted = (
-                f"{job.minimum_nodes} are asked for" if ranks else "none that answers has ranks"
+                f"{job.minimum_nodes} are asked for" if ranks else "none of them with ranks"
             )
             return Attempt(
                 "failed", f"{len(nodes)} of {len(job.nodes)} nodes answer, {wanted} "
@@ -214,7 +214,7 @@ class Supervisor:
             return Attempt("stopped")
         if code == USERS_ERROR:
             return Attempt(
-                "failed", f"the training refused what it was asked to do: {self._last()}"
+                "failed", f"the training refused to start: {self._last()}"
             )
         return Attempt("failed", f"mpirun ended with {code}: {self._last()}", again=True)
 

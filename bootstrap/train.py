@@ -142,7 +142,7 @@ def train(asked: Asked, inventory: Inventory, hosts: list[Host]) -> int:
     for each in placed:
         warning = too_little_memory(each.machine, each.node.ranks)
         if warning:
-            console.print(f"warning: {warning}", highlight=False)
+            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     job = make_job(asked, inventory, hosts, placed, name, values)
     if own.get("dry_run"):
         print(describe(job, placed, head))

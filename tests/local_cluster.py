@@ -7,6 +7,7 @@ own. Everything is run by the training's environment, never by the tests' own.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -49,6 +50,9 @@ def make_root(root: Path) -> Path:
     ssh = root / "cluster" / "ssh"
     ssh.write_text(SSH % {"down": root / "down"})
     ssh.chmod(0o755)
+    for record, kind, name in (("model", "models", "tiny"), ("data", "data", "five")):
+        about = {"name": name, "path": str(root / kind / name), "source": f"tests/{name}"}
+        (root / "cluster" / f"{record}.json").write_text(json.dumps(about))
     subprocess.run(
         [root / "env" / "bin" / "python", "-c", MAKE_INPUTS, root],
         env={**os.environ, **node_variables()}, check=True, capture_output=True,
