@@ -76,7 +76,9 @@ def test_all_errors_at_once_with_the_nearest_name() -> None:
 
 def test_a_file_replaces_the_reference_run(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text('placeholder_token = "<mine>"\ninitializer_token = "cat"\nmax_train_steps = 9\n')
+    path.write_text(
+        'placeholder_token = "<mine>"\ninitializer_token = "cat"\nmax_train_steps = 9\n'
+    )
     asked = flags.parse(["--config", str(path), "--max-train-steps", "10"])
     values = asked.complete("/m", "/d")
     assert values == {

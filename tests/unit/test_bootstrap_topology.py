@@ -23,7 +23,9 @@ def machine(*cores: int, memory: int = 1024, name: str = "node") -> Machine:
     """One NUMA node, of a socket of its own, for each number of cores; CPUs numbered on."""
     numa, first = [], 0
     for number, count in enumerate(cores):
-        numa.append(NumaNode(number=number, socket=number, cores=tuple(range(first, first + count))))
+        numa.append(
+            NumaNode(number=number, socket=number, cores=tuple(range(first, first + count)))
+        )
         first += count
     return Machine(name, tuple(numa), memory * GIB)
 
@@ -107,7 +109,9 @@ def test_cores_left_over_by_equal_shares_are_oneccls() -> None:
     assert place(machine(4, 3), 2, ccl=False).threads == 3
 
 
-@given(some.lists(some.integers(1, 40), min_size=1, max_size=4), some.integers(1, 8), some.booleans())
+@given(
+    some.lists(some.integers(1, 40), min_size=1, max_size=4), some.integers(1, 8), some.booleans()
+)
 def test_no_core_is_given_twice(cores: list[int], ranks: int, ccl: bool) -> None:
     found = machine(*cores)
     placement = place(found, ranks, ccl)
