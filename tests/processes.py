@@ -77,8 +77,16 @@ def run_ranks(
     size: int = 1,
     hook: Callable[[int], None] | None = None,
     main: str = "training.textual_inversion:main",
+    per_machine: int | None = None,
+    own: Callable[[int], list[str]] | None = None,
 ) -> list[Finished]:
-    """Run `main(argv)` in `size` ranks as torchrun would start them, and wait for them all."""
+    """Run `main(argv)` in `size` ranks as torchrun would start them, and wait for them all.
+
+    Args:
+        per_machine: so many ranks believe that they share a machine; default: all of them.
+        own: further arguments of each machine, the way a disk of its own would be.
+    """
+    per_machine = per_machine or size
     logs.mkdir(parents=True, exist_ok=True)
     port = str(_free_port())
     processes = []
@@ -88,13 +96,14 @@ def run_ranks(
             environment = {
                 "RANK": str(rank),
                 "WORLD_SIZE": str(size),
-                "LOCAL_RANK": str(rank),
-                "LOCAL_WORLD_SIZE": str(size),
+                "LOCAL_RANK": str(rank % per_machine),
+                "LOCAL_WORLD_SIZE": str(per_machine),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
             }
         log = logs / f"rank-{rank}.log"
-        process = CONTEXT.Process(target=_child, args=(main, argv, environment, log, rank, hook))
+        words = [*argv, *(own(rank // per_machine) if own else [])]
+        process = CONTEXT.Process(target=_child, args=(main, words, environment, log, rank, hook))
         process.start()
         processes.append((process, log))
     finished = []

@@ -12,3 +12,10 @@ class UserError(Exception):
 
 class SharedError(UserError):
     """A `UserError` that every rank raises alike: the first rank alone prints it."""
+
+
+class LostRanks(UserError):
+    """Other ranks died, or could not be met: nothing wrong with what was asked for.
+
+    The process exits with 75, the system's code for "try again" (EX_TEMPFAIL in sysexits.h).
+    """

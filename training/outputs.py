@@ -1,4 +1,7 @@
-"""What a run leaves behind while it trains, written by the first rank alone."""
+"""What a run leaves behind while it trains, written by the first rank.
+
+Checkpoints and their rows are written once more on every machine whose disk is its own.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,12 @@ SAMPLES = "samples"
 
 @dataclass
 class Outputs:
-    """Writes steps, checkpoints, rows and samples of a run; does nothing on other ranks.
+    """Writes steps, checkpoints, rows and samples of a run; other ranks only keep checkpoints.
 
     Attributes:
         log: None on every rank but the first.
         rows_at_start: [vectors, width], to measure how far the rows have moved.
+        keeps: whether this rank writes checkpoints to the disk that it sees.
     """
 
     config: TextualInversionConfig
@@ -38,6 +42,7 @@ class Outputs:
     accelerator: Accelerator
     rows_at_start: torch.Tensor
     progress: StepProgress
+    keeps: bool
     _pipeline: Any = None
 
     def notice(self, text: str) -> None:
@@ -64,7 +69,7 @@ class Outputs:
 
     def embeds(self, done: int, rows: torch.Tensor) -> None:
         """Write learned_embeds-steps-<done>, kept for good."""
-        if self.log:
+        if self.keeps:
             save_embeds(self.embeds_path(f"-steps-{done}"), self.config.placeholder_token, rows)
 
     def embeds_path(self, suffix: str = "") -> Path:
@@ -74,11 +79,13 @@ class Outputs:
 
     def checkpoint(self, state: State) -> None:
         """Write checkpoint-<step>, and its rows, which stay when old checkpoints go."""
+        if not self.keeps:
+            return
+        self.embeds(state.step, state.rows)
+        path = save_checkpoint(
+            self.config.output_dir, state, self.record, self.config.checkpoints_total_limit
+        )
         if self.log:
-            self.embeds(state.step, state.rows)
-            path = save_checkpoint(
-                self.config.output_dir, state, self.record, self.config.checkpoints_total_limit
-            )
             self.log.write("checkpoint", step=state.step, path=path.name)
 
     def samples(self, done: int, rows: torch.Tensor) -> None:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, Store, TCPStore
 
-from training.errors import SharedError, UserError
+from training.errors import LostRanks, SharedError, UserError
 from training.launcher import Ranks, read_environment
 
 Result = TypeVar("Result")
@@ -82,7 +82,8 @@ def joined(backend: str, timeout: int, environment: Mapping[str, str]) -> Iterat
         environment: usually os.environ.
 
     Raises:
-        UserError: the ranks cannot meet, or one of them died (it is named).
+        LostRanks: the ranks cannot meet, or one of them died (it is named).
+        UserError: the environment does not say where they meet.
     """
     alone = read_environment(environment)
     if alone.size == 1:
@@ -104,7 +105,7 @@ def joined(backend: str, timeout: int, environment: Mapping[str, str]) -> Iterat
             timeout=datetime.timedelta(seconds=timeout),
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(
+        raise LostRanks(
             f"rank {alone.rank} of {alone.size} could not meet the others at {place} within "
             f"{MEETING_SECONDS} s: {_first_line(error)}. Did every rank start, and is the port "
             "free (MASTER_PORT)?"
@@ -118,7 +119,7 @@ def joined(backend: str, timeout: int, environment: Mapping[str, str]) -> Iterat
         missing = _roll_call(store, alone, places)
         if not missing:
             raise
-        raise UserError(
+        raise LostRanks(
             f"rank {alone.rank} stops: lost {', '.join(missing)} ({_first_line(error)}). "
             "Resume with --resume_from_checkpoint latest."
         ) from error

@@ -23,6 +23,7 @@ from training.embeds import load_embeds
 from training.errors import UserError
 from training.events import EventLog
 from training.inputs import Inputs, read_inputs, read_posteriors
+from training.keepers import check_folder, keep_a_copy, run_folders
 from training.launcher import Ranks
 from training.learning_rate import DECAYING, learning_rate_schedule
 from training.loop import Stopped, restore, train
@@ -54,9 +55,12 @@ def run(config: TextualInversionConfig, notices: Sequence[str] = ()) -> int:
         UserError: bad input, found on any rank.
     """
     stack = resolve_stack(config.stack)
-    with joined(stack.backend, config.ddp_timeout, os.environ) as ranks, _run_folder(config, ranks):
+    with (
+        joined(stack.backend, config.ddp_timeout, os.environ) as ranks,
+        run_folders(config.output_dir, ranks) as keeps,
+    ):
         try:
-            return _train_and_save(config, stack, ranks, notices)
+            return _train_and_save(config, stack, ranks, keeps, notices)
         except UserError as error:
             if ranks.is_first and run_directory.holds_a_run(config.output_dir):
                 with contextlib.suppress(UserError):
@@ -64,21 +68,12 @@ def run(config: TextualInversionConfig, notices: Sequence[str] = ()) -> int:
             raise
 
 
-@contextlib.contextmanager
-def _run_folder(config: TextualInversionConfig, ranks: Ranks) -> Iterator[None]:
-    """The first rank holds the run folder; if it cannot, no rank goes on."""
-    with contextlib.ExitStack() as held:
-
-        def hold() -> None:
-            if ranks.is_first:
-                held.enter_context(run_directory.locked(config.output_dir))
-
-        together(ranks, hold)
-        yield
-
-
 def _train_and_save(
-    config: TextualInversionConfig, stack: Stack, ranks: Ranks, notices: Sequence[str]
+    config: TextualInversionConfig,
+    stack: Stack,
+    ranks: Ranks,
+    keeps: bool,
+    notices: Sequence[str],
 ) -> int:
     say = _printer(ranks)
     threads = threads_per_rank(this_cpu(), ranks.local_size)
@@ -86,11 +81,12 @@ def _train_and_save(
     torch.set_num_threads(threads)
     for line in (*_headlines(config, stack, ranks, threads), *notices):
         say(line)
-    together(ranks, lambda: _check_folder(config, ranks))
+    check_folder(config, ranks, keeps)
     together(ranks, lambda: _check_tracker(config))
     say("loading the model and the pictures")
     inputs = together(ranks, lambda: read_inputs(config, say))
     record, state = fixed_facts(config, stack, ranks, inputs, say)
+    keep_a_copy(config, record, ranks, keeps)
 
     step = assemble(config, stack, ranks, inputs, record, say)
     max_train_steps = _max_train_steps(config, record, len(inputs.pictures))
@@ -98,7 +94,7 @@ def _train_and_save(
     progress = StepProgress("training", max_train_steps, start, shown=ranks.is_first)
     log = EventLog(config.output_dir) if ranks.is_first else None
     outputs = Outputs(
-        config, record, step.denoising.models, log, step.accelerator, inputs.rows, progress
+        config, record, step.denoising.models, log, step.accelerator, inputs.rows, progress, keeps
     )
     _announce(config, record, stack, ranks, outputs, start, max_train_steps, threads)
     schedule = learning_rate_schedule(config, record.learning_rate, max_train_steps)
@@ -136,12 +132,6 @@ def _headlines(
             f"using its maintained copy {config.model_name}"
         )
     return lines
-
-
-def _check_folder(config: TextualInversionConfig, ranks: Ranks) -> None:
-    """Refuse a folder that holds a run before anything slow is done."""
-    if ranks.is_first and config.resume_from_checkpoint is None:
-        run_directory.refuse_a_held_folder(config.output_dir, config.overwrite_output_dir)
 
 
 def _check_tracker(config: TextualInversionConfig) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 from training.command_line import parse
 from training.config import TextualInversionConfig
-from training.errors import SharedError, UserError
+from training.errors import LostRanks, SharedError, UserError
 from training.launcher import read_environment
 
 PROGRAM = "python -m training.textual_inversion"
+LOST = 75
+"""Exit code where other ranks died: the same command with --resume_from_checkpoint goes on."""
 DESCRIPTION = """\
 Teach Stable Diffusion a new word from a few pictures, on CPUs.
 
@@ -25,7 +27,7 @@ under torchrun, and under mpirun (mpirun -n 2 python -m training.textual_inversi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0, 2 for a user's error, 128 + signal)."""
+    """Run the command line; returns the exit code (0, 2 for a user's error, 128 + signal, LOST)."""
     first = read_environment(os.environ).is_first
     try:
         config, notices = parse(TextualInversionConfig, argv, PROGRAM, DESCRIPTION)
@@ -37,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(config, notices)
     except SharedError as error:
         return _complain(error) if first else 2
+    except LostRanks as error:
+        _complain(error)
+        return LOST
     except UserError as error:
         return _complain(error)
 

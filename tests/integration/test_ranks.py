@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from tests.processes import KillAt, run_ranks
 from tests.training_fixtures import Flags
+from training.textual_inversion import LOST
 
 ENVIRONMENT = Path(sys.executable).parent
 MODULE = "training.textual_inversion"
@@ -68,7 +69,7 @@ def test_a_rank_that_dies_is_named_by_the_others(dead: int, flags: Flags, tmp_pa
     assert finished[dead].code == -9
     survivors = [process for rank, process in enumerate(finished) if rank != dead]
     for process in survivors:
-        assert process.code == 2
+        assert process.code == LOST
         assert f"lost rank {dead} (" in process.output
         assert "Traceback" not in process.output
     assert (tmp_path / "run" / "checkpoint-2").is_dir()

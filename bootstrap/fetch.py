@@ -1,0 +1,124 @@
+"""`fab fetch`: bring a run's results home, into runs/NAME here.
+
+Rows, checkpoints, samples, events, report: what differs is copied, each file checked by SHA-256 and
+put in place whole, so that it can be cut and repeated. `--full` brings everything, the whole
+pipeline (gigabytes) among it. While you are attached (fab train, fab logs) the rows and samples of
+each checkpoint come home by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bootstrap import asking, durable
+from bootstrap.hosts import Host, OnBytes
+from bootstrap.inventory import Inventory
+from bootstrap.layout import records
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What has come home of one run.
+
+    Attributes:
+        began: when the run began: a later one of the same name is another.
+        results_until: the byte of events.jsonl up to which results are here.
+        full: whether that was everything.
+    """
+
+    began: float | None
+    results_until: int
+    full: bool = False
+
+
+def target(name: str) -> Path:
+    """Where a run's results go here."""
+    return Path("runs") / name
+
+
+def read_fetched(cluster: str) -> dict[str, Fetched]:
+    """What has come home, by run."""
+    try:
+        values = json.loads(records(cluster).fetched.read_text(encoding="utf-8"))
+        return {name: Fetched(**value) for name, value in values.items()}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def note_fetched(cluster: str, name: str, fetched: Fetched) -> None:
+    """Remember what has come home."""
+    everything = read_fetched(cluster) | {name: fetched}
+    text = json.dumps({key: asdict(value) for key, value in everything.items()}, indent=1)
+    durable.write(records(cluster).fetched, text.encode() + b"\n")
+
+
+def unfetched(cluster: str, run: dict[str, Any]) -> str:
+    """What of a run is on the cluster alone, in words; "" where nothing is."""
+    have = read_fetched(cluster).get(run["name"])
+    if have is None or have.began != run["began"] or not target(run["name"]).is_dir():
+        have = Fetched(run["began"], 0)
+    missing = []
+    if run["results_until"] > have.results_until:
+        at = "" if run["checkpoint"] is None else f" up to checkpoint-{run['checkpoint']}"
+        missing.append(f"rows and samples{at}")
+    if run["whole_pipeline"] and not have.full:
+        missing.append("the whole pipeline (--full)")
+    return ", ".join(missing)
+
+
+def bring_home(
+    head: Host, cluster: str, name: str, on_bytes: OnBytes | None = None, full: bool = False
+) -> Path:
+    """Copy a run's results here; returns where they are.
+
+    Raises:
+        UserError: the connection broke, or the disk is full; what has arrived is whole.
+    """
+    gathered = json.loads(asking.ask_head(head, "gather", name))
+    head.fetch(gathered["path"], target(name), on_bytes)
+    if full:
+        head.fetch(f"{head.layout.runs}/{name}", target(name), on_bytes)
+    before = read_fetched(cluster).get(name)
+    was_full = before is not None and before.began == gathered["began"] and before.full
+    there = Fetched(gathered["began"], gathered["results_until"], full or was_full)
+    note_fetched(cluster, name, there)
+    return target(name)
+
+
+def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:
+    """Fetch with a line of progress."""
+    head = hosts[0]
+    name = asking.the_run(head, chosen.run)["name"]
+    columns = (TextColumn("fetching {task.description}"), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        where = bring_home(
+            head, inventory.name, name, lambda count: progress.advance(task, count), chosen.full
+        )
+    print(f"{name}: {where}/ is up to date")
+    left = unfetched(inventory.name, asking.the_run(head, name))
+    if left:
+        print(f"still on {head.name} alone: {left}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`fab fetch`."""
+    parser = asking.parser("fetch", __doc__)
+    parser.add_argument("--full", action="store_true", help="everything, the whole pipeline too")
+    return asking.run_command(
+        parser.parse_args(argv), act, interrupted="fetching was cut: fab fetch goes on with it"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The processes of one run on this node: `python -m bootstrap.leftovers RUN_FOLDER` ends them.
+
+They are found by the run's own mark in their environment (or in mpirun's words), never by a name
+that something else may have too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bootstrap.mpi import RUN_VARIABLE
+
+SECONDS = 10.0
+PROXY = "hydra_pmi_proxy"
+
+
+def processes_of(run: str) -> list[int]:
+    """This account's processes on this node that belong to the run in folder `run`."""
+    here = _network(os.getpid())
+    return [
+        pid
+        for pid in _all_processes()
+        if pid != os.getpid() and _belongs(pid, run) and _network(pid) == here
+    ]
+
+
+def _all_processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _belongs(pid: int, run: str) -> bool:
+    try:
+        if os.stat(f"/proc/{pid}").st_uid != os.getuid():
+            return False
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    if f"{RUN_VARIABLE}={run}".encode() in environment:
+        return True
+    name = RUN_VARIABLE.encode()
+    return any(word == name and after == run.encode() for word, after in itertools.pairwise(words))
+
+
+def _network(pid: int) -> str:
+    """Hosts that share one /proc (network namespaces of a machine) are told apart by it."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return ""
+
+
+def _launchers(pids: Sequence[int]) -> list[int]:
+    """The MPI proxies that started `pids`."""
+    found = set()
+    for pid in pids:
+        try:
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+            name = Path(f"/proc/{parent}/comm").read_text().strip()
+        except (OSError, ValueError):
+            continue
+        if name == PROXY[:15]:
+            found.add(parent)
+    return sorted(found)
+
+
+def signal_all(run: str, number: int) -> int:
+    """Send a signal to each of the run's processes here; returns how many there were."""
+    sent = 0
+    for pid in processes_of(run):
+        try:
+            os.kill(pid, number)
+            sent += 1
+        except ProcessLookupError:
+            continue
+    return sent
+
+
+def end_all(run: str, seconds: float = SECONDS) -> int:
+    """Kill the run's processes here and wait until they are gone; returns how many there were."""
+    ended: set[int] = set()
+    end = time.monotonic() + seconds
+    while pids := processes_of(run):
+        for pid in [*pids, *_launchers(pids)]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        ended.update(pids)
+        if time.monotonic() > end:
+            break
+        time.sleep(0.05)
+    return len(ended)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """End what is left of a run here; 1 if something would not go."""
+    (run,) = sys.argv[1:] if argv is None else argv
+    print(end_all(run))
+    return 1 if processes_of(run) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Pictures with a learned word: `python -m training.generate RUN_FOLDER --prompt "a photo of <x>"`.
+
+The same prompt, seed and step draw the same picture, in the run's own precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from training import frozen
+from training.embeds import load_embeds
+from training.errors import UserError
+from training.models import add_placeholder, load_models
+from training.prompts import expand_placeholder
+from training.run_directory import read_config
+from training.samples import build_pipeline, draw, save_picture
+from training.stack import resolve_stack
+
+FOLDER = "generated"
+
+
+def learned(folder: Path, step: int | None) -> Path:
+    """The file with the rows of `step`; None: the final ones, or the newest there are.
+
+    Raises:
+        UserError: there are none.
+    """
+    name = "learned_embeds" if step is None else f"learned_embeds-steps-{step}"
+    found = sorted(folder.glob(f"{name}.*"))
+    if not found and step is None:
+        found = sorted(
+            folder.glob("learned_embeds-steps-*"), key=lambda path: int(path.stem.rsplit("-", 1)[1])
+        )
+    if not found:
+        steps = ", ".join(sorted(path.stem for path in folder.glob("learned_embeds-steps-*")))
+        raise UserError(f"{folder}: holds no {name} (it has: {steps or 'none yet'}).")
+    return found[-1]
+
+
+def generate(
+    folder: Path,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    step: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> list[Path]:
+    """Draw each prompt once a seed; returns the pictures' paths.
+
+    Args:
+        num_inference_steps, guidance_scale: the run's own where None.
+
+    Raises:
+        UserError: the folder holds no run, or nothing learned.
+    """
+    config, record = read_config(folder)
+    rows_file = learned(folder, step)
+    models = load_models(config)
+    _, token_ids = add_placeholder(config, models)
+    encoder = models.text_encoder
+    if len(encoder.get_input_embeddings().weight) < len(models.tokenizer):
+        encoder.resize_token_embeddings(len(models.tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        encoder.get_input_embeddings().weight[token_ids] = load_embeds(rows_file)
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[record.dtype]
+    models = frozen.prepare(models, "native", resolve_stack("upstream"), dtype)
+    pipeline = build_pipeline(models)
+    paths = []
+    for number, prompt in enumerate(prompts):
+        for seed in seeds:
+            done = number * len(seeds) + seeds.index(seed)
+            print(f"drawing picture {done + 1} of {len(prompts) * len(seeds)}", file=sys.stderr,
+                  flush=True)  # fmt: skip
+            (picture,) = draw(
+                pipeline,
+                expand_placeholder(prompt, config.placeholder_tokens),
+                [seed],
+                config.resolution,
+                num_inference_steps or config.num_inference_steps,
+                config.guidance_scale if guidance_scale is None else guidance_scale,
+            )
+            path = folder / FOLDER / f"{_slug(prompt)}-{rows_file.stem}-seed-{seed}.png"
+            save_picture(path, picture)
+            paths.append(path)
+    return paths
+
+
+def _slug(prompt: str) -> str:
+    """A prompt as a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw, and print the paths as a JSON list."""
+    parser = argparse.ArgumentParser(prog="python -m training.generate", description=__doc__)
+    parser.add_argument("folder", type=Path, help="the run folder")
+    parser.add_argument("--prompt", action="append", required=True, help="may be repeated")
+    parser.add_argument("--num_images", type=int, default=1, help="pictures a prompt [1]")
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture [0]")
+    parser.add_argument("--step", type=int, help="rows of this step [the final ones]")
+    parser.add_argument("--num_inference_steps", type=int, help="[as in training]")
+    parser.add_argument("--guidance_scale", type=float, help="[as in training]")
+    asked = parser.parse_args(argv)
+    try:
+        paths = generate(
+            asked.folder,
+            asked.prompt,
+            range(asked.seed, asked.seed + max(1, asked.num_images)),
+            asked.step,
+            asked.num_inference_steps,
+            asked.guidance_scale,
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps([str(path) for path in paths]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
