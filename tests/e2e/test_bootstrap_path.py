@@ -1,0 +1,231 @@
+"""From bare hosts to a picture, as a person types it: real sshd, real mpirun, nothing prepared.
+
+A `pulumi` on the PATH prints the real program's outputs, with the rig's addresses in the place of
+Azure's. The hub and the package index are stand-ins on the head's uplink.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from infra import plan
+from tests.hub import Hub, serving
+from tests.rig.rig import Rig, rig_of
+from tests.rig.stand_in import PackageIndex, serving_packages
+from tests.rig.wheels import fetch_wheels
+
+CHECKOUT = Path(__file__).parents[2]
+MINIATURE = CHECKOUT / "training" / "miniature"
+FAB = Path(sys.executable).with_name("fab")
+SECONDS = 1200
+TRAINING = [
+    *("--resolution", "64", "--max-train-steps", "4", "--checkpointing-steps", "2"),
+    *("--learning-rate", "2e-2", "--report-to", "none", "--num-evaluation-samples", "2"),
+    *("--validation-prompt", "a <dicoo>", "--num-validation-images", "1"),
+    *("--num-inference-steps", "2"),
+]
+"""A miniature's size and a test's length; all else is `fab train`'s own."""
+
+PLANTED = ("packages", "data/dicoo", "disk", "clock", "ssh between nodes")
+
+pytestmark = pytest.mark.rig
+
+
+@dataclass(frozen=True)
+class Person:
+    """Someone at a terminal, after `pulumi up`."""
+
+    folder: Path
+    rig: Rig
+    index: PackageIndex
+    hub: Hub
+
+    def fab(self, *words: str, code: int = 0) -> str:
+        """Type a command; returns what it printed, on both outputs."""
+        finished = subprocess.run(
+            [FAB, *words],
+            cwd=self.folder,
+            env={
+                **os.environ,
+                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+                "PYTHONPATH": str(CHECKOUT),
+                "HF_ENDPOINT": self.hub.endpoint,
+                "AZURE_TOKEN_CREDENTIALS": "AzureCliCredential",
+                "COLUMNS": "200",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert finished.returncode == code, finished.stdout
+        return finished.stdout
+
+    def bootstrap(self, *more: str, code: int = 0) -> str:
+        """`fab bootstrap`, with what cannot be reached here replaced."""
+        replaced = ("--stack", "upstream", "--environment", "venv")
+        index = ("--package-index", self.index.simple)
+        return self.fab("bootstrap", *replaced, *index, "--accept-host-keys", *more, code=code)
+
+
+def pulumi(folder: Path, rig: Rig) -> None:
+    """A program of that name that prints the stack's outputs, as the real program makes them."""
+    public_key = rig.key.with_suffix(".pub")
+    values = {"allowed_ssh_cidr": "203.0.113.7/32", "ssh_public_key_path": str(public_key)}
+    outputs = plan.make({**values, "node_count": str(len(rig.hosts))})["outputs"]
+    outputs["gateway"] = outputs["nodes"][0]["public_ip"] = str(rig.network.public)
+    for node, host in zip(outputs["nodes"], rig.hosts, strict=True):
+        node["private_ip"] = str(host.address)
+    (folder / "outputs.json").write_text(json.dumps(outputs))
+    program = folder / "bin" / "pulumi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nexec cat {folder}/outputs.json\n")
+    program.chmod(0o755)
+
+
+@pytest.fixture(scope="module")
+def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
+    """In a folder of their own, with three hosts that nobody has touched."""
+    folder = tmp_path_factory.mktemp("person")
+    (folder / "fabfile.py").symlink_to(CHECKOUT / "fabfile.py")
+    wheels = fetch_wheels([CHECKOUT / "requirements" / "node-upstream.txt"])
+    repositories = {
+        "stable-diffusion-v1-5/stable-diffusion-v1-5": MINIATURE / "model",
+        "sd-concepts-library/dicoo": MINIATURE / "concept",
+    }
+    with (
+        rig_of(3, home_size="10G") as rig,
+        serving_packages(wheels, rig.outside) as index,
+        serving(repositories, address=rig.outside) as hub,
+    ):
+        pulumi(folder, rig)
+        yield Person(folder, rig, index, hub)
+
+
+@pytest.fixture(scope="module")
+def ready(person: Person) -> Person:
+    """After `fab bootstrap`, on hosts that were bare before."""
+    for host in person.rig.hosts:
+        assert host.run("python3 -c 'import torch'", check=False).returncode != 0
+    for worker in person.rig.workers:
+        assert worker.run("ip route show default").stdout == ""
+    said = person.bootstrap()
+    assert "3 of 3 nodes are ready" in said
+    return person
+
+
+def test_a_second_bootstrap_changes_nothing_and_fetches_nothing(ready: Person) -> None:
+    def changed() -> list[str]:
+        listing = "find ~/.xeon-diffusion -type f -newer ~/.mark ! -path '*/__pycache__/*'"
+        return [host.run(listing).stdout for host in ready.rig.hosts]
+
+    for host in ready.rig.hosts:
+        host.run("touch ~/.mark")
+    before = ready.index.total
+    said = ready.bootstrap()
+    assert "was done" in said
+    assert ready.index.total == before
+    assert changed() == ["", "", ""]
+
+
+def test_the_packages_came_in_once(ready: Person) -> None:
+    wheels = sum(path.stat().st_size for path in ready.index.folder.glob("*.whl"))
+    assert 0 < ready.index.total <= wheels
+    assert set(ready.index.clients) == {str(ready.rig.network.public)}
+
+
+@pytest.fixture(scope="module")
+def trained(ready: Person) -> Person:
+    """After `fab check` and `fab train` on two hosts, a rank each."""
+    checked = ready.fab("check")
+    assert "All is well." in checked
+    assert "all-reduce (gloo)" in checked
+    ready.fab("train", *TRAINING, "-n", "2", "-ppn", "1", "--run", "dicoo")
+    return ready
+
+
+def test_the_rows_and_samples_came_home_while_training(trained: Person) -> None:
+    run = trained.folder / "runs" / "dicoo"
+    assert (run / "learned_embeds.safetensors").exists()
+    assert list((run / "samples").rglob("*.png"))
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    (start,) = (event for event in events if event["event"] == "start")
+    assert (start["ranks"], start["backend"]) == (2, "gloo")
+    assert events[-1]["event"] == "done"
+
+
+def test_each_host_of_the_run_keeps_the_same_checkpoint(trained: Person) -> None:
+    command = "sha256sum ~/.xeon-diffusion/runs/dicoo/checkpoint-4/state.safetensors"
+    digests = {host.run(command).stdout.split()[0] for host in trained.rig.hosts[:2]}
+    assert len(digests) == 1
+
+
+def test_status_fetch_and_generate(trained: Person) -> None:
+    status = trained.fab("status")
+    assert "dicoo" in status
+    trained.fab("fetch", "--full")
+    assert (trained.folder / "runs" / "dicoo" / "model_index.json").exists()
+    assert "not fetched" not in trained.fab("status")
+    said = trained.fab("generate", "--prompt", "a <dicoo>", "--num-inference-steps", "2")
+    (picture,) = (line for line in said.splitlines() if line.endswith(".png"))
+    with Image.open(trained.folder / picture) as image:
+        assert image.size == (64, 64)
+        assert len(image.convert("RGB").getcolors(64 * 64) or []) > 16
+
+
+def test_the_seeds_own_line_trains_over_the_nodefile(trained: Person) -> None:
+    flags = (
+        "--pretrained_model_name_or_path models/stable-diffusion-v1-5 --train_data_dir data/dicoo"
+        " --placeholder_token '<dicoo>' --initializer_token toy --learnable_property object"
+        " --resolution 64 --train_batch_size 1 --seed 7 --gradient_accumulation_steps 1"
+        " --max_train_steps 2 --learning_rate 2.0e-03 --scale_lr --lr_scheduler constant"
+        " --lr_warmup_steps 0 --output_dir ./textual_inversion_output --save_as_full_pipeline"
+        " --num_evaluation_samples 1 --report_to none"
+    )
+    line = (
+        "cd ~/.xeon-diffusion && . ./activate && mpirun -f cluster/nodefile -n 2 -ppn 1"
+        f" accelerate launch -m training.textual_inversion {flags}"
+    )
+    trained.rig.ssh(trained.rig.head, line, seconds=SECONDS)
+    written = trained.rig.head.run("cat ~/.xeon-diffusion/textual_inversion_output/events.jsonl")
+    start = json.loads(written.stdout.splitlines()[0])
+    assert (start["ranks"], start["backend"]) == (2, "gloo")
+
+
+def test_check_names_what_is_planted(trained: Person) -> None:
+    _, worker, other = trained.rig.hosts
+    outputs = json.loads((trained.folder / "outputs.json").read_text())
+    name = outputs["nodes"][1]["name"]
+    picture = worker.run("ls ~/.xeon-diffusion/data/dicoo/*.png | head -n 1").stdout.strip()
+    torch = "~/.xeon-diffusion/env/lib/python3*/site-packages/torch-*.dist-info/METADATA"
+    worker.run(f"cp {picture} ~/kept.png && printf x >> {picture}")
+    worker.run(f"sed -i.kept 's/^Version: .*/Version: 2.8.0/' {torch}")
+    worker.skew_clock(-90)
+    worker.fill_home(leave=1 << 20)
+    worker.block(other)
+    try:
+        said = trained.fab("check", "--no-steps", code=1)
+    finally:
+        worker.unblock(other)
+        worker.empty_home()
+        worker.skew_clock(0)
+        worker.run(f"mv ~/kept.png {picture}; for f in {torch}; do mv $f.kept $f; done")
+    bad = [line for line in said.splitlines() if "NO" in line]
+    named = {what: [line for line in bad if what in line] for what in PLANTED}
+    assert all(named.values()), said
+    assert sum(len(lines) for lines in named.values()) == len(bad)
+    assert all(name in line for line in bad)
+    assert Path(picture).name in named["data/dicoo"][0]
+    assert "torch 2.8.0 instead of 2.13.0" in named["packages"][0]
+    assert "All is well." in trained.fab("check", "--no-steps")
