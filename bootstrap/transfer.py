@@ -47,8 +47,8 @@ sync -- "$(dirname -- "$1")"
 """
 # $1: a file or a folder. Size, hash of as many bytes (it may be growing), name: of each file in it.
 LIST = """
-cd -- "$1" 2>/dev/null || { cd -- "$(dirname -- "$1")" 2>/dev/null && only="$(basename -- "$1")"; } ||
-  exit 0
+cd -- "$1" 2>/dev/null ||
+  { cd -- "$(dirname -- "$1")" 2>/dev/null && only="$(basename -- "$1")"; } || exit 0
 [ -n "$only" ] && [ ! -f "$only" ] && exit 0
 find "./${only:-}" -type f -printf '%s\\0%p\\0' 2>/dev/null | xargs -0 -r -n 64 sh -c '
   while [ $# -gt 0 ]; do
