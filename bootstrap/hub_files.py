@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
@@ -49,12 +50,10 @@ def _variant(name: str) -> str | None:
 
 def _shards_of(name: str) -> str | None:
     """The variant whose shards an index file lists ("": the plain one); None: another file."""
-    if not name.endswith(".index.json"):
+    found = re.search(r"\.(\w+)\.index(?:\.(\w+))?\.json$", name)
+    if not found:
         return None
-    if ".bin.index" in name:
-        return "pickle"
-    middle = name.removesuffix(".index.json").partition(".safetensors")
-    return middle[2].strip(".")
+    return found[2] or "" if found[1] == "safetensors" else "pickle"
 
 
 def without_safetensors(chosen: Iterable[str], names: Iterable[str]) -> list[str]:
