@@ -206,7 +206,7 @@ def test_a_changed_key_is_refused_until_it_is_forgotten(
     assert "Accepted publickey" not in replaced.log
     forget("worker")
     asked: list[str] = []
-    with open_hosts(inventory, lambda q: asked.append(q) is None) as hosts:
+    with open_hosts(inventory, lambda q: not asked.append(q)) as hosts:
         assert hosts[1].run("true").exit_code == 0
     assert "worker" in asked[0]
     assert "head" not in asked[0]

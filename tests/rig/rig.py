@@ -218,7 +218,10 @@ def _remove(slot: int, state: State | None) -> None:
     if slots.folder(slot).exists():
         shutil.rmtree(slots.folder(slot))
     if state and state.inventory:
-        Path(state.inventory).unlink(missing_ok=True)
+        path = Path(state.inventory)
+        path.unlink(missing_ok=True)
+        # What `fab` knows of the cluster: the next rig of this number has other host keys.
+        shutil.rmtree(path.parent / ".cluster" / f"rig{slot}", ignore_errors=True)
     with slots.locked():
         pass
 
