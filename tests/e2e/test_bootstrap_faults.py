@@ -1,4 +1,4 @@
-"""Hosts with networks and disks of their own, and what may befall them in the middle of a training."""
+"""Hosts with networks and disks of their own, and what may befall a training on them."""
 
 from __future__ import annotations
 
