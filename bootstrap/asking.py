@@ -66,7 +66,7 @@ def ask_head(head: Host, *words: str, on_line: Callable[[str], None] | None = No
     what, *rest = words
     command = [head.python, "-P", "-m", "bootstrap.runs", what, head.layout.root, *rest]
     finished = head.run(command, on_line=on_line, check=False)
-    if finished.exit_code == 127 or "No such file" in finished.stderr:
+    if finished.exit_code == 127:  # the shell's: no such program
         raise UserError(f"{head.name} has no environment yet: fab bootstrap sets it up.")
     if finished.exit_code != 0:
         raise UserError(f"{head.name}: {finished.stderr.strip()[-500:]}")

@@ -133,9 +133,7 @@ class Supervisor:
         ranks = sum(node.ranks for node in nodes)
         self.note(nodes=[node.name for node in nodes], ranks=ranks)
         if len(nodes) < job.minimum_nodes or not ranks:
-            wanted = (
-                f"{job.minimum_nodes} are asked for" if ranks else "none of them with ranks"
-            )
+            wanted = f"{job.minimum_nodes} are asked for" if ranks else "none of them with ranks"
             return Attempt(
                 "failed", f"{len(nodes)} of {len(job.nodes)} nodes answer, {wanted} "
                 f"(not: {', '.join(missing)})", again=True,
@@ -213,9 +211,7 @@ class Supervisor:
         if self.stop.is_set():
             return Attempt("stopped")
         if code == USERS_ERROR:
-            return Attempt(
-                "failed", f"the training refused to start: {self._last()}"
-            )
+            return Attempt("failed", f"the training refused to start: {self._last()}")
         return Attempt("failed", f"mpirun ended with {code}: {self._last()}", again=True)
 
     def _last(self) -> str:

@@ -1,8 +1,8 @@
 """A rig whose hosts hold an environment without having been bootstrapped.
 
-Bootstrapping is tested elsewhere and takes minutes. Here it is the faults of a running training that
-matter, so the environment, the code, a tiny model and pictures are put on the hosts' disks, and the
-nodes' own SSH is set up as bootstrap does it.
+Bootstrapping is tested elsewhere and takes minutes. Here the faults of a running training matter:
+so the environment, the code, a tiny model and pictures are put on the hosts' disks, and the nodes'
+own SSH is set up as bootstrap does it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ class EventLog:
     """Appends events to a run's events.jsonl.
 
     Kinds: start, step, evaluation, sample, checkpoint, notice, done, stopped, error. Every
-    event has `event`, `time` (seconds since 1970) and, but for notice and error, `step`.
+    event has `event`, `time` (seconds since 1970) and, but for notice and error, `step`. Who runs
+    a training on a cluster may add kinds of its own, with a `text`: restart, gave_up.
     """
 
     def __init__(self, folder: Path) -> None:

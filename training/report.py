@@ -23,6 +23,8 @@ from matplotlib import pyplot as plt
 REPORT_FILE = "report.html"
 CURVE_FILE = "loss.png"
 COMPARISON_FILE = "samples/comparison.png"
+NOTICES = ("notice", "error", "stopped", "restart", "gave_up")
+"""Events with a text for people; the last two are of who started the run again on a cluster."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def write_report(folder: Path) -> Path:
             for table in sample_tables(events)
         ],
         evaluations=[e for e in events if e["event"] == "evaluation"],
-        notices=[e for e in events if e["event"] in ("notice", "error", "stopped")],
+        notices=[e for e in events if e["event"] in NOTICES],
         rows_of={
             int(path.stem.rsplit("-", 1)[1]): path.name
             for path in folder.glob("learned_embeds-steps-*")

@@ -1,4 +1,4 @@
-"""Hosts with networks and disks of their own, and what may befall them in the middle of a training."""
+"""Hosts with networks and disks of their own, and what may befall a training on them."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_the_head_is_lost_and_a_workers_rows_go_on(
     assert kept >= 4
     assert train.main([*FLAGS, "--resume", "--run", "headless"]) == 1
     assert "host key" in capsys.readouterr().err.lower()
-    assert forget_host.main([head.name]) == 0
+    assert forget_host.main(["--node", head.name]) == 0
     put_on(head, home / "inputs", Layout(ROOT))
     join(inventory)
     assert train.main([*INVENTORY, "--resume"]) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 
 from bootstrap import destroy, fetch, generate, leftovers, logs, run_state, status, stop, train
+from bootstrap.inventory import local_inventory
 from tests.local_cluster import make_root, node_variables
 
 ROWS = "learned_embeds.safetensors"
@@ -108,6 +111,7 @@ def test_attached_it_shows_progress_and_brings_everything_home(
     assert torn.read_bytes() == (there / "checkpoint-6" / "state.safetensors").read_bytes()
     assert (here / ROWS).read_bytes() == whole["rows"]
 
+    capsys.readouterr()
     assert generate.main([*LOCAL, "--prompt", "a photo of <new>", "--num-images", "2",
                           "--num-inference-steps", "2"]) == 0  # fmt: skip
     pictures = capsys.readouterr().out.split()
@@ -170,7 +174,7 @@ def test_what_cannot_be_started_is_said_before_it_is(
 ) -> None:
     for words, wanted in (
         (["--train-data-dir", "/nowhere"], "--train-data-dir /nowhere: is no folder here"),
-        (["--pretrained-model-name-or-path", "a/b"], "fab bootstrap --pretrained-model-name-or"),
+        (["--pretrained-model-name-or-path", "a/b"], "--pretrained-model-name-or-path a/b: the"),
         (["--run", "../x"], "--run ../x: must be letters"),
         (["-n", "4", "-ppn", "2"], "-n 4 -ppn 2: 1 nodes take 2 ranks"),
         (["--resume", "--run", "never"], "no node holds a run never"),
@@ -209,17 +213,13 @@ def test_destroy_asks_before_anything_unfetched_is_lost(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     """A `pulumi` that notes what it is asked; the machines are this one."""
-    import dataclasses
-
-    from bootstrap.inventory import local_inventory
-
     (tmp_path / "pulumi").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     (tmp_path / "pulumi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    chosen = type("Chosen", (), {"yes": False, "accept_host_keys": False})()
+    chosen = argparse.Namespace(yes=False, accept_host_keys=False)
     lost = destroy.losses(local_inventory(), False)
     assert any("not fetched: rows and samples up to checkpoint-" in line for line in lost)
-    stack = dataclasses.replace(local_inventory(), kind="local")
+    stack = local_inventory()
     with pytest.raises(destroy.UserError, match="fab clean"):
         destroy.destroy(stack, chosen)
     monkeypatch.setattr(destroy, "losses", lambda *_: lost)

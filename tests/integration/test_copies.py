@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,16 +79,16 @@ def test_a_shared_folder_is_written_once(flags: Flags, machines: Machines, tmp_p
 
 def counting_writes(argv: list[str]) -> int:
     """`main`, saying so whenever this rank writes a checkpoint."""
-    from training import outputs
+    from training import durable
     from training.textual_inversion import main
 
-    original = outputs.save_checkpoint
+    original = durable.write_directory
 
-    def said(*arguments: object) -> Path:
-        print("wrote checkpoint", flush=True)
-        return original(*arguments)  # type: ignore[arg-type]
+    def said(path: Path, write: Callable[[Path], object]) -> None:
+        print(f"wrote {path.name}", flush=True)
+        original(path, write)
 
-    outputs.save_checkpoint = said
+    durable.write_directory = said
     return main(argv)
 
 

@@ -52,6 +52,7 @@ def run_folder(tmp_path: Path) -> Path:
     log.write("start", step=0, ranks=2, backend="gloo", versions={"torch": "2"}, cpu="A CPU",
               threads=4, stack="upstream")  # fmt: skip
     log.write("notice", text="a <notice>")
+    log.write("restart", step=0, text="restarted without worker-1")
     for step in range(5):
         if step:
             log.write("step", step=step, loss=1 / step, lr=1e-3, images_per_second=2.0)
@@ -101,6 +102,7 @@ def test_evaluations_name_the_rows_on_disk(run_folder: Path) -> None:
 def test_what_people_wrote_is_shown_as_text(run_folder: Path) -> None:
     found = page(run_folder)
     assert "a <notice>" in " ".join(found.texts)
+    assert "restarted without worker-1" in found.texts
     assert not any(tag in ("new", "b'", "notice") for tag, _ in found.tags)
     assert PROMPT in found.texts
 
