@@ -73,7 +73,7 @@ def packages(name: str, report: Mapping[str, Any], lock: Lock) -> Finding:
             wrong.append(f"{package} {there} instead of {pin}")
     found = f"{len(lock.pins)} packages as pinned ({lock.stack})"
     return Finding(
-        "packages", name, not wrong, _some(wrong) or found, _fix(wrong, f"{BOOTSTRAP} --rebuild")
+        "packages", name, not wrong, _some(wrong) or found, _fix(wrong, BOOTSTRAP)
     )
 
 

@@ -125,9 +125,10 @@ def set_up(
     """
     home, kit, pip = plan.home(host), plan.kit.path(host), plan.kit.pip(host)
     there = host.run(script('cat "$1" 2>/dev/null || :', f"{home}/{KIT}")).stdout.strip()
-    if there == plan.kit.key:
+    whole = _as_recorded(host, home)
+    if whole and there == plan.kit.key:
         say("already there")
-    elif host.run(script('test -f "$1"', f"{home}/{PRELOAD}"), check=False).exit_code != 0:
+    elif not whole:
         say("an empty environment")
         host.run(["mkdir", "-p", host.layout.envs])
         for line in empty:
@@ -138,11 +139,23 @@ def set_up(
         say("this checkout's code")
         host.run(["rm", "-f", f"{home}/{PRELOAD}", f"{home}/{KIT}"])
         host.run(project_line(plan, home, kit, pip))
-    if there != plan.kit.key:
+    if not whole or there != plan.kit.key:
         say("first import")
         _record(host, plan, home, tcmalloc, say)
         host.write(f"{home}/{KIT}", plan.kit.key.encode(), mode=0o644)
     host.run(script(FLIP, home, host.layout.env))
+
+
+def _as_recorded(host: Host, home: str) -> bool:
+    """Whether an environment was finished, and holds the packages that it held then."""
+    if host.run(script('test -f "$1"', f"{home}/{PRELOAD}"), check=False).exit_code != 0:
+        return False
+    said = host.run([f"{home}/bin/python", "-I", "-m", "bootstrap.installed"], check=False).stdout
+    try:
+        now = json.loads(said.splitlines()[-1])["packages"]
+        return bool(now == json.loads(host.read(f"{home}/{INSTALLED}"))["packages"])
+    except (UserError, ValueError, IndexError, KeyError):
+        return False
 
 
 def _record(host: Host, plan: Plan, home: str, tcmalloc: str | None, say: Say) -> None:

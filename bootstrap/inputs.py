@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bootstrap.errors import UserError
-from bootstrap.handout import Say, Tree, seal
+from bootstrap.handout import Say, Tree, seal, untouched
 from bootstrap.hub_files import PICTURES
 from bootstrap.transfer import script
 
@@ -148,7 +148,7 @@ def bring(head: Host, wanted: Input, say: Say) -> Tree:
     key = wanted.key()
     known = head.run(script('cat "$1" 2>/dev/null || :', record)).stdout
     there = head.run(script('test -d "$1"', path), check=False).exit_code == 0
-    if there and known and json.loads(known).get("key") == key:
+    if there and known and json.loads(known).get("key") == key and untouched(head, path):
         return seal(head, path)
     filling = f"{path}.filling"
     commit = None

@@ -203,14 +203,14 @@ def test_the_seeds_own_line_trains_over_the_nodefile(trained: Person) -> None:
     assert (start["ranks"], start["backend"]) == (2, "gloo")
 
 
-def test_check_names_what_is_planted(trained: Person) -> None:
+def test_check_names_what_is_planted_and_what_it_says_mends_it(trained: Person) -> None:
     _, worker, other = trained.rig.hosts
     outputs = json.loads((trained.folder / "outputs.json").read_text())
     name = outputs["nodes"][1]["name"]
     picture = worker.run("ls ~/.xeon-diffusion/data/dicoo/*.png | head -n 1").stdout.strip()
     torch = "~/.xeon-diffusion/env/lib/python3*/site-packages/torch-*.dist-info/METADATA"
-    worker.run(f"cp {picture} ~/kept.png && printf x >> {picture}")
-    worker.run(f"sed -i.kept 's/^Version: .*/Version: 2.8.0/' {torch}")
+    worker.run(f"printf x >> {picture}")
+    worker.run(f"sed -i 's/^Version: .*/Version: 2.8.0/' {torch}")
     worker.skew_clock(-90)
     worker.fill_home(leave=1 << 20)
     worker.block(other)
@@ -220,7 +220,6 @@ def test_check_names_what_is_planted(trained: Person) -> None:
         worker.unblock(other)
         worker.empty_home()
         worker.skew_clock(0)
-        worker.run(f"mv ~/kept.png {picture}; for f in {torch}; do mv $f.kept $f; done")
     bad = [line for line in said.splitlines() if "NO" in line]
     named = {what: [line for line in bad if what in line] for what in PLANTED}
     assert all(named.values()), said
@@ -228,4 +227,5 @@ def test_check_names_what_is_planted(trained: Person) -> None:
     assert all(name in line for line in bad)
     assert Path(picture).name in named["data/dicoo"][0]
     assert "torch 2.8.0 instead of 2.13.0" in named["packages"][0]
+    trained.bootstrap()
     assert "All is well." in trained.fab("check", "--no-steps")
