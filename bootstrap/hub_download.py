@@ -45,7 +45,7 @@ def download(kind: str, repository: str, folder: Path, revision: str | None) -> 
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise UserError(
             f"{repository}: the hub does not show it to us: it does not exist, or asks for a token "
-            "that has been given access (fab bootstrap --hub-token)."
+            "that has been given access (fab bootstrap --hub-token-file PATH)."
         ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
