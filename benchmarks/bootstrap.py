@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -67,6 +68,8 @@ class Run:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, end with a line of JSON."""
     chosen = _parser().parse_args(argv)
+    # Ended from outside, too, it takes its hosts down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sizes = [int(size) for size in chosen.hosts.split(",")]
     wheels = fetch_wheels([LOCK])
     runs: list[Run] = []
@@ -79,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted; the hosts are gone.", file=sys.stderr)
+        return 130
     figures = {
         "benchmark": "bootstrap",
         "rate": chosen.rate,
