@@ -43,7 +43,7 @@ def resume(connection: Connection, inventory: str = "") -> None:
         "pretrained_model_name_or_path": "a repository on the hub or a folder here",
         "revision": "of that repository",
         "train_data_dir": "a folder of pictures here, or a repository on the hub",
-        "hub_token": "give the head HF_TOKEN (or ask for one), for gated models",
+        "hub_token_file": "a token for gated models; - reads standard input",
         "wait": "seconds that a node may take to answer",
         "accept_host_keys": "pin new host keys without asking",
     },
@@ -57,7 +57,7 @@ def bootstrap(
     pretrained_model_name_or_path: str = "",
     revision: str = "",
     train_data_dir: str = "",
-    hub_token: bool = False,
+    hub_token_file: str = "",
     wait: str = "",
     accept_host_keys: bool = False,
 ) -> None:

@@ -19,7 +19,7 @@ def activation(root: str, variables: Mapping[str, str], oneccl_setvars: str | No
         oneccl_setvars: oneCCL's own script, where its bindings are installed. It comes first, and
             what is set here wins.
     """
-    lines = ["# Written by fab bootstrap. To use this node's environment:", f"#     . {root}/activate"]
+    lines = [f"# Written by fab bootstrap. In a shell on this node: . {root}/activate"]
     binaries = f"{root}/env/bin"
     lines += [
         f"case :$PATH: in *:{binaries}:*) ;; *) PATH={shlex.quote(binaries)}:$PATH ;; esac",
@@ -33,7 +33,7 @@ def activation(root: str, variables: Mapping[str, str], oneccl_setvars: str | No
             # Behind what oneCCL's script has put there: its libraries fit its bindings.
             folder = shlex.quote(value)
             lines.append(
-                f"case :$LD_LIBRARY_PATH: in *:{folder}:*) ;; "
+                f"case :${{LD_LIBRARY_PATH:-}}: in *:{folder}:*) ;; "
                 f"*) LD_LIBRARY_PATH=${{LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}}{folder} ;; esac"
             )
             lines.append("export LD_LIBRARY_PATH")

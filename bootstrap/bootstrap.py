@@ -13,11 +13,9 @@ It can be run again at any time: what is done is left alone, and what was cut sh
 from __future__ import annotations
 
 import argparse
-import getpass
-import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -69,9 +67,10 @@ def parser() -> argparse.ArgumentParser:
     add("--train-data-dir", default=DEFAULT_PICTURES, metavar="FOLDER",
         help="a folder of pictures here, or a repository on the hub (default: %(default)s)",
         )  # fmt: skip
-    add("--hub-token", action="store_true",
-        help="give the head a token for gated models: HF_TOKEN's, else asked for; it lies in a"
-             " file that only its owner reads")  # fmt: skip
+    add("--hub-token-file", metavar="PATH",
+        help="a token for gated models (`hf auth login` writes ~/.cache/huggingface/token); - reads"
+             " it from standard input. On the head it lies in a file that only its owner reads",
+        )  # fmt: skip
     add("--wait", type=float, default=WAIT_SECONDS, metavar="SECONDS",
         help="how long a node may take to answer (default: %(default)s)")  # fmt: skip
     add(ACCEPT_FLAG, action="store_true", help="pin new host keys without asking, for scripts")
@@ -127,23 +126,24 @@ def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -
     return NodeSetup(
         inventory=inventory,
         lock=lock,
-        kit=make_kit(CHECKOUT, records(inventory.name).folder),
+        kit=make_kit(CHECKOUT, records(inventory.name).folder.absolute()),
         environment=chosen.environment,
         package_index=chosen.package_index,
         wanted=wanted,
-        hub_token=_hub_token(os.environ) if chosen.hub_token else None,
+        hub_token=_hub_token(chosen.hub_token_file),
         say=lambda text: _print(console, text),
     )
 
 
-def _hub_token(variables: Mapping[str, str]) -> str:
-    token = variables.get("HF_TOKEN", "")
-    if not token and sys.stdin.isatty():
-        token = getpass.getpass("Hub token (https://huggingface.co/settings/tokens): ")
-    elif not token:
-        token = sys.stdin.readline()
+def _hub_token(source: str | None) -> str | None:
+    if source is None:
+        return None
+    try:
+        token = sys.stdin.readline() if source == "-" else Path(source).expanduser().read_text()
+    except OSError as error:
+        raise UserError(f"--hub-token-file {source}: {error.strerror}.") from error
     if not token.strip():
-        raise UserError("--hub-token: no token in HF_TOKEN, nor on standard input.")
+        raise UserError(f"--hub-token-file {source}: there is no token in it.")
     return token.strip()
 
 

@@ -24,13 +24,22 @@ from bootstrap.transfer import script
 if TYPE_CHECKING:
     from bootstrap.hosts import Host
 
+# Torch comes first: its extension does not load without it.
+IMPORTED = {
+    "upstream": ("torch", "diffusers", "transformers", "accelerate", "training"),
+    "intel": (
+        "torch", "intel_extension_for_pytorch", "oneccl_bindings_for_pytorch", "diffusers",
+        "transformers", "accelerate", "training",
+    ),
+}  # fmt: skip
 INSTALLED = "installed.json"
 PRELOAD = "preload.json"
 KIT = "kit"
 # $1: the environment's folder, $2: the link.
 FLIP = 'ln -sfn "envs/$(basename "$1")" "$2.new" && mv -T "$2.new" "$2"'
 # A library that cannot be preloaded is only complained about: the loader goes on without it.
-LOADS = 'said=$(LD_PRELOAD="$1" true 2>&1) && [ -z "$said" ] || { echo "$said"; exit 1; }'
+# (A shell's own `true` would load nothing.)
+LOADS = 'said=$(LD_PRELOAD="$1" env true 2>&1) && [ -z "$said" ]'
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Plan:
         conda: whether conda makes the folder; else the node's own Python does.
         version: of Python.
         wheels: the folder on the nodes.
+        imports: what has to load before the environment is in use; empty: what the stack has.
     """
 
     lock: Lock
@@ -50,6 +60,7 @@ class Plan:
     conda: bool
     version: str
     wheels: str
+    imports: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -74,23 +85,24 @@ def venv_lines(python: str, home: str) -> list[list[str]]:
     return [["rm", "-rf", home], [python, "-I", "-m", "venv", "--without-pip", home]]
 
 
-def install_line(plan: Plan, home: str, pip: str) -> str:
-    """The command that fills it from the wheels.
+def install_line(plan: Plan, home: str, kit: str, pip: str) -> str:
+    """The command that fills it: the wheels, and the checkout's own code.
 
     Nothing is compiled ahead: the imports at the end compile what is used, in a third of the time.
     """
     arguments = [
         "install", "--no-index", "--no-deps", "--no-compile", "--progress-bar=off",
         "--find-links", plan.wheels, "--requirement", f"{plan.wheels}/{PINS}",
+        f"{kit}/{plan.kit.wheel}",
     ]  # fmt: skip
     return pip_command(f"{home}/bin/python", pip, arguments, offline=True)
 
 
 def project_line(plan: Plan, home: str, kit: str, pip: str) -> str:
-    """The command that puts the checkout's own code in it, in place of an older one."""
+    """The command that puts newer code of the checkout in one that is there."""
     arguments = [
-        "install", "--no-index", "--no-deps", "--force-reinstall", "--progress-bar=off",
-        f"{kit}/{plan.kit.wheel}",
+        "install", "--no-index", "--no-deps", "--no-compile", "--force-reinstall",
+        "--progress-bar=off", f"{kit}/{plan.kit.wheel}",
     ]  # fmt: skip
     return pip_command(f"{home}/bin/python", pip, arguments, offline=True)
 
@@ -111,19 +123,22 @@ def set_up(
     Raises:
         UserError: a wheel does not install or a package does not import; `env` is as it was.
     """
-    home, pip = plan.home(host), plan.kit.pip(host)
-    if host.run(script('test -f "$1"', f"{home}/{PRELOAD}"), check=False).exit_code != 0:
+    home, kit, pip = plan.home(host), plan.kit.path(host), plan.kit.pip(host)
+    there = host.run(script('cat "$1" 2>/dev/null || :', f"{home}/{KIT}")).stdout.strip()
+    if there == plan.kit.key:
+        say("already there")
+    elif host.run(script('test -f "$1"', f"{home}/{PRELOAD}"), check=False).exit_code != 0:
         say("an empty environment")
         host.run(["mkdir", "-p", host.layout.envs])
         for line in empty:
             host.run(line)
         say(f"installing {len(plan.lock.pins)} packages")
-        host.run(install_line(plan, home, pip))
-    there = host.run(script('cat "$1" 2>/dev/null || :', f"{home}/{KIT}")).stdout.strip()
-    if there != plan.kit.key:
+        host.run(install_line(plan, home, kit, pip))
+    else:
         say("this checkout's code")
         host.run(["rm", "-f", f"{home}/{PRELOAD}", f"{home}/{KIT}"])
-        host.run(project_line(plan, home, plan.kit.path(host), pip))
+        host.run(project_line(plan, home, kit, pip))
+    if there != plan.kit.key:
         say("first import")
         _record(host, plan, home, tcmalloc, say)
         host.write(f"{home}/{KIT}", plan.kit.key.encode(), mode=0o644)
@@ -132,7 +147,8 @@ def set_up(
 
 def _record(host: Host, plan: Plan, home: str, tcmalloc: str | None, say: Say) -> None:
     """Import what counts, and write down what is there."""
-    said = [f"{home}/bin/python", "-I", "-m", "bootstrap.installed", "--import", plan.lock.stack]
+    said = [f"{home}/bin/python", "-I", "-m", "bootstrap.installed", "--import"]
+    said += plan.imports or IMPORTED[plan.lock.stack]
     try:
         printed = host.run(said).stdout
     except CommandFailed as error:

@@ -195,7 +195,5 @@ def hand_out(
                     waves.failed(*pair)
     left = set(waves.left_out)
     return {
-        name: problem
-        for name, problem in failures.items()
-        if name in left or name not in lacking
+        name: problem for name, problem in failures.items() if name in left or name not in lacking
     }

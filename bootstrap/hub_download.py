@@ -39,9 +39,7 @@ def download(kind: str, repository: str, folder: Path, revision: str | None) -> 
         check(kind, repository, wanted, names)
         for number, name in enumerate(wanted, 1):
             print(f"{number} of {len(wanted)}: {name}", flush=True)
-            fetched = Path(
-                hf_hub_download(repository, name, revision=about.sha, local_dir=folder)
-            )
+            fetched = Path(hf_hub_download(repository, name, revision=about.sha, local_dir=folder))
             if kind == "pictures" and fetched.parent != folder:
                 fetched.replace(folder / fetched.name)
     except (GatedRepoError, RepositoryNotFoundError) as error:
@@ -89,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind, repository, folder = arguments[:3]
     Path(folder).mkdir(parents=True, exist_ok=True)
     try:
-        commit = download(kind, repository, Path(folder), *(arguments[3:] or [None]))
+        commit = download(kind, repository, Path(folder), arguments[3] if arguments[3:] else None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
@@ -30,10 +31,12 @@ def pipeline_files(names: Iterable[str], variant: str | None = None) -> list[str
             if name == INDEX:
                 chosen.append(name)
         elif len(path.parts) == 2 and not path.name.startswith("."):
-            weights = path.suffix == ".safetensors"
-            if weights and _variant(path.name) == variant:
-                chosen.append(name)
-            elif path.suffix in CONFIGS and _shards_of(path.name) in (None, variant or ""):
+            if path.suffix == ".safetensors":
+                fits = _variant(path.name) == variant
+            else:
+                listed = _shards_of(path.name)
+                fits = path.suffix in CONFIGS and listed in (None, variant or "")
+            if fits:
                 chosen.append(name)
     return chosen
 
@@ -47,12 +50,10 @@ def _variant(name: str) -> str | None:
 
 def _shards_of(name: str) -> str | None:
     """The variant whose shards an index file lists ("": the plain one); None: another file."""
-    if not name.endswith(".index.json"):
+    found = re.search(r"\.(\w+)\.index(?:\.(\w+))?\.json$", name)
+    if not found:
         return None
-    if ".bin.index" in name:
-        return "pickle"
-    middle = name.removesuffix(".index.json").partition(".safetensors")
-    return middle[2].strip(".")
+    return found[2] or "" if found[1] == "safetensors" else "pickle"
 
 
 def without_safetensors(chosen: Iterable[str], names: Iterable[str]) -> list[str]:

@@ -152,6 +152,7 @@ def bring(head: Host, wanted: Input, say: Say) -> Tree:
         return seal(head, path)
     filling = f"{path}.filling"
     commit = None
+    head.run(script('mkdir -p "$(dirname "$1")"', path))
     if wanted.local is not None:
         say(f"sending {wanted.local}")
         if there:  # what has not changed stays: only what differs is sent

@@ -1,7 +1,7 @@
-"""What an environment holds, said by the environment itself: `env/bin/python -m bootstrap.installed`.
+"""What an environment holds, said by itself: `env/bin/python -m bootstrap.installed`.
 
-Prints one JSON object. `--import` imports the packages that everything stands on first, so that one
-which installs but does not load is a failure here and not in the middle of a training.
+Prints one JSON object. `--import NAME...` first imports what everything stands on, so that a
+package which installs but does not load is a failure here and not in the middle of a training.
 """
 
 from __future__ import annotations
@@ -16,14 +16,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Torch comes first: its extension does not load without it.
-IMPORTED = {
-    "upstream": ("torch", "diffusers", "transformers", "accelerate", "training"),
-    "intel": (
-        "torch", "intel_extension_for_pytorch", "oneccl_bindings_for_pytorch", "diffusers",
-        "transformers", "accelerate", "training",
-    ),
-}  # fmt: skip
 LIBIOMP5 = "libiomp5.so"
 CONDA_TCMALLOC = ("libtcmalloc.so", "libtcmalloc.so.4", "libtcmalloc_minimal.so.4")
 
@@ -57,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["--import"]:
-        for name in IMPORTED[arguments[1]]:
+        for name in arguments[1:]:
             importlib.import_module(name)
     prefix = Path(sys.prefix)
     print(

@@ -64,6 +64,7 @@ def send_kit(head: Host, kit: Kit) -> str:
     """Bring it to the head, unless it is there; returns its folder."""
     path = kit.path(head)
     if head.run(script('test -d "$1"', path), check=False).exit_code != 0:
+        head.run(["mkdir", "-p", head.layout.wheels])
         head.send(kit.folder, f"{path}.sending", exact=True)
         head.run(["mv", "-T", f"{path}.sending", path])
     return path

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PINS = "pins.txt"
 TRIES, SECONDS = 3, 20
+BATCH = 20
+"""How many packages one pip fetches: what it has is kept only once it has them all."""
 DEFAULT_INDEX = "https://pypi.org/simple"
 LOOK_SECONDS = 5
 # $1: the folder that was being filled, $2: its name from now on.
@@ -31,7 +33,7 @@ def folder_of(host: Host, lock: Lock, version: str) -> str:
     return f"{host.layout.wheels}/{lock.stack}-{lock.key(version)}"
 
 
-def download_line(python: str, pip: str, part: Part, folder: str) -> str:
+def download_line(python: str, version: str, pip: str, part: Part, folder: str) -> str:
     """The command that fetches one index's part; its requirement file is the standard input.
 
     Where every line has its hash, nothing else is accepted. Wheels that an earlier attempt left in
@@ -39,6 +41,7 @@ def download_line(python: str, pip: str, part: Part, folder: str) -> str:
     """
     arguments = [
         "download", "--no-deps", "--only-binary=:all:", "--progress-bar=off",
+        f"--python-version={version}", "--no-cache-dir",
         f"--retries={TRIES}", f"--timeout={SECONDS}", "--dest", folder,
     ]  # fmt: skip
     if all("--hash=" in line for line in part.lines):
@@ -67,7 +70,8 @@ def fetch(
     """Bring a stack's wheels to the head, unless they are there; returns their folder.
 
     Args:
-        python: an interpreter on the head of that version, which is every node's.
+        python: any interpreter on the head.
+        version: of every node's Python, such as "3.12".
         pip: the packed pip on the head.
         package_index: asked instead of all that the lock names.
 
@@ -87,9 +91,11 @@ def fetch(
             arrived += 1
             say(f"{arrived} of {len(lock.pins)}: {line.split()[1].partition('==')[0]}")
 
-    for part in lock.parts(package_index):
-        line = download_line(python, pip, part, filling)
-        _download(head, part, line, progress, lock.stack)
+    for whole in lock.parts(package_index):
+        for start in range(0, len(whole.lines), BATCH):
+            part = Part(whole.index, whole.lines[start : start + BATCH])
+            line = download_line(python, version, pip, part, filling)
+            _download(head, part, line, progress, lock.stack)
     head.write(f"{filling}/{PINS}", lock.plain().encode(), mode=0o644)
     head.run(script(KEEP, filling, folder))
     return folder

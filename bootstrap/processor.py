@@ -25,12 +25,12 @@ INTEL = {
 }
 CASCADE_LAKE_STEPPINGS = range(5, 8)
 AMD = (
-    (23, range(0x00, 0x10), "AMD Naples"),
+    (23, range(0x10), "AMD Naples"),
     (23, range(0x30, 0x40), "AMD Rome"),
-    (25, range(0x00, 0x10), "AMD Milan"),
+    (25, range(0x10), "AMD Milan"),
     (25, range(0x10, 0x20), "AMD Genoa"),
     (25, range(0xA0, 0xB0), "AMD Bergamo"),
-    (26, range(0x00, 0x20), "AMD Turin"),
+    (26, range(0x20), "AMD Turin"),
 )
 
 

@@ -48,6 +48,7 @@ def build(checkout: Path, folder: Path) -> Path:
     Raises:
         UserError: setuptools refuses.
     """
+    folder = folder.absolute()  # The build runs in a folder of its own.
     target = folder / source_key(checkout)
     if found := sorted(target.glob("*.whl")):
         return found[0]

@@ -206,7 +206,7 @@ def _start(work: Callable[..., None], *arguments: object) -> None:
 
 
 def _pump(receive: Callable[[int], bytes], take: Callable[[bytes], None]) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
         while piece := receive(CHUNK):
             take(piece)
     take(b"")
@@ -214,7 +214,7 @@ def _pump(receive: Callable[[int], bytes], take: Callable[[bytes], None]) -> Non
 
 def _feed(channel: Any, source: IO[bytes], size: int, on_bytes: OnBytes | None) -> None:
     # The writing side stays open: as long as it is, somebody here waits (see remote_shell).
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, EOFError, paramiko.SSHException):
         while size > 0 and (piece := source.read(min(CHUNK, size))):
             channel.sendall(piece)
             size -= len(piece)

@@ -47,9 +47,11 @@ sync -- "$(dirname -- "$1")"
 """
 # $1: a file or a folder. Size, hash of as many bytes (it may be growing), name: of each file in it.
 LIST = """
-cd -- "$1" 2>/dev/null || { cd -- "$(dirname -- "$1")" 2>/dev/null && only="$(basename -- "$1")"; }
-[ -n "$only" ] && [ ! -f "$only" ] && exit 0
-find "./${only:-}" -type f -printf '%s\\0%p\\0' 2>/dev/null | xargs -0 -r -n 64 sh -c '
+if [ -d "$1" ]; then cd -- "$1"; only=
+elif [ -f "$1" ]; then cd -- "$(dirname -- "$1")"; only=$(basename -- "$1")
+else exit 0
+fi
+find "./$only" -type f -printf '%s\\0%p\\0' 2>/dev/null | xargs -0 -r -n 64 sh -c '
   while [ $# -gt 0 ]; do
     hash=$(head -c "$1" -- "$2" | sha256sum) && printf "%s %s %s\\0" "${hash%% *}" "$1" "$2"
     shift 2

@@ -119,10 +119,19 @@ def write(root: Path, stack: str) -> Path:
         for version in PYTHONS:
             report = place / f"{version}.json"
             platforms = [part for name in PLATFORMS for part in ("--platform", f"{name}_x86_64")]
-            target = ["--python-version", version, *platforms, "--target", place / "nowhere"]
+            target = ["--python-version", version, *platforms, "--target"]
             steps.run(
                 f"wheels for Python {version}",
-                [*dry, "--no-deps", *target, "--report", report, "--requirement", ask],
+                [
+                    *dry,
+                    "--no-deps",
+                    *target,
+                    place / "nowhere",
+                    "--report",
+                    report,
+                    "--requirement",
+                    ask,
+                ],
                 f"One of these packages has no wheel for Python {version}: choose another release.",
             )
             reports.append(json.loads(report.read_text()))

@@ -21,11 +21,12 @@ class Sshd:
     """One running server.
 
     Attributes:
-        port: where it listens on 127.0.0.1.
+        address, port: where it listens.
         folder: its configuration, host keys, log and home folder.
         process: it.
     """
 
+    address: str
     port: int
     folder: Path
     process: subprocess.Popen[bytes]
@@ -63,7 +64,12 @@ def make_key(path: Path) -> Path:
 
 @contextmanager
 def serving(
-    folder: Path, key: Path, host_key: Path | None = None, port: int = 0, home: Path | None = None
+    folder: Path,
+    key: Path,
+    host_key: Path | None = None,
+    port: int = 0,
+    home: Path | None = None,
+    address: str = "127.0.0.1",
 ) -> Iterator[Sshd]:
     """A server that lets `key` in.
 
@@ -73,6 +79,7 @@ def serving(
         host_key: the server's; None: a new one.
         port: 0: any that is free.
         home: shared with another server; None: its own.
+        address: any of 127.0.0.0/8.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if home:
@@ -86,7 +93,7 @@ def serving(
     port = port or free_port()
     config = folder / "sshd_config"
     config.write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nPidFile none\nUsePAM no\n"
+        f"Port {port}\nListenAddress {address}\nHostKey {host_key}\nPidFile none\nUsePAM no\n"
         f"StrictModes no\nAuthorizedKeysFile {authorized}\nPasswordAuthentication no\n"
         f"PermitRootLogin yes\nAllowUsers {getpass.getuser()}\nMaxStartups 100\nLogLevel VERBOSE\n"
         f"SetEnv HOME={folder / 'home'}\n"
@@ -96,7 +103,7 @@ def serving(
     process = subprocess.Popen(
         [SSHD, "-D", "-f", str(config), "-E", str(folder / "log")], stdin=subprocess.DEVNULL
     )
-    server = Sshd(port, folder, process)
+    server = Sshd(address, port, folder, process)
     try:
         _wait_for(server)
         yield server
@@ -117,7 +124,7 @@ def free_port() -> int:
 def _wait_for(server: Sshd) -> None:
     while server.process.poll() is None:
         try:
-            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
+            with socket.create_connection((server.address, server.port), timeout=5) as sock:
                 sock.recv(3)
                 return
         except ConnectionRefusedError:

@@ -5,6 +5,7 @@ needed to find it again: no list of process ids that could be stale, none that a
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -41,28 +42,35 @@ def start(mark: str, argv: Sequence[str], log: Path) -> int:
 
 
 def find(mark: str) -> list[int]:
-    """The ids of the processes with this mark, or with one that goes on after it with a slash."""
-    wanted = f"{VARIABLE}={mark}"
+    """The ids of the processes with this mark, or with one that goes on after it with a slash.
+
+    An empty mark finds those of all rigs.
+    """
+    wanted = re.compile(rf"{VARIABLE}={re.escape(mark)}(/.*)?" if mark else rf"{VARIABLE}=.*")
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with suppress(OSError):
-            for variable in (entry / "environ").read_bytes().split(b"\0"):
-                text = variable.decode(errors="replace")
-                if text == wanted or text.startswith(wanted + "/"):
-                    found.append(int(entry.name))
+            variables = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+            if any(wanted.fullmatch(variable) for variable in variables):
+                found.append(int(entry.name))
     return found
 
 
 def end(mark: str) -> None:
     """Kill the processes with this mark and return when nothing is left of them."""
     deadline = time.monotonic() + SECONDS
-    while pids := [pid for pid in find(mark) for pid in (*children(pid), pid)]:
+    while pids := find(mark):
         for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        _reap(pids)
+            # A host's first process takes all others along, and its parent, which carries the
+            # mark, ends after it. So nothing is left for somebody else to reap.
+            for victim in children(pid) or [pid]:
+                with suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+            # This process may be the parent of what carries the mark, or not.
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
         if time.monotonic() > deadline:
             raise RigError(f"{mark}: the processes {pids} do not end")
         time.sleep(0.005)
@@ -73,9 +81,3 @@ def children(pid: int) -> list[int]:
     with suppress(OSError):
         return [int(i) for i in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
-
-
-def _reap(pids: Sequence[int]) -> None:
-    for pid in pids:
-        with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)

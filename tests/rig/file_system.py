@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import time
 import uuid
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from tests.rig.commands import run
+from tests.rig.commands import RigError, run
 
 USER = "azureuser"
 UID = 1000
+SECONDS = 20.0
 SSHD_CONFIG = """\
 HostKey /etc/ssh/ssh_host_ed25519_key
 PasswordAuthentication no
@@ -69,6 +71,16 @@ def make_home(home: Path, authorized_key: str) -> None:
     own.chmod(0o750)
     for path in (own, *own.rglob("*")):
         os.chown(path, UID, UID, follow_symlinks=False)
+
+
+def wait_for_image(disk: Path) -> None:
+    """The kernel lets go of a small home a moment after the host's last process has ended."""
+    image = disk / "home.img"
+    deadline = time.monotonic() + SECONDS
+    while image.exists() and run("losetup", "-j", str(image)).stdout:
+        if time.monotonic() > deadline:
+            raise RigError(f"{image} stays in use.")
+        time.sleep(0.01)
 
 
 def _make_root(root: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.rig import anchors
 from tests.rig.commands import RigError, run
-from tests.rig.file_system import UID, USER, Identity, make_disk
+from tests.rig.file_system import UID, USER, Identity, make_disk, wait_for_image
 from tests.rig.network import Counters, Network, counters
 
 BOOT = Path(__file__).with_name("boot.sh")
@@ -110,7 +110,7 @@ class RigHost:
         with suppress(RigError):
             self._network.unplug(self.index)
         anchors.end(self._mark)
-        self._wait_for_image()
+        wait_for_image(self._disk)
 
     def reboot(self) -> None:
         """Take its power away and switch it on again: same disk, same host key."""
@@ -207,15 +207,6 @@ class RigHost:
             if time.monotonic() > deadline:
                 raise RigError(f"{self.name}: sshd does not listen; {self.log} may say why")
             time.sleep(0.005)
-
-    def _wait_for_image(self) -> None:
-        """The kernel lets go of a disk image a moment after the last process has ended."""
-        image = self._disk / "home.img"
-        deadline = time.monotonic() + SECONDS
-        while image.exists() and run("losetup", "-j", str(image)).stdout:
-            if time.monotonic() > deadline:
-                raise RigError(f"{image} stays in use")
-            time.sleep(0.01)
 
 
 def _listens_on_22(pid: int) -> bool:

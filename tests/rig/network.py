@@ -6,6 +6,7 @@ uplink and nothing else, so it reaches the head and no worker, as a person reach
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,10 +39,12 @@ class Network:
 
     Attributes:
         slot: the rig's number, which picks the addresses of the uplink.
+        size: how many hosts there are.
     """
 
-    def __init__(self, slot: int, folder: Path, private: IPv4Network = PRIVATE) -> None:
+    def __init__(self, slot: int, size: int, folder: Path, private: IPv4Network = PRIVATE) -> None:
         self.slot = slot
+        self.size = size
         self.private = private
         self._log = folder / "switch.log"
         self._mark = f"{slot}/switch"
@@ -68,8 +71,7 @@ class Network:
     def plug_in(self, index: int, pid: int) -> None:
         """Give a host, of which `pid` is a process, its interfaces: eth0, and for the head eth1."""
         _forget_ipv6(pid)
-        # A machine keeps its hardware address when it is started anew, and its neighbours know it.
-        hardware = "02:00:" + ":".join(f"{byte:02x}" for byte in self.address(index).packed)
+        hardware = self._hardware(index)
         ip_batch(
             [
                 f"link add port{index} type veth peer name eth0 address {hardware} netns {pid}",
@@ -78,11 +80,19 @@ class Network:
             self._switch(),
         )
         length = self.private.prefixlen
+        # As in Azure, where the network and not the neighbour tells its hardware address: a host
+        # that does not answer is met with silence, never with "no route to host".
+        neighbours = [
+            f"neighbour add {self.address(i)} lladdr {self._hardware(i)} dev eth0 nud permanent"
+            for i in range(self.size)
+            if i != index
+        ]
         ip_batch(
             [
                 "link set lo up",
                 f"address add {self.address(index)}/{length} broadcast + dev eth0",
                 "link set eth0 up",
+                *neighbours,
             ],
             pid,
         )
@@ -99,6 +109,11 @@ class Network:
         """Let a host's private interface carry at most `rate` each way; None: as fast as it can."""
         for namespace, interface in ((pid, "eth0"), (self._switch(), f"port{index}")):
             _set_rate(rate, namespace, interface)
+
+    def set_uplink_rate(self, rate: str | None, pid: int) -> None:
+        """Let the head's uplink, the way to the person and the internet, carry at most `rate`."""
+        _set_rate(rate, pid, "eth1")
+        _set_rate(rate, os.getpid(), self.link)
 
     def cut(self, index: int) -> None:
         """The switch forwards nothing from or to this host, which keeps its interface."""
@@ -125,6 +140,10 @@ class Network:
     def unblock(self, pid: int, other: int) -> None:
         """Undo `block`."""
         self._rules("-D", pid, other)
+
+    def _hardware(self, index: int) -> str:
+        """The same every time that a host is started."""
+        return "02:00:" + ":".join(f"{byte:02x}" for byte in self.address(index).packed)
 
     def _rules(self, action: str, pid: int, other: int) -> None:
         address = str(self.address(other))

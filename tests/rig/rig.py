@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.rig import anchors, slots
 from tests.rig.commands import RigError, run
-from tests.rig.file_system import USER, Identity, make_home
+from tests.rig.file_system import USER, Identity, make_home, wait_for_image
 from tests.rig.host import RigHost
 from tests.rig.inventory import describe
 from tests.rig.network import Network
@@ -37,7 +37,7 @@ class Rig:
     def __init__(self, slot: int, state: State) -> None:
         self.slot = slot
         self.folder = slots.folder(slot)
-        self.network = Network(slot, self.folder)
+        self.network = Network(slot, state.hosts, self.folder)
         self._state = state
         names = [f"vm-rig-{index}" for index in range(state.hosts)]
         addresses = {name: self.network.address(index) for index, name in enumerate(names)}
@@ -117,6 +117,10 @@ class Rig:
         """Limit every private interface, both ways; None: no limit."""
         for host in self.hosts:
             host.set_rate(rate)
+
+    def set_uplink_rate(self, rate: str | None) -> None:
+        """Limit the head's way to the person and the internet, until the head is restarted."""
+        self.network.set_uplink_rate(rate, self.head.pid)
 
     def cut_person(self) -> None:
         """Drop everything between the person (and the internet) and the head."""
@@ -209,10 +213,15 @@ def remove_abandoned() -> None:
 def _remove(slot: int, state: State | None) -> None:
     anchors.end(str(slot))
     run("ip", "link", "delete", f"rig{slot}", check=False)
+    for disk in slots.folder(slot).glob("hosts/*/disk"):
+        wait_for_image(disk)
     if slots.folder(slot).exists():
         shutil.rmtree(slots.folder(slot))
     if state and state.inventory:
-        Path(state.inventory).unlink(missing_ok=True)
+        path = Path(state.inventory)
+        path.unlink(missing_ok=True)
+        # What `fab` knows of the cluster: the next rig of this number has other host keys.
+        shutil.rmtree(path.parent / ".cluster" / f"rig{slot}", ignore_errors=True)
     with slots.locked():
         pass
 

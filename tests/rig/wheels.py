@@ -6,6 +6,7 @@ import hashlib
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,23 +44,41 @@ def fetch_wheel(requirement: str, cache: Path = CACHE) -> Path:
 
 
 def _download(lock: Path, version: str, cache: Path, show: bool) -> None:
-    torch = chosen_index(TORCH_INDEX_VARIABLE, TORCH_INDEX) if "torch==" in lock.read_text() else ""
-    finished = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
-            *("--python-version", version, "--implementation", "cp"),
-            *("--find-links", str(cache), "--dest", str(cache), "--requirement", str(lock)),
-            *(["--extra-index-url", torch] if torch else []),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=None if show else subprocess.PIPE,
-        stderr=None if show else subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if finished.returncode:
-        said = (finished.stdout or "").strip().splitlines()[-3:]
-        raise RigError("\n".join([f"The wheels of {lock} could not be fetched.", *said]))
+    pins = _pins(lock)
+    # Where one pin has a digest pip wants one of each, and those from other indexes have none.
+    for with_digest in (True, False):
+        wanted = [pin for pin in pins if ("--hash=" in pin) == with_digest]
+        if not wanted:
+            continue
+        torch = None
+        if any(pin.startswith("torch==") for pin in wanted):
+            torch = chosen_index(TORCH_INDEX_VARIABLE, TORCH_INDEX)
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as part:
+            part.write("\n".join(wanted) + "\n")
+            part.flush()
+            finished = subprocess.run(
+                [
+                    *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
+                    *("--python-version", version, "--implementation", "cp"),
+                    *("--find-links", str(cache), "--dest", str(cache)),
+                    *("--requirement", part.name),
+                    *(["--extra-index-url", torch] if torch else []),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=None if show else subprocess.PIPE,
+                stderr=None if show else subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
+        if finished.returncode:
+            said = (finished.stdout or "").strip().splitlines()[-3:]
+            raise RigError("\n".join([f"The wheels of {lock} could not be fetched.", *said]))
+
+
+def _pins(lock: Path) -> list[str]:
+    """The lock's lines, each with the digests that follow it."""
+    lines = lock.read_text().replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _key(lock: Path, version: str) -> str:

@@ -1,0 +1,188 @@
+"""A folder handed from node to node: the real scripts, on nodes that are folders of this machine.
+
+Each node's commands name the same absolute root, as they do on a cluster; here that name is
+replaced by the node's own folder before the command runs. ssh is replaced by a script that does the
+same and counts what travels.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap.errors import UserError
+from bootstrap.handout import Tree, hand_out, missing, seal
+from bootstrap.hosts import Host, LocalHost
+from bootstrap.inventory import Node
+
+ROOT = "/root-of-every-node"
+SSH = """#!/bin/sh
+# $1: the address, $2: the command.
+echo "$SENDER $1" >> "{log}"
+[ -e "{nodes}/$1/unplugged" ] && exit 255
+exec sh -c "$(printf '%s' "$2" | sed "s|{root}|{nodes}/$1|g")"
+"""
+
+
+class FolderHost(LocalHost):
+    """A node whose root is a folder of its own here."""
+
+    def __init__(self, name: str, nodes: Path) -> None:
+        super().__init__(Node(name, name), ROOT)
+        self.place = nodes / name
+        self.place.mkdir()
+        (self.place / "cluster").mkdir()
+        ssh = self.place / "cluster" / "ssh"
+        log = nodes.parent / "transfers"
+        ssh.write_text(SSH.format(nodes=nodes, root=ROOT, log=log).replace("$SENDER", name))
+        ssh.chmod(0o755)
+
+    def stream(self, line: str, *arguments: Any, **named: Any) -> Any:
+        """Where this node's root is named, its folder is meant; not in what goes to another."""
+        if "/cluster/ssh" in line:
+            line = line.replace(f"{ROOT}/cluster/ssh", f"{self.place}/cluster/ssh")
+            line = line.replace(f"tar -C {ROOT}", f"tar -C {self.place}")
+        else:
+            line = line.replace(ROOT, str(self.place))
+        return super().stream(line, *arguments, **named)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> list[Host]:
+    (tmp_path / "nodes").mkdir()
+    return [FolderHost(f"n{number}", tmp_path / "nodes") for number in range(5)]
+
+
+def fill(host: Host, **files: str) -> Path:
+    folder = folder_of(host)
+    for name, content in {
+        "a.txt": "one", "deep/er/b c.txt": "two", "it's.txt": "three", **files,
+    }.items():  # fmt: skip
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return folder
+
+
+def folder_of(host: Host) -> Path:
+    assert isinstance(host, FolderHost)
+    return host.place / "data" / "five"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def transfers(tmp_path: Path) -> list[str]:
+    log = tmp_path / "transfers"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def give(hosts: list[Host], said: list[str] | None = None) -> dict[str, UserError]:
+    def say(host: Host, text: str) -> None:
+        if said is not None:
+            said.append(f"{host.name}: {text}")
+
+    tree = seal(hosts[0], f"{ROOT}/data/five")
+    return hand_out(tree, hosts[:1], hosts[1:], say)
+
+
+def test_every_node_has_it_and_the_head_did_not_send_it_to_all(
+    hosts: list[Host], tmp_path: Path
+) -> None:
+    fill(hosts[0])
+    assert give(hosts) == {}
+    for host in hosts[1:]:
+        assert contents(folder_of(host)) == contents(folder_of(hosts[0]))
+        assert sorted(path.name for path in folder_of(host).parent.iterdir()) == [
+            "five",
+            "five.sha256",
+        ]
+    senders = [line.split()[0] for line in transfers(tmp_path)]
+    assert len(senders) == 4
+    assert senders.count("n0") < 4
+
+
+def test_a_second_time_nothing_travels(hosts: list[Host], tmp_path: Path) -> None:
+    fill(hosts[0])
+    give(hosts)
+    before = transfers(tmp_path)
+    assert give(hosts) == {}
+    assert transfers(tmp_path) == before
+
+
+def test_only_what_differs_travels_and_what_is_gone_goes(hosts: list[Host]) -> None:
+    folder = fill(hosts[0])
+    give(hosts)
+    inode = (folder_of(hosts[1]) / "a.txt").stat().st_ino
+    (folder / "deep/er/b c.txt").write_text("changed")
+    (folder / "it's.txt").unlink()
+    hosts[0].run(f"rm {ROOT}/data/five.sha256")
+    said: list[str] = []
+    assert give(hosts, said) == {}
+    assert all("1 of 2 files" in line for line in said), said
+    for host in hosts[1:]:
+        assert contents(folder_of(host)) == {"a.txt": "one", "deep/er/b c.txt": "changed"}
+    assert (folder_of(hosts[1]) / "a.txt").stat().st_ino == inode
+
+
+def test_what_a_cut_transfer_left_is_checked_and_used(hosts: list[Host], tmp_path: Path) -> None:
+    fill(hosts[0])
+    partial = folder_of(hosts[1]).with_name("five.partial")
+    partial.mkdir(parents=True)
+    (partial / "a.txt").write_text("one")
+    (partial / "it's.txt").write_text("thr")  # cut
+    (partial / "stale").write_text("of another time")
+    tree = seal(hosts[0], f"{ROOT}/data/five")
+    assert missing(hosts[1], tree) == ["./deep/er/b c.txt", "./it's.txt"]
+    assert not folder_of(hosts[1]).exists()
+    assert give(hosts) == {}
+    assert contents(folder_of(hosts[1])) == contents(folder_of(hosts[0]))
+
+
+def test_a_node_that_cannot_be_reached_is_named_and_the_others_finish(hosts: list[Host]) -> None:
+    fill(hosts[0])
+    unplugged = hosts[2]
+    assert isinstance(unplugged, FolderHost)
+    (unplugged.place / "unplugged").touch()
+    failed = give(hosts)
+    assert list(failed) == ["n2"]
+    assert not folder_of(unplugged).exists()
+    for host in (hosts[1], hosts[3], hosts[4]):
+        assert contents(folder_of(host)) == contents(folder_of(hosts[0]))
+    (unplugged.place / "unplugged").unlink()
+    assert give(hosts) == {}
+    assert contents(folder_of(unplugged)) == contents(folder_of(hosts[0]))
+
+
+def test_what_arrives_damaged_never_gets_its_name(hosts: list[Host]) -> None:
+    fill(hosts[0])
+    tree = seal(hosts[0], f"{ROOT}/data/five")
+    (folder_of(hosts[0]) / "a.txt").write_text("changed behind our back")
+    failed = hand_out(tree, hosts[:1], hosts[1:2], lambda host, text: None)
+    assert "a.txt" in str(failed["n1"])
+    assert not folder_of(hosts[1]).exists()
+
+
+def test_names_that_cannot_be_handed_out_are_refused(hosts: list[Host]) -> None:
+    folder = fill(hosts[0])
+    (folder / "two\nlines").write_text("x")
+    with pytest.raises(UserError, match="line break"):
+        seal(hosts[0], f"{ROOT}/data/five")
+
+
+def test_a_manifest_is_what_sha256sum_reads(hosts: list[Host]) -> None:
+    fill(hosts[0])
+    tree = seal(hosts[0], f"{ROOT}/data/five")
+    assert tree == Tree(f"{ROOT}/data/five", tree.manifest)
+    checked = hosts[0].run(
+        f"cd {shlex.quote(tree.path)} && sha256sum --check -", stdin=tree.manifest.encode()
+    )
+    assert checked.stdout.count(": OK") == tree.files == 3
