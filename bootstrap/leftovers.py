@@ -6,12 +6,13 @@ that something else may have too.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bootstrap.mpi import RUN_VARIABLE
@@ -22,30 +23,34 @@ PROXY = "hydra_pmi_proxy"
 
 def processes_of(run: str) -> list[int]:
     """This account's processes on this node that belong to the run in folder `run`."""
+    return _belonging(lambda pid: _is_rank(pid, run) or _is_launcher(pid, run))
+
+
+def ranks_of(run: str) -> list[int]:
+    """The ranks among them: mpirun, asked to end, would cut them off."""
+    return _belonging(lambda pid: _is_rank(pid, run))
+
+
+def _belonging(belongs: Callable[[int], bool]) -> list[int]:
     here = _network(os.getpid())
-    return [
-        pid
-        for pid in _all_processes()
-        if pid != os.getpid() and _belongs(pid, run) and _network(pid) == here
-    ]
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit() and (pid := int(path.name)) != os.getpid():
+            with contextlib.suppress(OSError):
+                mine = os.stat(path).st_uid == os.getuid()
+                if mine and belongs(pid) and _network(pid) == here:
+                    found.append(pid)
+    return found
 
 
-def _all_processes() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+def _is_rank(pid: int, run: str) -> bool:
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return f"{RUN_VARIABLE}={run}".encode() in variables
 
 
-def _belongs(pid: int, run: str) -> bool:
-    try:
-        if os.stat(f"/proc/{pid}").st_uid != os.getuid():
-            return False
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    if f"{RUN_VARIABLE}={run}".encode() in environment:
-        return True
-    name = RUN_VARIABLE.encode()
-    return any(word == name and after == run.encode() for word, after in itertools.pairwise(words))
+def _is_launcher(pid: int, run: str) -> bool:
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return (RUN_VARIABLE.encode(), run.encode()) in itertools.pairwise(words)
 
 
 def _network(pid: int) -> str:
@@ -70,10 +75,10 @@ def _launchers(pids: Sequence[int]) -> list[int]:
     return sorted(found)
 
 
-def signal_all(run: str, number: int) -> int:
-    """Send a signal to each of the run's processes here; returns how many there were."""
+def signal_ranks(run: str, number: int) -> int:
+    """Send a signal to each of the run's ranks here; returns how many there were."""
     sent = 0
-    for pid in processes_of(run):
+    for pid in ranks_of(run):
         try:
             os.kill(pid, number)
             sent += 1

@@ -190,7 +190,7 @@ class Supervisor:
                 return self._ended(process.wait(POLL_SECONDS), nodes)
             if self.stop.is_set() and asked_at is None:
                 self.note(phase="stopping")
-                count = leftovers.signal_all(str(self.job.folder), signal.SIGTERM)
+                count = leftovers.signal_ranks(str(self.job.folder), signal.SIGTERM)
                 if count:  # none: mpirun is still on its way to start them
                     asked_at = time.monotonic()
                     self.say(f"asked {count} ranks to end with a checkpoint")

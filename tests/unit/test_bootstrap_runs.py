@@ -186,6 +186,7 @@ def test_leftovers_are_found_by_the_runs_own_mark(tmp_path: Path) -> None:
     bystander = subprocess.Popen([*wait, run], stdin=subprocess.PIPE)
     try:
         assert set(leftovers.processes_of(run)) == {started[0].pid, mpirun.pid}
+        assert leftovers.ranks_of(run) == [started[0].pid]
         Thread(target=lambda: (started[0].wait(), mpirun.wait()), daemon=True).start()
         assert leftovers.end_all(run) == 2
         assert started[1].poll() is None
