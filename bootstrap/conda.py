@@ -67,7 +67,7 @@ def conda_home(host: Host) -> str:
 
 
 def channel_answers(host: Host) -> bool:
-    """Whether a node reaches conda-forge and the installer: what `--env auto` goes by."""
+    """Whether a node reaches conda-forge and the installer: what `--environment auto` goes by."""
     return all(
         host.run(script(GET, url, ""), check=False).exit_code == 0
         for url in (f"{CHANNEL}/noarch/repodata.json.zst", URL)

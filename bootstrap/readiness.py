@@ -52,7 +52,7 @@ def refusals(
     if not conda and not probe.pythons:
         found.append(
             f"{name}: no Python {PYTHONS[-1]} to {PYTHONS[0]} with the venv module. Install one "
-            "(Debian and Ubuntu: apt-get install python3 python3-venv), or use --env conda."
+            "(Debian and Ubuntu: apt-get install python3 python3-venv), or use --environment conda."
         )
     return found
 
@@ -123,7 +123,7 @@ def common_python(probes: Mapping[str, Probe]) -> str:
     )
     raise UserError(
         f"the nodes have no Python in common that will do ({have}). Install Python "
-        f"{PYTHONS[-1]} or newer with its venv module on each, or use --env conda."
+        f"{PYTHONS[-1]} or newer with its venv module on each, or use --environment conda."
     )
 
 
