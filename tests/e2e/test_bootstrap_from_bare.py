@@ -18,7 +18,10 @@ pytestmark = pytest.mark.rig
 CHECKOUT = Path(__file__).parents[2]
 MINIATURE = CHECKOUT / "training" / "miniature"
 # Every file that lies there and when it changed. A node's mark in homes/ is new each time.
-STATE = "cd; find .xeon-diffusion .ssh ! -type d ! -path '*/homes/*' -printf '%p %y %i %T@ %s\\n' | sort"
+STATE = (
+    "cd; find .xeon-diffusion .ssh ! -type d ! -path '*/homes/*'"
+    " -printf '%p %y %i %T@ %s\\n' | sort"
+)
 
 
 @pytest.fixture(autouse=True)
