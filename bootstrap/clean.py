@@ -33,9 +33,7 @@ done
 RUNS = 'cd -- "$1" 2>/dev/null && ls -1 || :'
 # $1: the root, whose name is ours. What pip and conda made read-only goes too.
 REMOVE = """
-[ -d "$1" ] || exit 0
-chmod -R u+w -- "$1" 2>/dev/null
-rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
+rm -rf -- "$1" 2>/dev/null || { chmod -R u+w -- "$1"; rm -rf -- "$1"; }
 """
 
 

@@ -36,7 +36,10 @@ INSTALLED = "installed.json"
 PRELOAD = "preload.json"
 KIT = "kit"
 # $1: the environment's folder, $2: the link.
-FLIP = 'ln -sfn "envs/$(basename "$1")" "$2.new" && mv -T "$2.new" "$2"'
+FLIP = """
+wanted="envs/$(basename "$1")"
+[ "$(readlink "$2")" = "$wanted" ] || { ln -sfn "$wanted" "$2.new" && mv -T "$2.new" "$2"; }
+"""
 # A library that cannot be preloaded is only complained about: the loader goes on without it.
 # (A shell's own `true` would load nothing.)
 LOADS = 'said=$(LD_PRELOAD="$1" env true 2>&1) && [ -z "$said" ]'

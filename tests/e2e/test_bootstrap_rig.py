@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,16 @@ def yes(question: str) -> bool:
     return True
 
 
+def remember(asked: list[str]) -> Callable[[str], bool]:
+    """Accept the host keys, and keep what was asked."""
+
+    def ask(question: str) -> bool:
+        asked.append(question)
+        return True
+
+    return ask
+
+
 def never(question: str) -> bool:
     pytest.fail(f"asked: {question}")
 
@@ -69,7 +80,7 @@ def all_reach_all(hosts: list[Host]) -> None:
 def test_workers_answer_through_the_head_and_their_keys_are_shown_once(make_rig: MakeRig) -> None:
     rig = make_rig(hosts=3)
     asked: list[str] = []
-    with open_hosts(inventory_of(rig), lambda text: not asked.append(text)) as hosts:
+    with open_hosts(inventory_of(rig), remember(asked)) as hosts:
         names = [host.run("hostname").stdout.strip() for host in hosts]
         assert names == [host.name for host in rig.hosts]
         callers = [host.run("echo ${SSH_CONNECTION%% *}").stdout.strip() for host in hosts]

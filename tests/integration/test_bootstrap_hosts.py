@@ -60,6 +60,16 @@ def yes(question: str) -> bool:
     return True
 
 
+def remember(asked: list[str]) -> Callable[[str], bool]:
+    """Accept the host keys, and keep what was asked."""
+
+    def ask(question: str) -> bool:
+        asked.append(question)
+        return True
+
+    return ask
+
+
 def never(question: str) -> bool:
     """Fails the test: nothing is to be asked."""
     pytest.fail(f"asked: {question}")
@@ -206,7 +216,7 @@ def test_a_changed_key_is_refused_until_it_is_forgotten(
     assert "Accepted publickey" not in replaced.log
     forget("worker")
     asked: list[str] = []
-    with open_hosts(inventory, lambda q: not asked.append(q)) as hosts:
+    with open_hosts(inventory, remember(asked)) as hosts:
         assert hosts[1].run("true").exit_code == 0
     assert "worker" in asked[0]
     assert "head" not in asked[0]
