@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from bootstrap import destroy, fetch, generate, leftovers, logs, run_state, status, stop, train
+from bootstrap.errors import UserError
 from bootstrap.inventory import local_inventory
 from tests.local_cluster import make_root, node_variables
 
@@ -220,11 +221,11 @@ def test_destroy_asks_before_anything_unfetched_is_lost(
     lost = destroy.losses(local_inventory(), False)
     assert any("not fetched: rows and samples up to checkpoint-" in line for line in lost)
     stack = local_inventory()
-    with pytest.raises(destroy.UserError, match="fab clean"):
+    with pytest.raises(UserError, match="fab clean"):
         destroy.destroy(stack, chosen)
     monkeypatch.setattr(destroy, "losses", lambda *_: lost)
     stack = dataclasses.replace(stack, kind="stack")
-    with pytest.raises(destroy.UserError, match="no terminal to ask in"):
+    with pytest.raises(UserError, match="no terminal to ask in"):
         destroy.destroy(stack, chosen)
     assert not (tmp_path / "asked").exists()
     chosen.yes = True
