@@ -57,6 +57,8 @@ trap - EXIT
 """
 WRAPPER = """#!/bin/sh
 # ssh among the nodes of this cluster; for `mpirun -launcher ssh -launcher-exec`.
+# What a training preloads or links is not ssh's.
+unset LD_PRELOAD LD_LIBRARY_PATH
 exec ssh -F {config} "$@"
 """
 
