@@ -140,7 +140,7 @@ def test_a_second_bootstrap_changes_nothing_and_fetches_nothing(ready: Person) -
 
 def test_the_packages_came_in_once(ready: Person) -> None:
     wheels = sum(path.stat().st_size for path in ready.index.folder.glob("*.whl"))
-    assert 0 < ready.index.total <= wheels
+    assert 0 < ready.index.total < 1.01 * wheels  # its pages are counted too
     assert set(ready.index.clients) == {str(ready.rig.network.public)}
 
 
