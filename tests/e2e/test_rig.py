@@ -147,7 +147,8 @@ def test_bytes_are_counted_on_each_interface(make_rig: MakeRig) -> None:
     assert after[0].uplink_out == before[0].uplink_out
     rig.ssh(head, "head -c 1000000 /dev/zero")
     assert 1_000_000 < head.bytes().uplink_out - after[0].uplink_out < 1_200_000
-    assert worker.bytes() == after[1]
+    # The last segments of the copy before may come after it.
+    assert worker.bytes().private_in - after[1].private_in < 1000
 
 
 def sys_ssh(rig: Rig) -> str:

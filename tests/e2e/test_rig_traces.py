@@ -20,6 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.rig
 
 
+@pytest.fixture(autouse=True)
+def _nothing_abandoned() -> None:
+    """What earlier runs left (they were killed, say) is not taken for a trace that these remove."""
+    remove_abandoned()
+
+
 def traces() -> dict[str, object]:
     """Everything on this machine that a rig could leave behind."""
     namespaces = set()
@@ -139,6 +145,17 @@ def test_a_rig_whose_tests_were_killed_is_removed_by_the_next(tmp_path: Path) ->
     assert traces() != before
     remove_abandoned()
     assert traces() == before
+
+
+def test_a_removal_that_was_killed_is_finished_by_the_next() -> None:
+    before = traces()
+    rig = up(1)
+    (rig.folder / "state.json").unlink()
+    slots.give_back(slots.take(slots.State(1)))
+    remove_abandoned()
+    assert traces() == before
+    assert not rig.folder.exists()
+    assert not list(slots.BASE.glob("gone-*"))
 
 
 def hosts_of(inventory: Path) -> list[int]:

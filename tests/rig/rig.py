@@ -204,36 +204,55 @@ def remove(slot: int) -> None:
 
 def remove_abandoned() -> None:
     """Take down the rigs whose owners ended (were killed, say) without doing so."""
-    for slot in slots.used():
-        state = slots.read(slot)
-        if state and state.is_abandoned():
-            remove(slot)
+    if not slots.BASE.exists():
+        return
+    with _uninterrupted():
+        with slots.locked():
+            for slot in slots.used():
+                state = slots.read(slot)
+                # A state is written with the folder, under the lock: one without was half removed.
+                if state is None or state.is_abandoned():
+                    _release(slot, state)
+        _sweep()
 
 
 def _remove(slot: int, state: State | None) -> None:
+    with slots.locked():
+        _release(slot, state)
+    _sweep()
+
+
+def _release(slot: int, state: State | None) -> None:
+    """End everything that a rig is made of, and free its number. The lock is held."""
     anchors.end(str(slot))
     run("ip", "link", "delete", f"rig{slot}", check=False)
     for disk in slots.folder(slot).glob("hosts/*/disk"):
         wait_for_image(disk)
-    if slots.folder(slot).exists():
-        shutil.rmtree(slots.folder(slot))
+    slots.give_back(slot)
     if state and state.inventory:
         path = Path(state.inventory)
         path.unlink(missing_ok=True)
         # What `fab` knows of the cluster: the next rig of this number has other host keys.
         shutil.rmtree(path.parent / ".cluster" / f"rig{slot}", ignore_errors=True)
+
+
+def _sweep() -> None:
+    slots.sweep()
+    # Now that the folder is empty, leaving it takes it away.
     with slots.locked():
         pass
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C does not stop what cleans up after the first."""
+    """A second Ctrl-C, or SIGTERM, does not stop what cleans up after the first."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

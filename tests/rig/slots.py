@@ -5,16 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.rig.commands import RigError
+from tests.rig.commands import RigError, run
 
 BASE = Path("/var/tmp/xeon-diffusion-rig")
 SLOTS = 64
 STATE = "state.json"
+GONE = "gone-"
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,30 @@ def folder(slot: int) -> Path:
 @contextmanager
 def locked() -> Iterator[None]:
     """Nobody else takes or gives back a slot meanwhile."""
-    BASE.mkdir(mode=0o711, exist_ok=True)
-    with (BASE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = _lock()
+    try:
         yield
         # The last one out leaves nothing behind.
         if not used():
             (BASE / "lock").unlink(missing_ok=True)
             with suppress(OSError):
                 BASE.rmdir()
+    finally:
+        os.close(lock)
+
+
+def _lock() -> int:
+    path = BASE / "lock"
+    while True:
+        BASE.mkdir(mode=0o711, exist_ok=True)
+        with suppress(FileNotFoundError):
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Whoever had it before may have removed it, and somebody else made another since.
+            with suppress(FileNotFoundError):
+                if os.fstat(lock).st_ino == path.stat().st_ino:
+                    return lock
+            os.close(lock)
 
 
 def take(state: State) -> int:
@@ -81,6 +98,18 @@ def used() -> list[int]:
     if not BASE.is_dir():
         return []
     return sorted(int(path.name) for path in BASE.iterdir() if path.name.isdigit())
+
+
+def give_back(slot: int) -> None:
+    """Free a number. What its folder holds is deleted by `sweep`, which may take a while."""
+    with suppress(FileNotFoundError):
+        folder(slot).rename(BASE / f"{GONE}{slot}-{uuid.uuid4().hex}")
+
+
+def sweep() -> None:
+    """Delete what rigs that are gone have left, also what a killed process was deleting."""
+    for path in BASE.glob(f"{GONE}*"):
+        run("rm", "-rf", str(path))
 
 
 def read(slot: int) -> State | None:
