@@ -3,9 +3,10 @@
     sudo .venv-cluster/bin/python -m benchmarks.scaling
 
 Two hosts of the rig, one rank each, train the bundled miniature over links of several rates. At
-each rate three kinds of steps take turns: without sending anything (no network), the step as it is
-(the new word's rows), and with the all-reduce of a whole embedding table besides, as the usual
-script does it. What crossed the link is read from the hosts' interface counters.
+each rate four kinds of steps take turns: without sending anything, so that no rank waits for the
+other; the same run with no network, both ranks on one host; the step as it is (the new word's
+rows) over the link; and with the all-reduce of a whole embedding table besides, as the usual script
+does it. What crossed the link is read from the hosts' interface counters.
 
 The miniature's step takes a hundredth of Stable Diffusion 1.5's, so the share that the network
 takes of it is far larger than it would be there.
@@ -14,6 +15,8 @@ takes of it is far larger than it would be there.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import math
 import signal
@@ -41,20 +44,23 @@ REFERENCE_SECONDS = 300 / 200
 """A step of the reference run on 16 ranks: 200 steps in about five minutes."""
 TABLE_STEPS = 2
 START_SECONDS = 300.0
+PORTS = itertools.count(29600)
+KINDS = ("alone", "one host", "rows", "table", "rows", "one host", "alone")
+"""Both ways, so that what drifts meanwhile falls on all of them alike."""
 ON_PAPER = (2, 4, 16, 64, 256, 1024)
 
 
 class Ranks:
     """The ranks that are told what to measure."""
 
-    def __init__(self, rig: Rig, folder: str) -> None:
+    def __init__(self, rig: Rig, folder: str, hosts: Sequence[RigHost], size: int) -> None:
         self._rig, self._folder, self._asked = rig, folder, 0
-        addresses = ",".join(str(host.address) for host in rig.hosts)
-        size = len(rig.hosts)
+        addresses = ",".join(str(host.address) for host in hosts)
         miniature = f"{CODE}/training/miniature"
         line = (
             f"cd ~ && . ~/.xeon-diffusion/activate && mkdir -p {folder} && "
-            f"mpirun -hosts {addresses} -n {size} -ppn 1 -genv OMP_NUM_THREADS 1 "
+            f"mpirun -hosts {addresses} -n {size} -ppn {size // len(hosts)} "
+            f"-genv OMP_NUM_THREADS 1 -genv I_MPI_PIN off -genv MASTER_PORT {next(PORTS)} "
             f"~/.xeon-diffusion/env/bin/python -m benchmarks.scaling_rank "
             f"{folder} {miniature}/model {miniature}/concept </dev/null"
         )
@@ -116,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder, rig_of(2) as rig:
             print("putting the environment on two hosts", flush=True)
-            equip(rig, Path(folder))
+            with contextlib.chdir(folder):  # where its host keys are remembered, no longer
+                equip(rig, Path(folder))
             for host in rig.hosts:
                 _put_code(host)
             runs = _measure_all(rig, chosen.rounds, chosen.steps)
@@ -140,26 +147,26 @@ def _put_code(host: RigHost) -> None:
 
 
 def _measure_all(rig: Rig, rounds: int, steps: int) -> list[dict[str, Any]]:
-    ranks = Ranks(rig, f"{RigHost.home}/scaling")
+    both = Ranks(rig, f"{RigHost.home}/scaling", rig.hosts, 2)
+    one = Ranks(rig, f"{RigHost.home}/one-host", [rig.head], 2)
     runs = []
     try:
         for number in range(rounds):
             rates = list(RATES) if number % 2 == 0 else list(reversed(RATES))
             for rate in rates:
                 rig.set_rate(rate)
-                # "alone" at both ends: what drifts while the others are measured shows between.
-                for kind in ("alone", "rows", "table", "alone", "rows"):
+                for kind in KINDS:
                     count = TABLE_STEPS if kind == "table" else steps
                     before = rig.head.bytes().private_out
-                    seconds = ranks.measure(kind, count)
+                    ranks, what = (one, "rows") if kind == "one host" else (both, kind)
+                    seconds = ranks.measure(what, count)
                     sent = (rig.head.bytes().private_out - before) / count
                     runs.append({"rate": rate, "kind": kind, "seconds": seconds, "bytes": sent})
-                    middle = statistics.median(seconds)
-                    print(
-                        f"{rate:8} {kind:6} {middle * 1e3:9.2f} ms {sent:13,.0f} bytes", flush=True
-                    )
+                    milliseconds = statistics.median(seconds) * 1e3
+                    print(f"{rate:8} {kind:8} {milliseconds:9.2f} ms {sent:13,.0f} B", flush=True)
     finally:
-        ranks.stop()
+        both.stop()
+        one.stop()
     return runs
 
 
@@ -168,7 +175,7 @@ def _figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for rate in RATES:
         of_rate = {
             kind: [run for run in runs if run["rate"] == rate and run["kind"] == kind]
-            for kind in ("alone", "rows", "table")
+            for kind in dict.fromkeys(KINDS)
         }
         medians = {
             kind: [statistics.median(run["seconds"]) for run in found]
@@ -188,7 +195,8 @@ def _figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "rows_bytes": round(statistics.median(run["bytes"] for run in of_rate["rows"])),
             "table_bytes": round(statistics.median(run["bytes"] for run in of_rate["table"])),
         }
-    latency = max(0.0, (by_rate["10gbit"]["rows_ms"] - by_rate["10gbit"]["no_network_ms"]) / 2e3)
+    # All that waiting for the other rank and the message itself take, at the fastest link.
+    latency = max(0.0, (by_rate["10gbit"]["rows_ms"] - by_rate["10gbit"]["alone_ms"]) / 2e3)
     return {"by_rate": by_rate, "latency_seconds": latency, "on_paper": _on_paper(latency)}
 
 
@@ -209,11 +217,12 @@ def _on_paper(latency: float) -> dict[str, Any]:
 
 
 def _show(figures: Mapping[str, Any]) -> None:
-    print("\nlink      no network      rows    whole table   lost to the network (spread)")
+    print("\nlink           alone   no network         rows    whole table   lost (spread)")
     for rate, found in figures["by_rate"].items():
         low, high = found["lost_percent_spread"]
         print(
-            f"{rate:8} {found['no_network_ms']:8.2f} ms {found['rows_ms']:8.2f} ms"
+            f"{rate:8} {found['alone_ms']:8.2f} ms {found['no_network_ms']:8.2f} ms"
+            f" {found['rows_ms']:8.2f} ms"
             f" {found['table_ms']:10.1f} ms   {found['lost_percent']:.1f} %"
             f" ({low:.1f} to {high:.1f})"
         )
