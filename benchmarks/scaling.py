@@ -3,10 +3,10 @@
     sudo .venv-cluster/bin/python -m benchmarks.scaling
 
 Two hosts of the rig, one rank each, train the bundled miniature over links of several rates. At
-each rate four kinds of steps take turns, and the message by itself: without sending anything, so that no rank waits for the
-other; the same run with no network, both ranks on one host; the step as it is (the new word's
-rows) over the link; and with the all-reduce of a whole embedding table besides, as the usual script
-does it. What crossed the link is read from the hosts' interface counters.
+each rate four kinds of steps take turns, and the message by itself: without sending anything, so
+that no rank waits for the other; the same run with no network, both ranks on one host; the step as
+it is (the new word's rows) over the link; and with the all-reduce of a whole embedding table
+besides, as the usual script does it. What crossed the link is read from the hosts' counters.
 
 The miniature's step takes a hundredth of Stable Diffusion 1.5's, so the share that the network
 takes of it is far larger than it would be there.
