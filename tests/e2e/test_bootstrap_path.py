@@ -202,6 +202,27 @@ def test_the_seeds_own_line_trains_over_the_nodefile(trained: Person) -> None:
     assert (start["ranks"], start["backend"]) == (2, "gloo")
 
 
+def test_ranks_have_loaded_what_was_to_be_preloaded(trained: Person) -> None:
+    announced = trained.fab("train", *TRAINING, "-n", "2", "-ppn", "1", "--dry-run")
+    assert "libiomp5.so" in announced
+    longer = [*TRAINING, "--max-train-steps", "5000", "-n", "2", "-ppn", "1", "--run", "long"]
+    trained.fab("train", *longer, "--detach")
+    events = "~/.xeon-diffusion/runs/long/events.jsonl"
+    trained.rig.head.run(
+        f"""until grep -q '"event": "step"' {events}; do sleep 0.2; done""", seconds=SECONDS
+    )
+    loaded = (
+        "for maps in /proc/[0-9]*/maps; do"
+        " if grep -qs XEON_DIFFUSION_RUN ${maps%maps}environ && grep -qs training ${maps%maps}cmdline"
+        " && grep -qs libtorch_cpu $maps; then grep -c libiomp5.so $maps; fi; done"
+    )
+    for host in trained.rig.hosts[:2]:
+        assert [int(line) > 0 for line in host.run(loaded).stdout.split()] == [True]
+    trained.fab("stop")
+    kept = trained.rig.head.run("ls -d ~/.xeon-diffusion/runs/long/checkpoint-*").stdout.split()
+    assert kept
+
+
 def test_check_names_what_is_planted_and_what_it_says_mends_it(trained: Person) -> None:
     _, worker, other = trained.rig.hosts
     outputs = json.loads((trained.folder / "outputs.json").read_text())
