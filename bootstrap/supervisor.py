@@ -286,9 +286,11 @@ class Supervisor:
         return path.stat().st_size if path.exists() else 0
 
     def _afterwards(self) -> None:
-        self.say(f"$ {' '.join(self.job.afterwards)}")
-        finished = subprocess.run(self.job.afterwards, stdin=subprocess.DEVNULL, check=False)
-        self.note(afterwards=finished.returncode)
+        with contextlib.suppress(OSError):  # the log's disk may be full; the bill goes on
+            self.say(f"$ {' '.join(self.job.afterwards)}")
+        with contextlib.suppress(OSError):
+            finished = subprocess.run(self.job.afterwards, stdin=subprocess.DEVNULL, check=False)
+            self.note(afterwards=finished.returncode)
 
 
 def activated(job: Job, words: Sequence[str]) -> list[str]:
