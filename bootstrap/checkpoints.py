@@ -46,6 +46,12 @@ def newest(folder: Path) -> dict[str, Any]:
     return {"step": None, "run": run, "config": config}
 
 
+def run_record(folder: Path) -> dict[str, Any] | None:
+    """The facts fixed at the run's start; None: there is no run."""
+    record: dict[str, Any] | None = _config(folder).get("run")
+    return record
+
+
 def _config(folder: Path) -> dict[str, Any]:
     try:
         return tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))

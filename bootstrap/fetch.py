@@ -3,15 +3,18 @@
 Rows, checkpoints, samples, events, report: what differs is copied, each file checked by SHA-256 and
 put in place whole, so that it can be cut and repeated. `--full` brings everything, the whole
 pipeline (gigabytes) among it. While you are attached (fab train, fab logs) the rows and samples of
-each checkpoint come home by themselves.
+each checkpoint come home by themselves. Results of another run of that name are not written over.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bootstrap import asking, durable
+from bootstrap import asking, durable, origin
+from bootstrap.errors import UserError
 from bootstrap.hosts import Host, OnBytes
 from bootstrap.inventory import Inventory
 from bootstrap.layout import records
+from bootstrap.run_names import local_folder
+
+target = local_folder
 
 
 @dataclass(frozen=True)
@@ -32,17 +39,12 @@ class Fetched:
     Attributes:
         began: when the run began: a later one of the same name is another.
         results_until: the byte of events.jsonl up to which results are here.
-        full: whether that was everything.
+        full_until: up to which byte `--full` brought everything: a pipeline is written last.
     """
 
     began: float | None
     results_until: int
-    full: bool = False
-
-
-def target(name: str) -> Path:
-    """Where a run's results go here."""
-    return Path("runs") / name
+    full_until: int = -1
 
 
 def read_fetched(cluster: str) -> dict[str, Fetched]:
@@ -70,9 +72,25 @@ def unfetched(cluster: str, run: dict[str, Any]) -> str:
     if run["results_until"] > have.results_until:
         at = "" if run["checkpoint"] is None else f" up to checkpoint-{run['checkpoint']}"
         missing.append(f"rows and samples{at}")
-    if run["whole_pipeline"] and not have.full:
+    if run["whole_pipeline"] and have.full_until < run["results_until"]:
         missing.append("the whole pipeline (--full)")
     return ", ".join(missing)
+
+
+@contextmanager
+def disk_errors_named(name: str) -> Iterator[None]:
+    """What goes wrong in writing a run's results here, as one message.
+
+    Raises:
+        UserError: in place of errors of the file system, and of a stream that was cut.
+    """
+    try:
+        yield
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(
+            f"{target(name)}/: {error}. Is the disk full, or the folder not yours to write? "
+            "fab fetch goes on with it."
+        ) from error
 
 
 def bring_home(
@@ -81,17 +99,26 @@ def bring_home(
     """Copy a run's results here; returns where they are.
 
     Raises:
-        UserError: the connection broke, or the disk is full; what has arrived is whole.
+        UserError: the connection broke, the disk is full, or the folder is another run's; what has
+            arrived is whole.
     """
     gathered = json.loads(asking.ask_head(head, "gather", name))
-    head.fetch(gathered["path"], target(name), on_bytes)
-    if full:
-        head.fetch(f"{head.layout.runs}/{name}", target(name), on_bytes)
-    before = read_fetched(cluster).get(name)
-    was_full = before is not None and before.began == gathered["began"] and before.full
-    there = Fetched(gathered["began"], gathered["results_until"], full or was_full)
-    note_fetched(cluster, name, there)
-    return target(name)
+    try:
+        with disk_errors_named(name):
+            where = origin.claim(cluster, gathered)
+            head.fetch(gathered["path"], where, on_bytes)
+            if full:
+                head.fetch(f"{head.layout.runs}/{name}", where, on_bytes)
+            before = read_fetched(cluster).get(name)
+            full_until = int(gathered["results_until"]) if full else -1
+            if before is not None and before.began == gathered["began"]:
+                full_until = max(full_until, before.full_until)
+            there = Fetched(gathered["began"], gathered["results_until"], full_until)
+            note_fetched(cluster, name, there)
+    finally:
+        with contextlib.suppress(UserError):
+            head.run(["rm", "-rf", "--", gathered["path"]])
+    return where
 
 
 def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:

@@ -53,7 +53,7 @@ SHORT = {"-n": "n", "-np": "n", "-ppn": "ppn"}
 DECIDED = {
     "output_dir": "the run's folder is runs/NAME: use --run NAME",
     "resume_from_checkpoint": "use --resume, which takes the newest checkpoint of any node",
-    "hub_token": "a token in a command line is seen by everybody: fab bootstrap --hub-token",
+    "hub_token": "a token in a command line is seen by everybody: fab bootstrap --hub-token-file",
     "logging_dir": "logs lie in the run's folder",
 }
 

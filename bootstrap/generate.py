@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from bootstrap import asking, fetch
+from bootstrap import asking, origin
 from bootstrap.errors import UserError
+from bootstrap.fetch import disk_errors_named
 from bootstrap.hosts import Host
 from bootstrap.inventory import Inventory
 
@@ -30,15 +31,19 @@ def command(head: Host, name: str, chosen: argparse.Namespace) -> str:
         f"--{key}={getattr(chosen, key)}" for key in PASSED_ON if getattr(chosen, key) is not None
     ]
     activate = shlex.quote(head.layout.activate)
-    return f"[ ! -r {activate} ] || . {activate}; cd {shlex.quote(head.layout.root)}; " + (
+    line = f"[ ! -r {activate} ] || . {activate}; cd {shlex.quote(head.layout.root)}; " + (
         f"exec {shlex.join(words)}"
     )
+    return shlex.join(["bash", "-c", line])  # what it sources is bash's
 
 
 def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:
     """Draw and bring the pictures."""
     head = hosts[0]
-    name = asking.the_run(head, chosen.run)["name"]
+    run = asking.the_run(head, chosen.run)
+    name = run["name"]
+    with disk_errors_named(name):
+        here = origin.claim(inventory.name, run)
     console = Console(stderr=True)
     with console.status(f"{head.name}: loading the model") as status:
 
@@ -53,8 +58,9 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
             raise UserError(f"{head.name}: {(errors or said)[-1].removeprefix('error: ')}")
         paths: list[str] = json.loads(finished.stdout.splitlines()[-1])
         for path in paths:
-            target = fetch.target(name) / "generated" / path.rpartition("/")[2]
-            head.fetch(path, target)
+            target = here / "generated" / path.rpartition("/")[2]
+            with disk_errors_named(name):
+                head.fetch(path, target)
             print(target)
     return 0
 

@@ -46,18 +46,20 @@ class Input:
         source: a repository on the hub, or a folder of the person's.
         local: that folder; None: from the hub.
         revision: of the repository; None: its newest.
+        mark: ends the folder's name on the nodes.
     """
 
     kind: str
     source: str
     local: Path | None = None
     revision: str | None = None
+    mark: str = ""
 
     @property
     def name(self) -> str:
         """The folder's name on the nodes."""
         last = self.local.name if self.local else self.source.rpartition("/")[2]
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or self.kind
+        return (re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or self.kind) + self.mark
 
     def path(self, host: Host) -> str:
         """Where it lies on every node."""
@@ -137,16 +139,19 @@ def download_line(host: Host, wanted: Input, folder: str, variables: Mapping[str
     return shlex.join(words)
 
 
-def bring(head: Host, wanted: Input, say: Say) -> Tree:
+def bring(head: Host, wanted: Input, say: Say, record: bool = True) -> Tree:
     """Bring an input to the head, unless it is there as it should be, and seal it.
+
+    Args:
+        record: it is what is taught from now on when nobody says otherwise.
 
     Raises:
         UserError: the hub refuses, or the person's folder does not arrive.
     """
     path = wanted.path(head)
-    record = f"{head.layout.cluster}/{RECORD[wanted.kind]}"
+    about_it = f"{head.layout.cluster}/{RECORD[wanted.kind]}"
     key = wanted.key()
-    known = head.run(script('cat "$1" 2>/dev/null || :', record)).stdout
+    known = head.run(script('cat "$1" 2>/dev/null || :', about_it)).stdout
     there = head.run(script('test -d "$1"', path), check=False).exit_code == 0
     if there and known and json.loads(known).get("key") == key and untouched(head, path):
         return seal(head, path)
@@ -169,6 +174,8 @@ def bring(head: Host, wanted: Input, say: Say) -> Tree:
         commit = finished.stdout.split()[-1]
     head.run(script(KEEP, filling, path))
     tree = seal(head, path)
+    if not record:
+        return tree
     about = {
         "key": key,
         "name": wanted.name,
@@ -178,7 +185,7 @@ def bring(head: Host, wanted: Input, say: Say) -> Tree:
         "sha256": tree_sha256(tree),
         "files": tree.files,
     }
-    head.write(record, json.dumps(about, indent=1).encode(), mode=0o644)
+    head.write(about_it, json.dumps(about, indent=1).encode(), mode=0o644)
     return tree
 
 

@@ -25,10 +25,15 @@ GOES_ON = "detached: the training goes on. fab logs attaches again, fab stop end
 
 
 class Bringer:
-    """Brings results home in a thread of its own: while the bar moves, and never twice at once."""
+    """Brings results home in a thread of its own: while the bar moves, and never twice at once.
+
+    Attributes:
+        problem: why the last time failed; "": it did not.
+    """
 
     def __init__(self, head: Host, cluster: str, name: str, progress: RunProgress) -> None:
         self._head, self._cluster, self._name, self._progress = head, cluster, name, progress
+        self.problem = ""
         self._wanted = threading.Event()
         self._over = False
         self._thread = threading.Thread(target=self._bring, daemon=True)
@@ -55,8 +60,11 @@ class Bringer:
             over = self._over
             try:
                 fetch.bring_home(self._head, self._cluster, self._name)
+                self.problem = ""
             except UserError as error:
-                self._progress.note(f"not fetched yet: {str(error).splitlines()[0]}")
+                before, self.problem = self.problem, str(error).splitlines()[0]
+                if self.problem != before:  # a full disk is full at the next checkpoint too
+                    self._progress.note(f"not fetched yet: {self.problem}")
 
 
 def attach(head: Host, cluster: str, name: str, console: Console) -> int:
@@ -88,15 +96,15 @@ def attach(head: Host, cluster: str, name: str, console: Console) -> int:
             raise UserError(f"The connection is lost, and the training goes on without it: "
                             f"fab logs attaches again. ({error})") from error  # fmt: skip
         bringer.more()
-    return ended(end, name, console)
+    return ended(end, name, console, fetched=not bringer.problem)
 
 
-def ended(state: dict[str, Any], name: str, console: Console) -> int:
+def ended(state: dict[str, Any], name: str, console: Console, fetched: bool = True) -> int:
     """A last word on a run that has ended."""
     phase, reason = state.get("phase"), state.get("reason") or ""
-    results = fetch.target(name)
     if phase == "done":
-        console.print(f"{name}: done; its results are in {results}/", highlight=False)
+        where = f"are in {fetch.target(name)}/" if fetched else "are still on the head: fab fetch"
+        console.print(f"{name}: done; its results {where}", highlight=False)
         return 0
     if phase == "stopped":
         console.print(

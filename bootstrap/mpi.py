@@ -68,7 +68,7 @@ def command(
         words += ["-f", nodefile]
     for name, value in sorted(common.items()):
         words += ["-genv", name, value]
-    program = [job.python, "-m", MODULE, *job.arguments, *more]
+    program = [job.python, "-P", "-m", MODULE, *job.arguments, *more]
     if alike:
         total = sum(node.ranks for node in used)
         return [*words, "-n", str(total), "-ppn", str(used[0].ranks), *program]

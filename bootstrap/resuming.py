@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,7 +16,7 @@ from bootstrap.run_names import check_name
 NOT_GIVEN_AGAIN = (*flags.DECIDED, "overwrite_output_dir")
 
 
-def find(hosts: Sequence[Host], asked: str, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def find(hosts: Sequence[Host], asked: str) -> tuple[str, dict[str, Any]]:
     """The run to go on with and the training's keys for it.
 
     Its settings are read from config.toml on the node with the newest checkpoint. The supervisor
@@ -23,7 +24,6 @@ def find(hosts: Sequence[Host], asked: str, changes: dict[str, Any]) -> tuple[st
 
     Args:
         asked: a run's name; "": the one that was begun last on the head, or the only one left.
-        changes: keys given now, such as more steps.
 
     Raises:
         UserError: there is no such run, or no node has a checkpoint of it.
@@ -36,7 +36,7 @@ def find(hosts: Sequence[Host], asked: str, changes: dict[str, Any]) -> tuple[st
         raise UserError(f"no node holds a run {name}: fab train starts one.")
     best = max(known, key=lambda there: -1 if there["step"] is None else there["step"])
     values = {key: value for key, value in best["config"].items() if key not in NOT_GIVEN_AGAIN}
-    return name, {**values, **changes}
+    return name, values
 
 
 def _newest(host: Host, name: str) -> dict[str, Any]:
@@ -51,7 +51,8 @@ def _newest(host: Host, name: str) -> dict[str, Any]:
 def _only_name(hosts: Sequence[Host]) -> str:
     everywhere: list[str] = []
     for host in hosts:
-        here = host.run(f"cd {host.layout.runs} 2>/dev/null && ls -1t -d */config.toml || :")
+        folder = shlex.quote(host.layout.runs)
+        here = host.run(f"cd {folder} 2>/dev/null && ls -1t -d */config.toml || :")
         names = [line.partition("/")[0] for line in here.stdout.splitlines()]
         if names and host is hosts[0]:
             return names[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bootstrap.errors import UserError
@@ -25,11 +26,18 @@ def check_name(name: str) -> str:
     return name
 
 
+def local_folder(name: str) -> Path:
+    """Where a run's results come home to."""
+    return Path("runs") / name
+
+
 def free_name(token: str, runs: Sequence[dict[str, Any]]) -> str:
-    """A name after the new word: dicoo, dicoo-2, dicoo-3 ..."""
+    """A name after the new word that no run has, there or here: dicoo, dicoo-2, dicoo-3 ..."""
     word = re.sub(r"[^A-Za-z0-9._-]+", "-", token).strip("-._")[:48] or "run"
     taken = {run["name"] for run in runs}
     number = 1
-    while (name := word if number == 1 else f"{word}-{number}") in taken:
+    while (name := word if number == 1 else f"{word}-{number}") in taken or local_folder(
+        name
+    ).exists():
         number += 1
     return name

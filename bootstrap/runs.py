@@ -2,7 +2,7 @@
 
     list ROOT                 every run: state, progress, what its results are; JSON
     follow ROOT NAME OFFSET   events from that byte on, as they come, until the run has ended
-    gather ROOT NAME          hard links to a run's results in one folder; prints where, as JSON
+    gather ROOT NAME          hard links to a run's results in a new folder; prints where, as JSON
     stop ROOT NAME            ask its supervisor to end it with a checkpoint
 
 Reads contract 2 and the supervisor's files; standard library alone.
@@ -16,12 +16,14 @@ import shutil
 import signal
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bootstrap import run_state
+from bootstrap import checkpoints, run_state
 from bootstrap.job import FILE_NAME as JOB
 
 RESULTS = ("checkpoint", "sample", "done", "stopped")
@@ -32,6 +34,8 @@ KEPT_THERE = ("latents", "logs", "model_index.json", "feature_extractor", "image
 """What stays on the head unless everything is asked for: gigabytes, or of no use elsewhere."""
 POLL_SECONDS = 0.25
 RECENT = 20
+ABANDONED_SECONDS = 24 * 3600.0
+"""After which what a fetch that was cut has left is removed."""
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -47,6 +51,8 @@ def summary(folder: Path) -> dict[str, Any]:
         "name": folder.name,
         "state": run_state.read_state(folder),
         "began": events[0]["time"] if events else None,
+        "first_step": starts[0].get("step") if starts else None,
+        "run": checkpoints.run_record(folder),
         "start": starts[-1] if starts else None,
         "step": steps[-1] if steps else None,
         "images_per_second": statistics.median(rates) if rates else None,
@@ -78,20 +84,36 @@ def names(root: Path) -> list[str]:
 
 
 def gather(folder: Path) -> dict[str, Any]:
-    """Hard links to the results, so that they can be copied together while others are written."""
+    """Hard links to the results, so that they can be copied together while others are written.
+
+    Each call has a folder of its own, which whoever asked removes: two may fetch at once.
+    """
     said = summary(folder)
-    target = folder.parent / ".gathered" / folder.name
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name in KEPT_THERE:
-            continue
-        if path.is_dir():
-            shutil.copytree(path, target / path.name, copy_function=os.link,
-                            ignore=shutil.ignore_patterns(".*"))  # fmt: skip
+    gathered = folder.parent / ".gathered"
+    gathered.mkdir(exist_ok=True)
+    for old in gathered.iterdir():
+        with suppress(FileNotFoundError):
+            if time.time() - old.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+    target = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=gathered))
+    for path in folder.iterdir():
+        if path.name not in KEPT_THERE:
+            _link(path, target / path.name)
+    known = ("name", "began", "first_step", "run", "results_until")
+    return {"path": str(target), **{key: said[key] for key in known}}
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard links to what is not being written; what goes away meanwhile is left out."""
+    if source.name.startswith("."):
+        return
+    with suppress(FileNotFoundError):
+        if source.is_dir():
+            target.mkdir()
+            for path in source.iterdir():
+                _link(path, target / path.name)
         else:
-            os.link(path, target / path.name)
-    return {"path": str(target), "began": said["began"], "results_until": said["results_until"]}
+            os.link(source, target)
 
 
 def follow(folder: Path, offset: int, say: Callable[[str], None]) -> None:

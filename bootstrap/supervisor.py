@@ -1,5 +1,7 @@
 """Keeps a run going on the head: `python -m bootstrap.supervisor RUN_FOLDER/job.json [--detach]`.
 
+With `--given` the job is read from standard input, and written there once no other run is going on.
+
 Starts mpirun; when ranks, nodes or the network die, starts it again from the newest checkpoint on
 the nodes that still answer, with the global batch, the learning rate and the sample order that the
 run began with. SIGTERM ends the run with a checkpoint. It needs no connection to anybody.
@@ -18,12 +20,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +43,8 @@ USERS_ERROR = 2
 """Every rank's exit code where the same command would fail again."""
 POLL_SECONDS = 0.5
 BETWEEN_TRIES = 5.0
+"""Seconds before the second try; each further one waits twice as long."""
+LONGEST_PAUSE = 300.0
 
 
 @dataclass
@@ -80,22 +86,45 @@ class Supervisor:
 
     def run(self) -> int:
         """Supervise the run until it has ended; returns the exit code."""
-        attempt = self._until_the_end()
+        try:
+            attempt = self._until_the_end()
+            self._end(attempt)
+        except Exception as error:  # such as a full disk: no ranks may be left to themselves
+            attempt = Attempt("failed", f"the supervisor itself failed: {error!r}")
+            self._fail(attempt)
+        if self.job.afterwards and not self.stop.is_set():
+            self._afterwards()
+        return 0 if attempt.phase in ("done", "stopped") else 1
+
+    def _end(self, attempt: Attempt) -> None:
         phase = attempt.phase
         if phase == "failed":
             run_state.append_event(
                 self.job.folder, "gave_up", text=attempt.reason, tries=self.state["tries"]
             )
         self.say(f"{phase}{': ' + attempt.reason if attempt.reason else ''}")
-        self.note(phase=phase, reason=attempt.reason, mpirun=None, ended=round(time.time(), 3))
-        if self.job.afterwards and not self.stop.is_set():
-            self._afterwards()
-        return 0 if phase in ("done", "stopped") else 1
+        self._note_end(attempt)
+
+    def _note_end(self, attempt: Attempt) -> None:
+        ended = round(time.time(), 3)
+        self.note(phase=attempt.phase, reason=attempt.reason, mpirun=None, ended=ended)
+
+    def _fail(self, attempt: Attempt) -> None:
+        """End what runs on any node, and say so where it can be said."""
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
+        with contextlib.suppress(Exception):
+            self.peers.end_leftovers(self.peers.that_answer(self.job.nodes))
+        with contextlib.suppress(Exception):
+            self._end(attempt)
+        with contextlib.suppress(Exception):  # no events can be written, a state may
+            if self.state["phase"] != "failed":
+                self._note_end(attempt)
 
     def _until_the_end(self) -> Attempt:
-        failures, best, resume = 0, self._step(), self.job.resume
+        failures, best = 0, self._step()
         while True:
-            attempt = self._attempt(resume)
+            attempt = self._attempt()
             if not attempt.again:
                 return attempt
             self._collect()
@@ -104,16 +133,37 @@ class Supervisor:
             best = max(step, best)
             self.say(attempt.reason)
             if self.stop.is_set():
-                return Attempt("stopped", f"{attempt.reason}; checkpoint-{best} is the newest")
+                newest = f"checkpoint-{best} is the newest" if best >= 0 else "no checkpoint yet"
+                return Attempt("stopped", f"{attempt.reason}; {newest}")
             if failures >= self.job.tries:
                 reason = f"{failures} tries without a new checkpoint; the last: {attempt.reason}"
                 return Attempt("failed", reason)
-            resume = True
             self.note(phase="restarting", tries=failures, reason=attempt.reason, mpirun=None)
-            self.stop.wait(BETWEEN_TRIES)
+            self.stop.wait(min(BETWEEN_TRIES * 2 ** (failures - 1), LONGEST_PAUSE))
+
+    def _has_begun(self) -> bool:
+        """Whether what lies in the folder is this job's own.
+
+        A try may die before the training has cleared away an older run of the same name, or has
+        written the record of its own: to go on then would be to go on with the older run.
+        """
+        if self.job.resume:
+            return True
+        started = self.state["started"]
+        with contextlib.suppress(OSError):
+            if (self.job.folder / checkpoints.CONFIG).stat().st_mtime >= started:
+                return True
+            text = (self.job.folder / run_state.EVENTS).read_text("utf-8", "replace")
+            return any(
+                event["event"] == "start" and event["time"] >= started
+                for event in run_state.read_events(text)
+            )
+        return False
 
     def _step(self) -> int:
-        """The newest checkpoint's step on the head; -1: none."""
+        """This job's newest checkpoint's step on the head; -1: none."""
+        if not self._has_begun():
+            return -1
         step = checkpoints.newest(self.job.folder)["step"]
         return -1 if step is None else int(step)
 
@@ -122,11 +172,11 @@ class Supervisor:
         nodes = self.peers.that_answer(self.job.nodes)
         for name in self.peers.end_leftovers(nodes):
             self.say(f"{name}: something of this run would not end there")
-        source = self.peers.bring_newest(nodes)
+        source = self.peers.bring_newest(nodes) if self._has_begun() else None
         if source is not None:
             self.say(f"{source} had the newest checkpoint: it is on the head now")
 
-    def _attempt(self, resume: bool) -> Attempt:
+    def _attempt(self) -> Attempt:
         job = self.job
         nodes = self.peers.that_answer(job.nodes)
         missing = [node.name for node in job.nodes if node not in nodes]
@@ -143,9 +193,11 @@ class Supervisor:
             return Attempt(
                 "failed", f"something of this run will not end on {stuck[0]}", again=True
             )
+        resume = self._has_begun()
         if resume:
             self.peers.bring_newest(nodes)
-        if (job.folder / checkpoints.CONFIG).exists() and self.state["phase"] == "restarting":
+        begun = resume and (job.folder / checkpoints.CONFIG).exists()
+        if begun and self.state["phase"] == "restarting":
             self._tell_restart(nodes, missing, ranks)
         return self._mpirun(nodes, resume)
 
@@ -176,10 +228,15 @@ class Supervisor:
             activated(job, words), stdin=subprocess.DEVNULL, start_new_session=True,
             cwd=job.root,
         )  # fmt: skip
-        self.note(phase="training", mpirun=process.pid)
-        watch = Watch(self.peers, nodes, job.watch_seconds, job.misses)
-        with watch:
-            return self._wait(process, nodes, watch)
+        try:
+            self.note(phase="training", mpirun=process.pid)
+            watch = Watch(self.peers, nodes, job.watch_seconds, job.misses)
+            with watch:
+                return self._wait(process, nodes, watch)
+        finally:
+            if process.poll() is None:  # something unforeseen: mpirun is not left to itself
+                daemon.end_tree(process.pid)
+                process.wait()
 
     def _wait(
         self, process: subprocess.Popen[bytes], nodes: list[JobNode], watch: Watch
@@ -229,16 +286,18 @@ class Supervisor:
         return path.stat().st_size if path.exists() else 0
 
     def _afterwards(self) -> None:
-        self.say(f"$ {' '.join(self.job.afterwards)}")
-        finished = subprocess.run(self.job.afterwards, stdin=subprocess.DEVNULL, check=False)
-        self.note(afterwards=finished.returncode)
+        with contextlib.suppress(OSError):  # the log's disk may be full; the bill goes on
+            self.say(f"$ {' '.join(self.job.afterwards)}")
+        with contextlib.suppress(OSError):
+            finished = subprocess.run(self.job.afterwards, stdin=subprocess.DEVNULL, check=False)
+            self.note(afterwards=finished.returncode)
 
 
 def activated(job: Job, words: Sequence[str]) -> list[str]:
     """A command in the environment that bootstrap has written for this node."""
-    script = f'PATH="{job.root}/env/bin:$PATH"; export PATH; '
+    script = f"PATH={shlex.quote(f'{job.root}/env/bin')}:$PATH; export PATH; "
     if (Path(job.root) / "activate").exists():
-        script = f'. "{job.root}/activate"; '
+        script = f". {shlex.quote(f'{job.root}/activate')}; "
     return ["bash", "-c", f'{script}exec "$@"', "mpirun", *words]
 
 
@@ -250,17 +309,21 @@ def free_port() -> int:
         return port
 
 
-def supervise(path: Path) -> int:
+def supervise(path: Path, given: bytes | None = None) -> int:
     """Hold the cluster's lock and supervise the run of a job.json.
+
+    Args:
+        given: what to write there first, once the lock is held.
 
     Raises:
         UserError: another run is being supervised.
     """
-    job = read_job(path)
-    with run_state.held(Path(job.root)) as lock:
+    with run_state.held(path.absolute().parent.parent.parent) as lock:
         if lock is None:
             raise UserError("another training is running on this cluster: fab status names it.")
-        supervisor = Supervisor(job)
+        if given is not None:
+            durable.write(path, given)
+        supervisor = Supervisor(read_job(path))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: supervisor.stop.set())
         supervisor.note()
@@ -276,12 +339,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("job", type=Path, help="RUN_FOLDER/job.json")
+    parser.add_argument("--given", action="store_true", help="read the job, and write it there")
     parser.add_argument("--detach", action="store_true", help="return once it has started")
     asked = parser.parse_args(argv)
     try:
+        given = sys.stdin.buffer.read() if asked.given else None
         if asked.detach and not daemon.detach(asked.job.parent / run_state.LOG):
             return 0
-        return supervise(asked.job)
+        return supervise(asked.job, given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1

@@ -13,13 +13,14 @@ answer.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
-from bootstrap import asking, deallocate, flags, logs, mpi, placing, resuming, run_state
+from bootstrap import asking, deallocate, flags, logs, mpi, origin, placing, resuming, run_state
 from bootstrap.cluster_environment import MASTER_PORT
 from bootstrap.errors import UserError
 from bootstrap.flags import Asked
@@ -29,7 +30,7 @@ from bootstrap.job import FILE_NAME, Job
 from bootstrap.placing import Placed
 from bootstrap.run_names import check_name, free_name
 from bootstrap.topology import too_little_memory
-from bootstrap.training_inputs import inputs_of
+from bootstrap.training_inputs import inputs_again, inputs_of
 
 START_SECONDS = 60.0
 
@@ -58,6 +59,16 @@ def refuse_while_training(runs: Sequence[dict[str, Any]]) -> None:
                 f"{run['name']} is {phase} on this cluster. fab logs attaches to it, fab stop ends "
                 "it with a checkpoint."
             )
+
+
+def refuse_taken(name: str, runs: Sequence[dict[str, Any]], overwrite: bool) -> None:
+    """Raises UserError where the name of a new run is another's, on the head or here."""
+    if not overwrite and name in {run["name"] for run in runs}:
+        raise UserError(
+            f"--run {name}: the head holds a run of that name. Go on with it: fab train --resume "
+            f"--run {name}; begin it anew: --overwrite-output-dir; or choose another name."
+        )
+    origin.refuse_taken(name)
 
 
 def make_job(
@@ -91,27 +102,27 @@ def describe(job: Job, placed: Sequence[Placed], head: Host) -> str:
     more = ["--resume_from_checkpoint=latest"] if job.resume else []
     nodefile = f"{job.folder}/nodefile"
     words = mpi.command(job, job.nodes, nodefile, MASTER_PORT, more)
-    activation = head.run(f"cat {head.layout.activate} 2>/dev/null || :").stdout.strip()
+    activate, env = shlex.quote(head.layout.activate), shlex.quote(head.layout.env)
+    activation = head.run(f"cat {activate} 2>/dev/null || :").stdout.strip()
     parts = [
         "# placement", placing.shown(placed),
         f"# {nodefile}", mpi.nodefile_text(job.nodes).strip(),
         f"# environment: {head.layout.activate}, and what the command sets",
-        activation or f"export PATH={head.layout.env}/bin:$PATH",
+        activation or f"export PATH={env}/bin:$PATH",
         "# command (MASTER_PORT is chosen free at each start)", mpi.shown(words),
     ]  # fmt: skip
     return "\n".join(parts)
 
 
 def start(head: Host, job: Job) -> None:
-    """Write the job and start its supervisor, detached.
+    """Start a job's supervisor, detached, which writes the job where none is going on.
 
     Raises:
         UserError: it did not start; says why.
     """
     path = f"{job.folder}/{FILE_NAME}"
-    head.write(path, job.text().encode(), mode=0o644)
-    words = [head.python, "-P", "-m", "bootstrap.supervisor", path, "--detach"]
-    finished = head.run(words, timeout=START_SECONDS, check=False)
+    words = [head.python, "-P", "-m", "bootstrap.supervisor", path, "--given", "--detach"]
+    finished = head.run(words, stdin=job.text().encode(), timeout=START_SECONDS, check=False)
     if finished.exit_code != 0:
         said = (finished.stderr or finished.stdout).strip()
         raise UserError(f"{head.name}: {said.removeprefix('error: ')}")
@@ -130,10 +141,12 @@ def train(asked: Asked, inventory: Inventory, hosts: list[Host]) -> int:
     refuse_while_training(runs)
     ccl = placing.uses_ccl(head)
     if own.get("resume"):
-        name, values = resuming.find(hosts, own.get("run", ""), asked.training)
+        name, values = resuming.find(hosts, own.get("run", ""))
+        values = inputs_again(asked, values, hosts, console, send=not own.get("dry_run"))
     else:
         token = asked.training.get("placeholder_token", flags.REFERENCE["placeholder_token"])
         name = check_name(own["run"]) if "run" in own else free_name(token, runs)
+        refuse_taken(name, runs, bool(asked.training.get("overwrite_output_dir")))
         values = inputs_of(asked, hosts, console, send=not own.get("dry_run"))
     placed = placing.place(
         hosts, placing.examine(hosts, inventory.head.address), own.get("n"), own.get("ppn"), ccl,

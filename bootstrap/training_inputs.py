@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from bootstrap import inputs
 from bootstrap.errors import UserError
 from bootstrap.flags import Asked
-from bootstrap.handout import hand_out
+from bootstrap.handout import hand_out, seal
 from bootstrap.hosts import Host
 from bootstrap.transfer import script
 
@@ -35,12 +36,79 @@ def inputs_of(
     model = _model(head, asked.training.get(MODEL))
     pictures = _pictures(hosts, asked.training.get(PICTURES), console, send)
     values = asked.complete(model, pictures)
-    embeds = values.get(EMBEDS)
-    if embeds is not None and Path(embeds).expanduser().is_file():
-        values[EMBEDS] = _send_embeds(hosts, Path(embeds).expanduser(), send)
-        if not asked.training.get("initializer_token"):
-            values.pop("initializer_token", None)
+    sent = values.get(EMBEDS) is not None and _embeds(hosts, values, send)
+    if sent and not asked.training.get("initializer_token"):
+        values.pop("initializer_token", None)
     return values
+
+
+def inputs_again(
+    asked: Asked, begun: dict[str, Any], hosts: Sequence[Host], console: Console, send: bool = True
+) -> dict[str, Any]:
+    """The keys of a run that goes on: what it began with, and what is given now.
+
+    What `fab train` had brought is not on a node that has been replaced since: it is handed out
+    from one that has it.
+
+    Args:
+        begun: the run's own keys.
+        send: bring and hand out; without, only say where things would be.
+
+    Raises:
+        UserError: no node has what the run began with, or what is given is neither here nor there.
+    """
+    values = {**begun, **asked.training}
+    if MODEL in asked.training:
+        values[MODEL] = _model(hosts[0], asked.training[MODEL])
+    if PICTURES in asked.training:
+        values[PICTURES] = _pictures(hosts, asked.training[PICTURES], console, send)
+    if EMBEDS in asked.training:
+        _embeds(hosts, values, send)
+    for key in (MODEL, PICTURES, EMBEDS):
+        if key not in asked.training and str(values.get(key, "")).startswith("/"):
+            _complete(hosts, key, str(values[key]), console, send)
+    return values
+
+
+BROUGHT_BY = {
+    MODEL: "Bring it again, by this name: fab bootstrap --pretrained-model-name-or-path {0}",
+    PICTURES: "Bring the folder again, by this name: fab bootstrap --train-data-dir {0}",
+    EMBEDS: "Give the file again: fab train --resume --initial-embeds FILE",
+}
+"""How what only a lost node had comes back."""
+
+
+def _complete(
+    hosts: Sequence[Host], key: str, path: str, console: Console, send: bool
+) -> None:  # fmt: skip
+    """What the nodes that lack `path` get from one that has it."""
+    there = [
+        host.run(script('test -e "$1"', path), check=False).exit_code == 0 for host in hosts
+    ]  # fmt: skip
+    having = [host for host, yes in zip(hosts, there, strict=True) if yes]
+    lacking = [host for host, yes in zip(hosts, there, strict=True) if not yes]
+    if not having:
+        name = path.rpartition("/")[2]
+        raise UserError(
+            f"--resume: no node that answers has {path}, the run's {key} (was the head replaced?). "
+            f"{BROUGHT_BY[key].format(name)}"
+        )
+    if not lacking or not send:
+        return
+    names = ", ".join(host.name for host in lacking)
+    console.print(f"{path}: from {having[0].name} to {names}", highlight=False, markup=False)
+    if key == EMBEDS:
+        content = having[0].read(path)
+        for host in lacking:
+            host.write(path, content, mode=0o644)
+        return
+    _raise(key, hand_out(seal(having[0], path), having[:1], lacking, lambda host, text: None))
+
+
+def _raise(what: str, failed: dict[str, UserError]) -> None:
+    if failed:
+        lines = "\n".join(f"  {name}: {error}" for name, error in failed.items())
+        raise UserError(f"the {what} did not reach every node:\n{lines}")
 
 
 def _record(head: Host, kind: str) -> dict[str, Any]:
@@ -79,7 +147,7 @@ def _pictures(hosts: Sequence[Host], given: str | None, console: Console, send: 
                             "a folder: --train-data-dir.")  # fmt: skip
         return str(record["path"])
     if Path(given).expanduser().is_dir():
-        wanted = inputs.read_input("pictures", given)
+        wanted = _beside_the_known(head, inputs.read_input("pictures", given))
         if send:
             _hand_out(hosts, wanted, console)
         return wanted.path(head)
@@ -90,6 +158,14 @@ def _pictures(hosts: Sequence[Host], given: str | None, console: Console, send: 
                     "called.")  # fmt: skip
 
 
+def _beside_the_known(head: Host, wanted: inputs.Input) -> inputs.Input:
+    """Pictures for one run lie beside those that bootstrap brought, whatever they are called."""
+    known = _record(head, "pictures")
+    if known.get("path") != wanted.path(head) or known.get("key") == wanted.key():
+        return wanted
+    return replace(wanted, mark=f"-{hashlib.sha256(wanted.key().encode()).hexdigest()[:8]}")
+
+
 def _hand_out(hosts: Sequence[Host], wanted: inputs.Input, console: Console) -> None:
     """The head first, which sends them on: the person's line carries them once."""
     head, workers = hosts[0], list(hosts[1:])
@@ -97,18 +173,20 @@ def _hand_out(hosts: Sequence[Host], wanted: inputs.Input, console: Console) -> 
     def say(text: str) -> None:
         console.print(f"{head.name}: {text}", highlight=False, markup=False)
 
-    tree = inputs.bring(head, wanted, say)
-    failed = hand_out(tree, [head], workers, lambda host, text: None) if workers else {}
-    if failed:
-        lines = "\n".join(f"  {name}: {error}" for name, error in failed.items())
-        raise UserError(f"the pictures did not reach every node:\n{lines}")
+    tree = inputs.bring(head, wanted, say, record=False)
+    if workers:
+        _raise("pictures", hand_out(tree, [head], workers, lambda host, text: None))
 
 
-def _send_embeds(hosts: Sequence[Host], path: Path, send: bool) -> str:
-    """Kilobytes, to every node under a name of their content."""
+def _embeds(hosts: Sequence[Host], values: dict[str, Any], send: bool) -> bool:
+    """Kilobytes, to every node under a name of their content; False: no file of the person's."""
+    path = Path(values[EMBEDS]).expanduser()
+    if not path.is_file():
+        return False
     content = path.read_bytes()
     name = f"{hashlib.sha256(content).hexdigest()[:16]}{path.suffix}"
     target = f"{hosts[0].layout.data}/.embeds/{name}"
     for host in hosts if send else ():
         host.write(target, content, mode=0o644)
-    return target
+    values[EMBEDS] = target
+    return True

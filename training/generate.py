@@ -6,7 +6,9 @@ The same prompt, seed and step draw the same picture, in the run's own precision
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ import torch
 from training import frozen
 from training.embeds import load_embeds
 from training.errors import UserError
+from training.events import read_events
 from training.models import add_placeholder, load_models
 from training.prompts import expand_placeholder
 from training.run_directory import read_config
@@ -27,21 +30,33 @@ FOLDER = "generated"
 
 
 def learned(folder: Path, step: int | None) -> Path:
-    """The file with the rows of `step`; None: the final ones, or the newest there are.
+    """The file with the rows of `step`; None: the newest there are.
+
+    A run that goes on after its end keeps its final rows of then until its next end.
 
     Raises:
         UserError: there are none.
     """
     name = "learned_embeds" if step is None else f"learned_embeds-steps-{step}"
     found = sorted(folder.glob(f"{name}.*"))
-    if not found and step is None:
-        found = sorted(
-            folder.glob("learned_embeds-steps-*"), key=lambda path: int(path.stem.rsplit("-", 1)[1])
-        )
+    if step is None:
+        later = sorted(folder.glob("learned_embeds-steps-*"), key=_step)
+        if later and (not found or _step(later[-1]) > _final_step(folder)):
+            found = later
     if not found:
         steps = ", ".join(sorted(path.stem for path in folder.glob("learned_embeds-steps-*")))
         raise UserError(f"{folder}: holds no {name} (it has: {steps or 'none yet'}).")
     return found[-1]
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.rsplit("-", 1)[1])
+
+
+def _final_step(folder: Path) -> float:
+    """The step at which the run last came to its end, by its events; infinite where none tells."""
+    done = [event["step"] for event in read_events(folder) if event["event"] == "done"]
+    return done[-1] if done else math.inf
 
 
 def generate(
@@ -93,8 +108,9 @@ def generate(
 
 
 def _slug(prompt: str) -> str:
-    """A prompt as a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+    """A prompt as a file's name: readable, and another for each prompt."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+    return f"{words}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -45,7 +45,7 @@ def test_nodes_that_are_alike_make_one_line() -> None:
         "-launcher", "ssh", "-launcher-exec", f"{root}/cluster/ssh", "-f", "/run/nodefile",
         "-genv", "MASTER_ADDR", "10.0.0.1", "-genv", "MASTER_PORT", "4711",
         "-genv", "OMP_NUM_THREADS", "27", "-genv", "XEON_DIFFUSION_RUN", f"{root}/runs/dicoo",
-        "-n", "8", "-ppn", "2", f"{root}/env/bin/python", "-m", "training.textual_inversion",
+        "-n", "8", "-ppn", "2", f"{root}/env/bin/python", "-P", "-m", "training.textual_inversion",
         *JOB.arguments, "--resume_from_checkpoint=latest",
     ]  # fmt: skip
     assert mpi.nodefile_text(NODES) == "10.0.0.1\n10.0.0.2\n10.0.0.3\n10.0.0.4\n"

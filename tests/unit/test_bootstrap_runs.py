@@ -11,7 +11,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
@@ -124,9 +124,13 @@ def test_what_has_not_come_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "rows" in fetch.unfetched("c", run)  # noted, and not here any more
     (tmp_path / "runs" / "x").mkdir(parents=True)
     assert fetch.unfetched("c", run) == "the whole pipeline (--full)"
-    fetch.note_fetched("c", "x", fetch.Fetched(1.0, 50, full=True))
+    fetch.note_fetched("c", "x", fetch.Fetched(1.0, 50, full_until=50))
     assert fetch.unfetched("c", run) == ""
-    assert "rows" in fetch.unfetched("c", run | {"results_until": 51})
+    # A pipeline that is written later, by a run that went on, has not come home.
+    fetch.note_fetched("c", "x", fetch.Fetched(1.0, 70, full_until=50))
+    later = run | {"results_until": 70}
+    assert fetch.unfetched("c", later) == "the whole pipeline (--full)"
+    assert "rows" in fetch.unfetched("c", run | {"results_until": 71})
     assert "rows" in fetch.unfetched("c", run | {"began": 2.0})  # another run of that name
 
 
@@ -164,7 +168,8 @@ def test_progress_is_told_from_events_alone() -> None:
     assert "restarted from step 2" in text
 
 
-def test_names() -> None:
+def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     assert check_name("dicoo-2") == "dicoo-2"
     for bad in ("", "../x", ".hidden", "a/b", "a b", "-x", "x" * 65):
         with pytest.raises(UserError):
@@ -172,6 +177,8 @@ def test_names() -> None:
     assert free_name("<dicoo>", []) == "dicoo"
     assert free_name("<dicoo>", [{"name": "dicoo"}, {"name": "dicoo-2"}]) == "dicoo-3"
     assert check_name(free_name("<…>", [])) == "run"
+    (tmp_path / "runs" / "dicoo").mkdir(parents=True)  # of a cluster that is gone
+    assert free_name("<dicoo>", []) == "dicoo-2"
     assert ranges([8, 0, 1, 2]) == "0-2,8"
 
 
@@ -202,6 +209,7 @@ class Azure(BaseHTTPRequestHandler):
 
     asked: list[str]
     refused: set[str]
+    once: ClassVar[set[str]] = set()
 
     def _answer(self) -> None:
         path = self.path.partition("?")[0]
@@ -212,6 +220,7 @@ class Azure(BaseHTTPRequestHandler):
         elif path.endswith("/oauth2/token"):
             body = '{"access_token": "t0ken"}'
         elif any(vm in path for vm in type(self).refused):
+            type(self).refused -= {vm for vm in type(self).once if vm in path}
             code, body = 403, '{"error": "AuthorizationFailed"}'
         self.send_response(code)
         self.end_headers()
@@ -228,6 +237,7 @@ def test_the_head_deallocates_itself_last(monkeypatch: pytest.MonkeyPatch) -> No
     server = HTTPServer(("127.0.0.1", 0), Azure)
     Thread(target=server.serve_forever, daemon=True).start()
     here = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(deallocate, "BETWEEN_TRIES", 0.0)
     monkeypatch.setenv("XEON_DIFFUSION_METADATA", f"{here}/metadata")
     monkeypatch.setenv("XEON_DIFFUSION_ARM", here)
     vms = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines"
@@ -243,6 +253,35 @@ def test_the_head_deallocates_itself_last(monkeypatch: pytest.MonkeyPatch) -> No
         Azure.refused = {"head"}
         with pytest.raises(UserError, match="answered 403"):
             deallocate.deallocate(["head"], check=True)
+        Azure.asked, Azure.refused, Azure.once = [], {"worker-1", "worker-2"}, {"worker-2"}
+        with pytest.raises(UserError, match=r"worker-1: .* answered 403"):
+            deallocate.deallocate(["worker-1", "worker-2", "head"], check=False)
+        asked = [line.split("/")[-2] for line in Azure.asked[2:]]
+        assert asked == [
+            "worker-1",
+            "worker-2",
+            "worker-1",
+            "worker-2",
+            "worker-1",
+            "worker-1",
+            "head",
+        ]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_metadata_service_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    Azure.asked, Azure.refused = [], set()
+    server = HTTPServer(("127.0.0.1", 0), Azure)
+    Thread(target=server.serve_forever, daemon=True).start()
+    here = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("XEON_DIFFUSION_METADATA", f"{here}/metadata")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    try:
+        assert deallocate._identity() == ("t0ken", "/subscriptions/s/resourceGroups/g")
     finally:
         server.shutdown()
         server.server_close()
