@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
+
 def activation(root: str, variables: Mapping[str, str], oneccl_setvars: str | None = None) -> str:
     """The script's text; for bash and any POSIX shell. Sourcing it twice changes nothing more.
 

@@ -95,6 +95,8 @@ def _report(host: Host) -> dict[str, Any] | UserError:
         return check_nodes.read_report(host)
     except UserError as error:
         return error
+    except (LookupError, ValueError) as error:
+        return UserError(f"{host.name}: it answers with what is no report ({error!r})")
 
 
 def _of_reports(reports: dict[Host, dict[str, Any] | UserError], head: Host) -> list[Finding]:
@@ -188,7 +190,7 @@ def _between(head: Host, hosts: Sequence[Host], say: Say) -> list[Finding]:
 def _names_of_packages(host: Host) -> set[str]:
     try:
         return {name.lower().replace("_", "-") for name in installed(host)["packages"]}
-    except UserError:
+    except (UserError, LookupError, ValueError):
         return set()  # The table has a line about that.
 
 

@@ -72,9 +72,7 @@ def packages(name: str, report: Mapping[str, Any], lock: Lock) -> Finding:
         elif there.partition("+")[0] != pin.partition("+")[0]:
             wrong.append(f"{package} {there} instead of {pin}")
     found = f"{len(lock.pins)} packages as pinned ({lock.stack})"
-    return Finding(
-        "packages", name, not wrong, _some(wrong) or found, _fix(wrong, BOOTSTRAP)
-    )
+    return Finding("packages", name, not wrong, _some(wrong) or found, _fix(wrong, BOOTSTRAP))
 
 
 def files(name: str, report: Mapping[str, Any], head: Mapping[str, Any]) -> list[Finding]:

@@ -38,9 +38,9 @@ fi
 cat "$1.sha256"
 """
 
-# $1: the folder, $2: its manifest. Fails where a file has been added, removed or changed since. What
-# is small (pictures) is read; of what takes long to read (models), the files' times are believed.
+# What is small (pictures) is read; of what takes long to read (models), files' times are believed.
 SMALL_KIB = 64 << 10
+# $1: the folder, $2: its manifest. Fails where a file has been added, removed or changed since.
 UNTOUCHED = f"""
 [ "$(find "$1" -type f | wc -l)" -eq "$(wc -l < "$2")" ] && {{
     if [ "$(du -sk "$1" | cut -f 1)" -lt {SMALL_KIB} ]; then

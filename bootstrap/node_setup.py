@@ -102,10 +102,10 @@ class NodeSetup:
             Together("choose", self._choose),
             *home_sharing.steps(hosts),
             Together("node-to-node SSH", self._join),
-            Step("packages", self._fetch_packages, only="head"),
+            Step("packages", self._fetch_packages, only_head=True),
             Together("hand out packages", self._hand_out),
             Step("environment", self._make_environment, each_home=True),
-            Step("model and pictures", self._fetch_inputs, only="head"),
+            Step("model and pictures", self._fetch_inputs, only_head=True),
             Together("hand out model and pictures", self._hand_out),
             Step("settings", self._settings, each_home=True),
         ]

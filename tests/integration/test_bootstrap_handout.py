@@ -145,7 +145,10 @@ def test_a_changed_picture_is_noticed_though_its_time_was_kept(
     times = path.stat()
     path.write_text("eno")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert [untouched(host, f"{ROOT}/data/five") for host in hosts[:2]] == [number != 0, number != 1]
+    assert [untouched(host, f"{ROOT}/data/five") for host in hosts[:2]] == [
+        number != 0,
+        number != 1,
+    ]
     if number:
         assert give(hosts) == {}
         assert path.read_text() == "one"

@@ -107,7 +107,7 @@ def test_a_root_that_others_would_stumble_over_is_refused(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XEON_DIFFUSION_ROOT", place)
-    with pytest.raises(UserError, match="XEON_DIFFUSION_ROOT is .* absolute path"):
+    with pytest.raises(UserError, match=r"XEON_DIFFUSION_ROOT is .* absolute path"):
         node_root("/home/me")
     monkeypatch.delenv("XEON_DIFFUSION_ROOT")
     assert node_root("/home/me") == "/home/me/.xeon-diffusion"
