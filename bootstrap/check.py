@@ -16,6 +16,7 @@ from bootstrap import asking, check_links, check_nodes
 from bootstrap.environment import installed
 from bootstrap.errors import UserError
 from bootstrap.finding import Finding, show
+from bootstrap.host_keys import FORGET, HostKeyRefused
 from bootstrap.hosts import Host, open_hosts
 from bootstrap.inputs import RECORD
 from bootstrap.inventory import CHECKOUT, read_inventory
@@ -87,7 +88,10 @@ def _reached(host: Host) -> Finding:
     error = host.unreachable
     if error is None:
         return Finding("reached from here", host.name, True, "answers")
-    return Finding("reached from here", host.name, False, str(error), "fab resume, if it is paused")
+    fix = "fab resume, if it is paused"
+    if isinstance(error, HostKeyRefused):
+        fix = f"if it was replaced: {FORGET} {host.name}"
+    return Finding("reached from here", host.name, False, str(error), fix)
 
 
 def _report(host: Host) -> dict[str, Any] | UserError:

@@ -174,10 +174,11 @@ def answering(root: Path) -> None:
     handed_out(root)
     for path, text in {
         "cluster/ssh": "#!/bin/sh\nexit 0\n",
-        "env/bin/mpirun": '#!/bin/sh\ncase "$*" in *hostname*) echo a; echo b;; *)'
+        "env/bin/mpirun": '#!/bin/sh\ncase "$*" in *hostname*) echo a; echo b;; *"python -P -m "*)'
         ' echo \'{"latency_seconds": 1, "bytes_per_second": 1, "bytes": 1}\';; esac\n',
         "env/bin/python": '#!/bin/sh\ncase "$*" in *node_report*) exec'
-        f" env PYTHONPATH={Path.cwd()} {sys.executable} -m bootstrap.node_report {root};; esac\n"
+        f" env PYTHONPATH={Path.cwd()} {sys.executable} -m bootstrap.node_report {root};;\n"
+        "'-P -m '*) ;; *) exit 3;; esac\n"
         'while [ "$1" != --output_dir ]; do shift; done; mkdir "$2"\n'
         'echo \'{"event": "step", "loss": 1.0}\' > "$2/events.jsonl"\n',
     }.items():
@@ -201,3 +202,11 @@ def test_the_table_has_a_line_for_each_failure_and_one_for_what_is_well() -> Non
     assert "late" in text
     assert "right" not in text
     assert "1 of 11 checks failed." in text
+
+
+def test_nodes_that_answer_everything_are_well(tmp_path: Path) -> None:
+    hosts = [Hanging(name, tmp_path / name) for name in ("n0", "n1")]
+    for host in hosts:
+        answering(Path(host.layout.root))
+    bad = [finding for finding in check.check(hosts, lambda text: None) if not finding.well]
+    assert {finding.what for finding in bad} == {"packages"}  # those of this environment

@@ -6,12 +6,17 @@ import json
 import sys
 import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from bootstrap import bootstrap, check, clean, cluster_ssh, node_setup, run_state, transfer
+from bootstrap.host_keys import HostKeyRefused
 from bootstrap.hosts import LocalHost
-from bootstrap.inventory import Node
+from bootstrap.inventory import Inventory, Node
+from bootstrap.kit import Kit
+from bootstrap.lock import Lock
+from bootstrap.steps import Together
 
 
 @pytest.fixture
@@ -46,6 +51,35 @@ def test_a_live_run_is_named_and_nothing_is_changed(host: LocalHost) -> None:
     assert "n0: of-now is running" in said
     assert "fab stop" in said
     assert node_setup.live_run(host) is None
+
+
+def test_bootstrap_stops_before_it_chooses_while_a_run_is_live(
+    host: LocalHost, tmp_path: Path
+) -> None:
+    other = LocalHost(Node("n1", "127.0.0.2"), str(tmp_path / "other"))
+    setup = node_setup.NodeSetup(
+        inventory=Inventory("mine", "file", (host.node, other.node)),
+        lock=Lock("upstream", {}, {}),
+        kit=cast(Kit, None),
+        environment="auto",
+        package_index=None,
+        wanted=[],
+        hub_token=None,
+        say=lambda text: None,
+    )
+    choose = next(step for step in setup.steps([host, other]) if step.name == "choose")
+    assert isinstance(choose, Together)
+    with run_state.held(Path(host.layout.root)):
+        failed = choose.run([host, other], lambda host, text: None)
+    assert failed is not None
+    assert list(failed) == ["n0", "n1"]
+    assert "is running on this cluster" in str(failed["n0"])
+
+
+def test_a_refused_host_key_is_told_with_what_mends_it(host: LocalHost) -> None:
+    host.unreachable = HostKeyRefused("n0 shows another host key than before")
+    (found,) = check.check([host], lambda text: None)
+    assert found.fix == "if it was replaced: fab forget-host --node n0"
 
 
 def test_who_only_looks_is_no_live_run(host: LocalHost) -> None:
