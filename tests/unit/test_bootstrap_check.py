@@ -209,4 +209,5 @@ def test_nodes_that_answer_everything_are_well(tmp_path: Path) -> None:
     for host in hosts:
         answering(Path(host.layout.root))
     bad = [finding for finding in check.check(hosts, lambda text: None) if not finding.well]
-    assert {finding.what for finding in bad} == {"packages"}  # those of this environment
+    # What is installed here is not the lock's, and how full this disk is nobody knows.
+    assert {finding.what for finding in bad} - {"disk"} == {"packages"}
