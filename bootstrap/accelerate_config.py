@@ -6,12 +6,7 @@ it. Without, each rank's `accelerate launch` starts the one process of its rank.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bootstrap.cluster_environment import MASTER_PORT
-
-if TYPE_CHECKING:
-    from bootstrap.hosts import Host
 
 
 def accelerate_config(
@@ -50,8 +45,3 @@ def accelerate_config(
         "same_network: true\n"
         "use_cpu: true\n"
     )
-
-
-def write_accelerate_config(host: Host, text: str) -> None:
-    """Put it where accelerate looks for it with HF_HOME set as `activate` does."""
-    host.write(host.layout.accelerate_config, text.encode(), mode=0o644)

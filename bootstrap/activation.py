@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from bootstrap.hosts import Host
 
 
 def activation(root: str, variables: Mapping[str, str], oneccl_setvars: str | None = None) -> str:
@@ -19,10 +15,11 @@ def activation(root: str, variables: Mapping[str, str], oneccl_setvars: str | No
         oneccl_setvars: oneCCL's own script, where its bindings are installed. It comes first, and
             what is set here wins.
     """
-    lines = [f"# Written by fab bootstrap. In a shell on this node: . {root}/activate"]
-    binaries = f"{root}/env/bin"
+    script = shlex.quote(f"{root}/activate")
+    lines = [f"# Written by fab bootstrap. In bash on this node: . {script}"]
+    binaries = shlex.quote(f"{root}/env/bin")
     lines += [
-        f"case :$PATH: in *:{binaries}:*) ;; *) PATH={shlex.quote(binaries)}:$PATH ;; esac",
+        f"case :$PATH: in *:{binaries}:*) ;; *) PATH={binaries}:$PATH ;; esac",
         "export PATH",
     ]
     if oneccl_setvars:
@@ -40,8 +37,3 @@ def activation(root: str, variables: Mapping[str, str], oneccl_setvars: str | No
         else:
             lines.append(f"export {name}={shlex.quote(value)}")
     return "\n".join(lines) + "\n"
-
-
-def write_activation(host: Host, text: str) -> None:
-    """Put it on a node."""
-    host.write(host.layout.activate, text.encode(), mode=0o644)

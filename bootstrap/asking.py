@@ -11,14 +11,14 @@ from typing import Any
 
 from bootstrap.errors import UserError
 from bootstrap.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
-from bootstrap.hosts import Host, open_hosts
+from bootstrap.hosts import Ask, Host, open_hosts
 from bootstrap.inventory import Inventory, read_inventory
 
 Act = Callable[[argparse.Namespace, Inventory, list[Host]], int]
 
 
-def parser(name: str, text: str | None) -> argparse.ArgumentParser:
-    """A parser with the flags that all of these commands have."""
+def parser(name: str, text: str | None, *, run: bool = True) -> argparse.ArgumentParser:
+    """A parser with the flags that all of these commands have; `run`: it is about one run."""
     made = argparse.ArgumentParser(
         prog=f"fab {name}", description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
@@ -27,9 +27,15 @@ def parser(name: str, text: str | None) -> argparse.ArgumentParser:
         "--inventory", default="", metavar="FILE",
         help="cluster.json, a nodefile, or local; default: what `pulumi stack output` says",
     )  # fmt: skip
-    made.add_argument("--run", default="", metavar="NAME", help="default: the last one started")
+    if run:
+        made.add_argument("--run", default="", metavar="NAME", help="default: the last one started")
     made.add_argument(ACCEPT_FLAG, action="store_true", help="pin new host keys without asking")
     return made
+
+
+def question_of(chosen: argparse.Namespace) -> Ask:
+    """How the person is asked about new host keys, by the flag of `parser`."""
+    return accept_all if chosen.accept_host_keys else ask_on_terminal
 
 
 def run_command(
@@ -44,8 +50,7 @@ def run_command(
     try:
         inventory = read_inventory(chosen.inventory)
         asked = inventory if all_nodes else dataclasses.replace(inventory, nodes=(inventory.head,))
-        ask = accept_all if chosen.accept_host_keys else ask_on_terminal
-        with open_hosts(asked, ask) as hosts:
+        with open_hosts(asked, question_of(chosen)) as hosts:
             if hosts[0].unreachable is not None:
                 raise hosts[0].unreachable
             return act(chosen, inventory, hosts)

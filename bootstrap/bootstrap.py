@@ -24,12 +24,12 @@ from bootstrap.errors import UserError
 from bootstrap.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.hosts import Host, open_hosts
 from bootstrap.inputs import DEFAULT_MODEL, DEFAULT_PICTURES, read_input
-from bootstrap.inventory import Inventory, read_inventory
+from bootstrap.inventory import CHECKOUT, Inventory, read_inventory
 from bootstrap.kit import make_kit
 from bootstrap.layout import ROOT_VARIABLE, records
 from bootstrap.lock import STACKS, read_lock
 from bootstrap.node_log import log_file
-from bootstrap.node_setup import CHECKOUT, NodeSetup
+from bootstrap.node_setup import NodeSetup
 from bootstrap.ssh_host import BootLog
 from bootstrap.steps import run_steps
 from bootstrap.table import watching
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = made.add_argument
     add("--inventory", default="", metavar="FILE", help="cluster.json, a nodefile, or local")

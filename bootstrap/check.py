@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
-from bootstrap import check_links, check_nodes
+from bootstrap import asking, check_links, check_nodes
 from bootstrap.environment import installed
 from bootstrap.errors import UserError
 from bootstrap.finding import Finding, show
-from bootstrap.host_keys import ask_on_terminal
+from bootstrap.host_keys import FORGET, HostKeyRefused
 from bootstrap.hosts import Host, open_hosts
 from bootstrap.inputs import RECORD
 from bootstrap.inventory import CHECKOUT, read_inventory
 from bootstrap.lock import read_lock
 
+WAIT_SECONDS = 15.0
+"""A node that does not answer at once may be busy; one that is off costs no more than this."""
 Say = Callable[[str], None]
 
 
@@ -37,21 +40,14 @@ def check(hosts: Sequence[Host], say: Say, *, steps: bool = True) -> list[Findin
     head = hosts[0]
     if head not in alive:
         return findings
-    with ThreadPoolExecutor(max_workers=len(alive)) as threads:
+    with ThreadPoolExecutor(max_workers=len(alive)) as threads, _ending(alive):
         say("packages, models, pictures and disk of each node")
         reports = dict(zip(alive, threads.map(_report, alive), strict=True))
         findings += _of_reports(reports, head)
         say("clocks")
-        clocks = list(threads.map(check_nodes.read_clock, alive))
-        findings += [
-            check_nodes.clock(host.name, mine, clocks[0])
-            for host, mine in zip(alive, clocks, strict=True)
-        ]
+        findings += _clocks(alive, list(threads.map(_clock, alive)))
         say("every pair of nodes over SSH")
-        pairs = threads.map(
-            lambda one: check_links.pairs(one, [other for other in alive if other is not one]),
-            alive,
-        )
+        pairs = threads.map(lambda number: _pairs(alive, number), range(len(alive)))
         findings += [finding for found in pairs for finding in found]
         working = _usable(alive, reports, findings)
         if head in working and len(working) > 1:
@@ -61,11 +57,41 @@ def check(hosts: Sequence[Host], say: Say, *, steps: bool = True) -> list[Findin
     return findings
 
 
+@contextmanager
+def _ending(hosts: Sequence[Host]) -> Iterator[None]:
+    """At Ctrl-C what is running on the nodes is ended: the threads that wait for it would wait."""
+    try:
+        yield
+    except BaseException:
+        for host in hosts:
+            host.interrupt()
+        raise
+
+
+def _asked(
+    what: str,
+    where: str,
+    ask: Callable[[], Finding | list[Finding]],
+    fix: str = check_nodes.BOOTSTRAP,
+) -> list[Finding]:
+    """What a question found. One that fails or hangs is a line of the table, never its end."""
+    try:
+        found = ask()
+        return [found] if isinstance(found, Finding) else found
+    except UserError as error:
+        return [Finding(what, where, False, str(error), fix)]
+    except (LookupError, TypeError, ValueError) as error:
+        return [Finding(what, where, False, f"no answer that can be read ({error!r})", fix)]
+
+
 def _reached(host: Host) -> Finding:
     error = host.unreachable
     if error is None:
         return Finding("reached from here", host.name, True, "answers")
-    return Finding("reached from here", host.name, False, str(error), "fab resume, if it is paused")
+    fix = "fab resume, if it is paused"
+    if isinstance(error, HostKeyRefused):
+        fix = f"if it was replaced: {FORGET} {host.name}"
+    return Finding("reached from here", host.name, False, str(error), fix)
 
 
 def _report(host: Host) -> dict[str, Any] | UserError:
@@ -73,25 +99,61 @@ def _report(host: Host) -> dict[str, Any] | UserError:
         return check_nodes.read_report(host)
     except UserError as error:
         return error
+    except (LookupError, ValueError) as error:
+        return UserError(f"{host.name}: it answers with what is no report ({error!r})")
 
 
 def _of_reports(reports: dict[Host, dict[str, Any] | UserError], head: Host) -> list[Finding]:
     findings = []
     of_head = reports[head]
     for host, report in reports.items():
-        if isinstance(report, UserError):
-            findings.append(
-                Finding("environment", host.name, False, str(report), check_nodes.BOOTSTRAP)
-            )
-            continue
-        lock = read_lock(
-            CHECKOUT, json.loads(host.read(f"{host.layout.env}/installed.json"))["stack"]
-        )
-        findings.append(check_nodes.packages(host.name, report, lock))
-        if not isinstance(of_head, UserError):
-            findings += check_nodes.files(host.name, report, of_head)
-        findings.append(check_nodes.disk(host.name, report, host.layout.root))
+        findings += _asked("environment", host.name, partial(_of_report, host, report, of_head))
     return findings
+
+
+def _of_report(
+    host: Host, report: dict[str, Any] | UserError, of_head: dict[str, Any] | UserError
+) -> list[Finding]:
+    if isinstance(report, UserError):
+        raise report
+    findings = _asked("packages", host.name, partial(_packages, host, report))
+    if not isinstance(of_head, UserError):
+        findings += check_nodes.files(host.name, report, of_head)
+    return [*findings, check_nodes.disk(host.name, report, host.layout.root)]
+
+
+def _packages(host: Host, report: dict[str, Any]) -> Finding:
+    lock = read_lock(CHECKOUT, installed(host)["stack"])
+    return check_nodes.packages(host.name, report, lock)
+
+
+def _clock(host: Host) -> check_nodes.Clock | UserError:
+    try:
+        return check_nodes.read_clock(host)
+    except (UserError, ValueError) as error:
+        return UserError(str(error))
+
+
+def _clocks(
+    hosts: Sequence[Host], clocks: Sequence[check_nodes.Clock | UserError]
+) -> list[Finding]:
+    """Each against the head's; where the head's is not known, that is all there is to say."""
+    findings = []
+    for host, mine in zip(hosts, clocks, strict=True):
+        if isinstance(mine, UserError):
+            fix = f"log in to {host.name}: why does `date` not answer?"
+            findings.append(Finding("clock", host.name, False, str(mine), fix))
+        elif not isinstance(clocks[0], UserError):
+            findings.append(check_nodes.clock(host.name, mine, clocks[0]))
+    return findings
+
+
+def _pairs(hosts: Sequence[Host], number: int) -> list[Finding]:
+    """From one node to all others, each beginning with another one: no node is asked by all."""
+    source, targets = hosts[number], [*hosts[number + 1 :], *hosts[:number]]
+    return _asked(
+        "ssh between nodes", f"{source.name} to all", lambda: check_links.pairs(source, targets)
+    )
 
 
 def _usable(
@@ -104,31 +166,36 @@ def _usable(
         if finding.what == "ssh between nodes" and not finding.well
     }
     head = alive[0]
+    if f"{head.name} to all" in cut:
+        return []
     return [
         host
         for host in alive
         if not isinstance(reports[host], UserError)
         and f"{head.name} to {host.name}" not in cut
-        and f"{host.name} to {head.name}" not in cut
+        and not {f"{host.name} to {head.name}", f"{host.name} to all"} & cut
     ]
 
 
 def _between(head: Host, hosts: Sequence[Host], say: Say) -> list[Finding]:
     say(f"mpirun over {len(hosts)} nodes")
-    findings = [check_links.hostnames(head, hosts)]
+    findings = _asked("mpirun hostname", "cluster", partial(check_links.hostnames, head, hosts))
     if not findings[0].well:
         return findings
-    backends = (
-        ["ccl", "gloo"] if "oneccl-bind-pt" in _normal(installed(head)["packages"]) else ["gloo"]
-    )
+    backends = ["ccl", "gloo"] if "oneccl-bind-pt" in _names_of_packages(head) else ["gloo"]
     for backend in backends:
         say(f"a timed all-reduce ({backend})")
-        findings.append(check_links.all_reduce(head, hosts, backend))
+        ask = partial(check_links.all_reduce, head, hosts, backend)
+        what = f"all-reduce ({backend})"
+        findings += _asked(what, "cluster", ask, check_links.LOOK_BEFORE)
     return findings
 
 
-def _normal(packages: dict[str, str]) -> set[str]:
-    return {name.lower().replace("_", "-") for name in packages}
+def _names_of_packages(host: Host) -> set[str]:
+    try:
+        return {name.lower().replace("_", "-") for name in installed(host)["packages"]}
+    except (UserError, LookupError, ValueError):
+        return set()  # The table has a line about that.
 
 
 def _steps(
@@ -139,26 +206,30 @@ def _steps(
             json.loads(head.read(f"{head.layout.cluster}/{RECORD[kind]}"))["path"]
             for kind in ("model", "pictures")
         )
-    except UserError:
+    except (UserError, LookupError, ValueError):
         what = "no model or no pictures have been handed out"
         return [Finding("one step alone", "cluster", False, what, check_nodes.BOOTSTRAP)]
     say("one training step on each node alone")
-    return list(threads.map(lambda host: check_nodes.step_alone(host, model, pictures), hosts))
+    found = threads.map(
+        lambda host: _asked(
+            "one step alone", host.name, partial(check_nodes.step_alone, host, model, pictures)
+        ),
+        hosts,
+    )
+    return [finding for one in found for finding in one]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check and print; 1 where something is not as it must be, 2 where nothing can be asked."""
-    parser = argparse.ArgumentParser(prog="fab check", description=__doc__)
-    parser.add_argument(
-        "--inventory", metavar="FILE|local", help="cluster.json or a nodefile; default: the stack"
-    )
+    parser = asking.parser("check", __doc__, run=False)
     parser.add_argument("--no-steps", action="store_true", help="leave out the training steps")
     chosen = parser.parse_args(argv)
     console = Console(highlight=False)
     progress = Console(stderr=True, highlight=False)
     try:
         inventory = read_inventory(chosen.inventory)
-        with open_hosts(inventory, ask_on_terminal) as hosts, progress.status("") as status:
+        opened = open_hosts(inventory, asking.question_of(chosen), wait_seconds=WAIT_SECONDS)
+        with opened as hosts, progress.status("") as status:
             findings = check(
                 hosts, lambda text: status.update(f"looking at {text}"), steps=not chosen.no_steps
             )

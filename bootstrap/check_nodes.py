@@ -12,7 +12,7 @@ from bootstrap.errors import UserError
 from bootstrap.finding import Finding
 from bootstrap.hosts import Host
 from bootstrap.lock import Lock
-from bootstrap.transfer import script
+from bootstrap.transfer import bash_script
 
 LEAST_FREE_GIB = 2.0
 """Room for checkpoints, samples, a whole pipeline in bf16."""
@@ -132,13 +132,13 @@ def clock(name: str, mine: Clock, head: Clock) -> Finding:
 def step_alone(host: Host, model: str, pictures: str) -> Finding:
     """One training step on this node and nothing else, with what was handed out."""
     command = [
-        host.python, "-m", "training.textual_inversion",
+        host.python, "-P", "-m", "training.textual_inversion",
         f"--pretrained_model_name_or_path={model}", f"--train_data_dir={pictures}",
         "--placeholder_token=<check>", "--initializer_token=toy", "--learnable_property=object",
         "--resolution=64", "--train_batch_size=1", "--max_train_steps=1", "--learning_rate=1e-3",
         "--lr_warmup_steps=0", "--seed=7", "--num_evaluation_samples=1", "--report_to=none",
     ]  # fmt: skip
-    line = script(ALONE, host.layout.activate, host.layout.root, *command)
+    line = bash_script(ALONE, host.layout.activate, host.layout.root, *command)
     finished = host.run(line, check=False, timeout=STEP_SECONDS)
     try:
         event = json.loads(finished.stdout.splitlines()[-1])

@@ -30,7 +30,11 @@ for words in /proc/[0-9]*/cmdline; do
 done
 :
 """
-RUNS = 'cd -- "$1" 2>/dev/null && ls -1 || :'
+# $1: the folder of runs; only folders in it are runs.
+RUNS = """
+cd -- "$1" 2>/dev/null || exit 0
+for run in */; do [ ! -d "$run" ] || printf '%s\\n' "${run%/}"; done
+"""
 # $1: the root, whose name is ours. What pip and conda made read-only goes too.
 REMOVE = """
 rm -rf -- "$1" 2>/dev/null || { chmod -R u+w -- "$1"; rm -rf -- "$1"; }

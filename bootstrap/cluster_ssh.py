@@ -30,6 +30,7 @@ set -e
 command -v ssh-keygen >/dev/null || { echo "no ssh-keygen: install openssh-client" >&2; exit 1; }
 umask 077
 mkdir -p -- "$(dirname -- "$1")"
+[ ! -f "$1" ] || chmod 600 -- "$1"  # ssh takes no key that others may read
 if ! ssh-keygen -y -P '' -f "$1" >/dev/null 2>&1; then
   rm -f -- "$1.new" "$1.new.pub"
   ssh-keygen -q -t ed25519 -N '' -C "$2" -f "$1.new"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from bootstrap import asking, fetch, run_state
 from bootstrap.errors import UserError
+from bootstrap.forget_host import forget_all
 from bootstrap.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.hosts import open_hosts
 from bootstrap.inventory import CHECKOUT, Inventory, read_inventory
@@ -65,9 +66,13 @@ def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
     words = ["pulumi", "destroy", *(["--yes"] if chosen.yes else [])]
     print(f"$ {' '.join(words)}", flush=True)
     try:
-        return subprocess.run(words, cwd=CHECKOUT, check=False).returncode
+        code = subprocess.run(words, cwd=CHECKOUT, check=False).returncode
     except FileNotFoundError as error:
         raise UserError("There is no `pulumi` on the PATH. Nothing is gone.") from error
+    if code == 0:  # The next machines of that name are others, with keys of their own.
+        for file in forget_all(inventory.name):
+            print(f"The machines' host keys are forgotten; {file}.old still has them.")
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

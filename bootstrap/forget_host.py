@@ -18,14 +18,24 @@ from bootstrap.layout import records
 CLUSTERS = records("x").folder.parent
 
 
+def pins_of(cluster: str | None) -> list[Pins]:
+    """The pins of one cluster, or of all."""
+    folders = [records(cluster).folder] if cluster else sorted(CLUSTERS.glob("*/"))
+    return [Pins(records(folder.name).known_hosts) for folder in folders]
+
+
+def forget_all(cluster: str | None = None) -> list[Path]:
+    """Unpin every node of one cluster, or of all; returns the files that are `.old` now."""
+    return [pin.file for pin in pins_of(cluster) if pin.forget_all()]
+
+
 def forget(node: str, cluster: str | None = None) -> list[Path]:
     """Unpin a node in one cluster, or in all that know it; returns the files that changed.
 
     Raises:
         UserError: no cluster knows it; the names that are known are listed.
     """
-    folders = [records(cluster).folder] if cluster else sorted(CLUSTERS.glob("*/"))
-    pins = [Pins(records(folder.name).known_hosts) for folder in folders]
+    pins = pins_of(cluster)
     changed = [pin.file for pin in pins if pin.forget(node)]
     if not changed:
         known = [f"{name} ({pin.file})" for pin in pins for name in pin.names()]
@@ -37,12 +47,23 @@ def forget(node: str, cluster: str | None = None) -> list[Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`fab forget-host --node NAME`."""
-    parser = argparse.ArgumentParser(prog="fab forget-host", description=__doc__)
-    parser.add_argument("--node", required=True, help="its name, as the message has it")
+    """`fab forget-host --node NAME`, or `--all`."""
+    parser = argparse.ArgumentParser(
+        prog="fab forget-host", description=__doc__, allow_abbrev=False
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--node", help="its name, as the message has it")
+    which.add_argument("--all", action="store_true", help="every node; a copy stays beside")
     parser.add_argument("--cluster", help="only in this one: a folder's name in .cluster/")
     chosen = parser.parse_args(argv)
     try:
+        if chosen.all:
+            changed = forget_all(chosen.cluster)
+            for file in changed:
+                print(f"All of {file} is forgotten; it is {file.name}.old now.")
+            if not changed:
+                print("No host key is pinned; nothing was forgotten.")
+            return 0
         for file in forget(chosen.node, chosen.cluster):
             print(f"{chosen.node} is forgotten in {file}.")
     except UserError as error:

@@ -78,8 +78,17 @@ class Pins:
         """Unpin a node; False where it was not pinned."""
         lines = self._text_lines()
         kept = [line for line in lines if name not in line.split(" ", 1)[0].split(",")]
+        if len(kept) == len(lines):
+            return False
         self._write(kept)
-        return len(kept) < len(lines)
+        return True
+
+    def forget_all(self) -> bool:
+        """Unpin every node; what was pinned stays in `known_hosts.old`. False: nothing was."""
+        if not self._text_lines():
+            return False
+        self.file.replace(self.file.with_name(f"{self.file.name}.old"))
+        return True
 
     def names(self) -> list[str]:
         """Of the pinned nodes."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from bootstrap.errors import UserError
 
 ROOT_NAME = ".xeon-diffusion"
 ROOT_VARIABLE = "XEON_DIFFUSION_ROOT"
@@ -106,19 +109,9 @@ class Layout:
         return f"{self.root}/runs"
 
     @property
-    def done(self) -> str:
-        """One file a finished step, holding what it was finished for."""
-        return f"{self.root}/done"
-
-    @property
     def homes(self) -> str:
         """One file a node; nodes that see each other's share a home folder."""
         return f"{self.root}/homes"
-
-    @property
-    def logs(self) -> str:
-        """What does not belong to a run."""
-        return f"{self.root}/logs"
 
 
 def node_root(home: str) -> str:
@@ -126,8 +119,19 @@ def node_root(home: str) -> str:
 
     `XEON_DIFFUSION_ROOT`, set on the person's machine, names another place for the folder, such as
     a scratch disk that every node has.
+
+    Raises:
+        UserError: conda, pip and oneCCL's scripts would stumble over that path.
     """
-    parent = os.environ.get(ROOT_VARIABLE) or home
+    asked = os.environ.get(ROOT_VARIABLE)
+    parent = asked or home
+    if not re.fullmatch(r"/[A-Za-z0-9._/~+-]*", parent):
+        where = f"{ROOT_VARIABLE} is" if asked else "the home folder is said to be"
+        raise UserError(
+            f"{where} {parent!r}, but conda and oneCCL's scripts need an absolute path of letters,"
+            f" digits and . _ / ~ + - alone. Set {ROOT_VARIABLE}=/such/a/folder, one that every"
+            " node has, on this machine."
+        )
     return f"{parent.rstrip('/')}/{ROOT_NAME}"
 
 

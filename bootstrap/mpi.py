@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bootstrap.job import Job, JobNode
@@ -96,8 +96,3 @@ def shown(words: Sequence[str]) -> str:
         else:
             lines[-1] += f" {quoted}"
     return " \\\n    ".join(lines)
-
-
-def shown_environment(environment: Mapping[str, str]) -> str:
-    """Variables as a shell exports them."""
-    return "\n".join(f"export {k}={shlex.quote(v)}" for k, v in sorted(environment.items()))

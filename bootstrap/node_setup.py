@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from bootstrap import (
     cluster_ssh,
@@ -34,10 +33,39 @@ from bootstrap.kit import Kit, send_kit
 from bootstrap.layout import records
 from bootstrap.lock import Lock
 from bootstrap.probe import Probe, probe
+from bootstrap.run_state import LOCK
 from bootstrap.steps import Say, SayFor, Step, Together
 from bootstrap.transfer import script
 
 Failures = dict[str, UserError]
+
+# $1: the folder of runs, $2: the lock that a run's supervisor holds, $3: the environment's Python.
+# Prints the run that is live, if one is. Who only looks (fab status) holds the lock for an instant.
+LIVE = """
+[ -e "$2" ] || exit 0
+free() {
+    if command -v flock >/dev/null; then flock -n "$1" true
+    else "$2" -I -c 'import fcntl, sys
+fcntl.flock(open(sys.argv[1], "a"), fcntl.LOCK_EX | fcntl.LOCK_NB)' "$1" 2>/dev/null
+    fi
+}
+for try in 1 2 3 4; do free "$2" "$3" && exit 0; sleep 0.5; done
+newest=$(ls -t -- "$1"/*/state.json 2>/dev/null | head -n 1)
+basename -- "$(dirname -- "${newest:-$1/a-run/state.json}")"
+"""
+
+
+def live_run(head: Host) -> UserError | None:
+    """Why nothing may be changed now: a run goes on with what is there."""
+    lock = f"{head.layout.runs}/{LOCK}"
+    name = head.run(script(LIVE, head.layout.runs, lock, head.python)).stdout.strip()
+    if not name:
+        return None
+    return UserError(
+        f"{head.name}: {name} is running on this cluster, and its ranks read what fab bootstrap"
+        " would replace. Nothing was changed. fab stop ends it with a checkpoint, and fab train"
+        " --resume goes on with it afterwards."
+    )
 
 
 @dataclass
@@ -74,10 +102,10 @@ class NodeSetup:
             Together("choose", self._choose),
             *home_sharing.steps(hosts),
             Together("node-to-node SSH", self._join),
-            Step("packages", self._fetch_packages, only="head"),
+            Step("packages", self._fetch_packages, only_head=True),
             Together("hand out packages", self._hand_out),
             Step("environment", self._make_environment, each_home=True),
-            Step("model and pictures", self._fetch_inputs, only="head"),
+            Step("model and pictures", self._fetch_inputs, only_head=True),
             Together("hand out model and pictures", self._hand_out),
             Step("settings", self._settings, each_home=True),
         ]
@@ -93,6 +121,12 @@ class NodeSetup:
 
     def _choose(self, hosts: Sequence[Host], say: SayFor) -> Failures:
         head = hosts[0]
+        live = live_run(head)
+        if live:
+            return {head.name: live} | {
+                host.name: UserError(f"{host.name}: left as it is, for the same reason")
+                for host in hosts[1:]
+            }
         by_conda = self._by_conda(head)
         failed: Failures = {}
         for host in hosts:
@@ -215,6 +249,3 @@ class NodeSetup:
     def _planned(self) -> Plan:
         assert self.plan is not None, "nothing was chosen"
         return self.plan
-
-
-CHECKOUT = Path(__file__).parent.parent

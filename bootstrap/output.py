@@ -7,7 +7,7 @@ import queue
 import time
 from collections.abc import Callable
 
-from bootstrap.errors import ConnectionLost, Interrupted, TimedOut
+from bootstrap.errors import Interrupted, TimedOut
 
 OnLine = Callable[[str], None]
 
@@ -74,10 +74,6 @@ class Output:
         """From any thread: `wait` raises `Interrupted`."""
         self._events.put(("interrupted", b""))
 
-    def lost(self) -> None:
-        """From any thread: `wait` raises `ConnectionLost`."""
-        self._events.put(("lost", b""))
-
     def wait(
         self,
         timeout: float | None = None,
@@ -91,7 +87,7 @@ class Output:
             idle_seconds, on_idle: called whenever nothing has come for so long.
 
         Raises:
-            TimedOut, ConnectionLost, Interrupted: it ended otherwise.
+            TimedOut, Interrupted: it ended otherwise.
         """
         end = None if timeout is None else time.monotonic() + timeout
         open_outputs = {"out", "err"}
@@ -110,11 +106,6 @@ class Output:
                 continue
             if which == "interrupted":
                 raise Interrupted(f"{self.host}: {self.what} was interrupted and ended.")
-            if which == "lost":
-                raise ConnectionLost(
-                    f"{self.host}: the connection broke during {self.what}. What was running there"
-                    " is ended. The same command again goes on where this one was."
-                )
             self._take(which, piece)
             if not piece:
                 open_outputs.discard(which)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 import paramiko
 
 from bootstrap.connecting import CONNECT_SECONDS, Checked, Connector, Unreachable
-from bootstrap.errors import ConnectionLost, UserError
+from bootstrap.errors import ConnectionLost, Interrupted, UserError
 from bootstrap.host_keys import HostKey, HostKeyRefused, Pins, compare, question
 from bootstrap.hosts import CHUNK, Ask, Host, OnBytes, OnLine
 from bootstrap.inventory import Inventory, Node
@@ -22,6 +22,10 @@ from bootstrap.remote_shell import GRACE_SECONDS, watched
 
 IDLE_SECONDS = 30.0
 AGAIN_SECONDS = 3.0
+SESSIONS = 8
+"""At once on one connection: sshd's own limit (MaxSessions) is 10, and the keepalive needs one."""
+REFUSED_SECONDS = 60.0
+REFUSED_AGAIN_SECONDS = 0.5
 BootLog = Callable[[Sequence[str]], Mapping[str, Collection[str]]]
 
 
@@ -35,6 +39,7 @@ class SshHost(Host):
     def __init__(self, node: Node, connection: Checked) -> None:
         super().__init__(node, "")
         self._connection = connection
+        self._sessions = threading.Semaphore(SESSIONS)
 
     @property
     def host_key(self) -> HostKey:
@@ -54,7 +59,7 @@ class SshHost(Host):
         on_bytes: OnBytes | None = None,
     ) -> Output:
         """See `Host.stream`."""
-        with self._taking(line, on_line, sink) as output:
+        with self._one_of_the_sessions(), self._taking(line, on_line, sink) as output:
             channel = self._channel()
             try:
                 channel.exec_command(watched(line, stdin_bytes))
@@ -75,29 +80,71 @@ class SshHost(Host):
         return output
 
     def find_root(self) -> None:
-        """Ask the node for its home folder, where everything of ours goes."""
-        if self.unreachable is None:
+        """Ask the node for its home folder, where everything of ours goes.
+
+        A node that does not answer this, or has no place for us, is not reached either.
+        """
+        if self.unreachable is not None:
+            return
+        try:
             home = self.run('printf %s "$HOME"', timeout=CONNECT_SECONDS).stdout
             self.layout = type(self.layout)(node_root(home))
+        except ConnectionLost:
+            self.unreachable = UserError(f"{self.name}: the connection broke at its first command.")
+        except UserError as error:
+            text = str(error)
+            named = text if text.startswith(self.name) else f"{self.name}: {text}"
+            self.unreachable = UserError(named)
 
     def close(self) -> None:
         """Hang up; what is running there ends."""
         with contextlib.suppress(OSError, EOFError):
             self._connection.close()
 
+    @contextlib.contextmanager
+    def _one_of_the_sessions(self) -> Iterator[None]:
+        while not self._sessions.acquire(timeout=1.0):
+            if self._interrupted:
+                raise Interrupted(f"{self.name}: {self.step or 'a command'} was interrupted.")
+        try:
+            yield
+        finally:
+            self._sessions.release()
+
     def _channel(self) -> Any:
+        """A session; one that is refused is asked for again: somebody else may have too many."""
+        end = time.monotonic() + REFUSED_SECONDS
+        while True:
+            try:
+                return self._open_session()
+            except paramiko.ChannelException as error:
+                if self._interrupted or time.monotonic() > end:
+                    raise UserError(
+                        f"{self.name}: its sshd has refused another session for"
+                        f" {REFUSED_SECONDS:.0f} s ({error.text}). Is MaxSessions in its"
+                        " /etc/ssh/sshd_config less than 2, or is the machine out of processes or"
+                        " memory?"
+                    ) from error
+                time.sleep(REFUSED_AGAIN_SECONDS)
+
+    def _open_session(self) -> Any:
         transport = self._connection.transport
         if transport is None or not transport.is_active():
             raise self._lost()
         try:
             return transport.open_session(timeout=CONNECT_SECONDS)
+        except paramiko.ChannelException:
+            raise
         except (paramiko.SSHException, EOFError, OSError) as error:
+            # Of two that are refused at once, paramiko tells one of them why.
+            if transport.is_active() and str(error) == "Unable to open channel.":
+                raise paramiko.ChannelException(2, "refused") from error
             raise self._lost() from error
 
     def _check_answers(self) -> None:
         """A node that has vanished behind the head is not noticed otherwise."""
         with contextlib.suppress(paramiko.ChannelException):  # It says no: it answers.
-            self._channel().close()
+            self._open_session().close()
 
     def _lost(self) -> ConnectionLost:
         return ConnectionLost(

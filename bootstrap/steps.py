@@ -1,12 +1,10 @@
-"""The same steps on all nodes at once; what is done stays done, and one failure stops one node.
+"""The same steps on all nodes at once; one failure stops one node.
 
-A step with a key writes that key to `done/<name>` on the node once it is through; a later run that
-finds the same key there skips it.
+Every step is run every time, and leaves alone by itself what is done.
 """
 
 from __future__ import annotations
 
-import re
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -28,17 +26,15 @@ class Step:
     Attributes:
         name: as the table shows it.
         run: does it; `say` shows a word on how far it is.
-        key: what it was done for; the same key found on the node: it is skipped. None: always run.
         after_all: begins when every node is through with the steps before it.
-        only: "head" or "workers"; None: every node.
+        only_head: the others leave it out.
         each_home: nodes that share another's home folder leave it to that one.
     """
 
     name: str
     run: Callable[[Host, Say], None]
-    key: Callable[[Host], str] | None = None
     after_all: bool = False
-    only: str | None = None
+    only_head: bool = False
     each_home: bool = False
 
 
@@ -49,12 +45,10 @@ class Together:
     Attributes:
         name: as the table shows it.
         run: does it; returns the nodes that failed, by name. `say` shows a word for one node.
-        key: as in `Step`; skipped when every node has it.
     """
 
     name: str
     run: Callable[[Sequence[Host], SayFor], dict[str, UserError] | None]
-    key: Callable[[Host], str] | None = None
 
 
 class Watcher(Protocol):
@@ -68,9 +62,6 @@ class Watcher(Protocol):
 
     def ended(self, host: Host, step: str, seconds: float, error: UserError | None) -> None:
         """A node is through with a step."""
-
-    def skipped(self, host: Host, step: str) -> None:
-        """It was done already."""
 
 
 def run_steps(
@@ -120,21 +111,6 @@ def run_steps(
     return failed
 
 
-def is_done(host: Host, step: str, key: str) -> bool:
-    """Whether a node has this step behind it, for this key."""
-    found = host.run(["cat", _done_file(host, step)], check=False)
-    return found.exit_code == 0 and found.stdout == key
-
-
-def mark_done(host: Host, step: str, key: str) -> None:
-    """Remember it on the node."""
-    host.write(_done_file(host, step), key.encode(), 0o644)
-
-
-def _done_file(host: Host, step: str) -> str:
-    return f"{host.layout.done}/{re.sub(r'[^a-z0-9]+', '-', step.lower())}"
-
-
 def _phases(steps: Sequence[Step | Together]) -> list[list[Step | Together]]:
     phases: list[list[Step | Together]] = []
     for step in steps:
@@ -159,7 +135,7 @@ def _alone(
 ) -> UserError | None:
     for step in steps:
         assert isinstance(step, Step)
-        if step.only == ("workers" if is_head else "head"):
+        if step.only_head and not is_head:
             continue
         if step.each_home and host.shares_home_of is not None:
             continue
@@ -174,23 +150,12 @@ def _one(host: Host, step: Step, watcher: Watcher) -> UserError | None:
     begun = time.monotonic()
     watcher.began(host, step.name)
 
-    def work() -> bool:
-        key = step.key(host) if step.key else None
-        if key is not None and is_done(host, step.name, key):
-            return False
-        step.run(host, lambda text: watcher.said(host, text))
-        if key is not None:
-            mark_done(host, step.name, key)
-        return True
-
+    error = None
     try:
-        ran, error = work(), None
+        step.run(host, lambda text: watcher.said(host, text))
     except Exception as raised:
-        ran, error = True, _as_user_error(host, raised)
-    if ran:
-        watcher.ended(host, step.name, time.monotonic() - begun, error)
-    else:
-        watcher.skipped(host, step.name)
+        error = _as_user_error(host, raised)
+    watcher.ended(host, step.name, time.monotonic() - begun, error)
     return error
 
 
@@ -201,15 +166,7 @@ def _together(hosts: Sequence[Host], step: Together, watcher: Watcher) -> dict[s
         watcher.began(host, step.name)
     failed: dict[str, UserError] = {}
     try:
-        keys = {host.name: step.key(host) for host in hosts} if step.key else {}
-        if keys and all(is_done(host, step.name, keys[host.name]) for host in hosts):
-            for host in hosts:
-                watcher.skipped(host, step.name)
-            return failed
         failed = step.run(hosts, watcher.said) or {}
-        for host in hosts:
-            if host.name in keys and host.name not in failed:
-                mark_done(host, step.name, keys[host.name])
     except Exception as raised:
         failed = {host.name: _as_user_error(host, raised) for host in hosts}
     for host in hosts:

@@ -45,10 +45,6 @@ class PlainLines:
         """Say how it went."""
         self._say(f"{host.name}: {step}: {'FAILED' if error else 'done'} in {seconds:.1f} s")
 
-    def skipped(self, host: Host, step: str) -> None:
-        """Say so."""
-        self._say(f"{host.name}: {step}: was done")
-
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -79,11 +75,6 @@ class LiveTable:
             row = self._rows[host.name]
             row.mark, row.seconds = ("✗" if error else "✓"), seconds
             row.text = "failed" if error else ""
-
-    def skipped(self, host: Host, step: str) -> None:
-        """Its row says so."""
-        with self._lock:
-            self._rows[host.name] = Row(step, "was done", "✓", seconds=0.0)
 
     def __rich__(self) -> Table:
         """As rich draws it, several times a second."""

@@ -45,6 +45,8 @@ mv -f -- "$new" "$1"
 trap - EXIT
 sync -- "$(dirname -- "$1")"
 """
+# $@: files. What they hold, then who may read them.
+LOOK = 'sha256sum -- "$@"; echo =; stat -c "%a %n" -- "$@"'
 # $1: a file or a folder. Size, hash of as many bytes (it may be growing), name: of each file in it.
 LIST = """
 if [ -d "$1" ]; then cd -- "$1"; only=
@@ -101,6 +103,11 @@ def script(text: str, *arguments: object) -> str:
     return shlex.join(["sh", "-c", text, "sh", *map(str, arguments)])
 
 
+def bash_script(text: str, *arguments: object) -> str:
+    """The same in bash: what sources `activate` needs it, as oneCCL's own script does."""
+    return shlex.join(["bash", "-c", text, "bash", *map(str, arguments)])
+
+
 def write(host: Host, path: str, content: bytes, mode: int) -> None:
     """See `Host.write`."""
     host.run(script(WRITE, path, len(content), f"{mode:o}"), stdin=content)
@@ -118,11 +125,15 @@ def read(host: Host, path: str) -> bytes:
 
 def put(host: Host, files: Mapping[str, tuple[bytes, int]]) -> None:
     """Write those of `files` (path -> content and mode) that are not there as they should be."""
-    listed = host.run(["sha256sum", "--", *files], check=False).stdout
-    there = {line[66:]: line[:64] for line in listed.splitlines()}
+    listed = host.run(script(LOOK, *files), check=False).stdout
+    hashes, _, modes = listed.partition("=\n")
+    there = {line[66:]: line[:64] for line in hashes.splitlines()}
+    mode_of = {path: mode for mode, _, path in (line.partition(" ") for line in modes.splitlines())}
     for path, (content, mode) in files.items():
         if there.get(path) != hashlib.sha256(content).hexdigest():
             write(host, path, content, mode)
+        elif mode_of.get(path) != f"{mode:o}":
+            host.run(["chmod", f"{mode:o}", path])
 
 
 def send(host: Host, source: Path, path: str, on_bytes: OnBytes | None, *, exact: bool) -> None:

@@ -13,7 +13,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from bootstrap import activation, cluster_ssh
+from bootstrap import cluster_ssh
+from bootstrap.activation import activation
 from bootstrap.cluster_environment import cluster_environment
 from bootstrap.host_keys import accept_all
 from bootstrap.hosts import open_hosts
@@ -118,4 +119,5 @@ def join(inventory: Inventory) -> None:
                 master_address=inventory.head.address,
                 interface=probe(host, inventory.head.address).interface,
             )
-            activation.write_activation(host, activation.activation(host.layout.root, variables))
+            text = activation(host.layout.root, variables)
+            host.write(host.layout.activate, text.encode(), 0o644)

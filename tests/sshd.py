@@ -70,6 +70,7 @@ def serving(
     port: int = 0,
     home: Path | None = None,
     address: str = "127.0.0.1",
+    max_sessions: int = 10,
 ) -> Iterator[Sshd]:
     """A server that lets `key` in.
 
@@ -80,6 +81,7 @@ def serving(
         port: 0: any that is free.
         home: shared with another server; None: its own.
         address: any of 127.0.0.0/8.
+        max_sessions: on one connection; sshd's own default.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if home:
@@ -96,7 +98,7 @@ def serving(
         f"Port {port}\nListenAddress {address}\nHostKey {host_key}\nPidFile none\nUsePAM no\n"
         f"StrictModes no\nAuthorizedKeysFile {authorized}\nPasswordAuthentication no\n"
         f"PermitRootLogin yes\nAllowUsers {getpass.getuser()}\nMaxStartups 100\nLogLevel VERBOSE\n"
-        f"SetEnv HOME={folder / 'home'}\n"
+        f"MaxSessions {max_sessions}\nSetEnv HOME={folder / 'home'}\n"
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(parents=True, exist_ok=True)

@@ -7,14 +7,16 @@ same and counts what travels.
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bootstrap import handout
 from bootstrap.errors import UserError
-from bootstrap.handout import Tree, hand_out, missing, seal
+from bootstrap.handout import Tree, hand_out, missing, seal, untouched
 from bootstrap.hosts import Host, LocalHost
 from bootstrap.inventory import Node
 
@@ -131,6 +133,38 @@ def test_only_what_differs_travels_and_what_is_gone_goes(hosts: list[Host]) -> N
     for host in hosts[1:]:
         assert contents(folder_of(host)) == {"a.txt": "one", "deep/er/b c.txt": "changed"}
     assert (folder_of(hosts[1]) / "a.txt").stat().st_ino == inode
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_changed_picture_is_noticed_though_its_time_was_kept(
+    hosts: list[Host], number: int
+) -> None:
+    fill(hosts[0])
+    assert give(hosts) == {}
+    path = folder_of(hosts[number]) / "a.txt"
+    times = path.stat()
+    path.write_text("eno")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert [untouched(host, f"{ROOT}/data/five") for host in hosts[:2]] == [
+        number != 0,
+        number != 1,
+    ]
+    if number:
+        assert give(hosts) == {}
+        assert path.read_text() == "one"
+
+
+def test_of_a_large_folder_the_times_are_believed(
+    hosts: list[Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handout, "UNTOUCHED", handout.UNTOUCHED.replace(f"-lt {64 << 10}", "-lt 0"))
+    fill(hosts[0])
+    assert give(hosts) == {}
+    assert untouched(hosts[1], f"{ROOT}/data/five")
+    path = folder_of(hosts[1]) / "a.txt"
+    later = folder_of(hosts[1]).with_suffix(".sha256").stat().st_mtime + 5
+    os.utime(path, (later, later))
+    assert not untouched(hosts[1], f"{ROOT}/data/five")
 
 
 def test_what_a_cut_transfer_left_is_checked_and_used(hosts: list[Host], tmp_path: Path) -> None:

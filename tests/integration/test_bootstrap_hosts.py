@@ -6,13 +6,14 @@ import getpass
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from bootstrap import connecting
-from bootstrap.errors import CommandFailed, ConnectionLost, Interrupted, TimedOut
+from bootstrap import connecting, ssh_host
+from bootstrap.errors import CommandFailed, ConnectionLost, Interrupted, TimedOut, UserError
 from bootstrap.forget_host import forget
 from bootstrap.host_keys import HostKeyRefused
 from bootstrap.hosts import Host, LocalHost, open_hosts
@@ -337,3 +338,52 @@ def test_everything_is_in_the_nodes_log(start: Start, person: Path) -> None:
     for text in ("$ echo out; echo err >&2", " out\n", " err\n"):
         assert text in log
     assert "hf_secret" not in log
+
+
+def at_once(host: Host, command: str, count: int) -> list[str]:
+    """What `count` of the same command print, all begun together."""
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(lambda _: host.run(command, timeout=60).stdout, range(count)))
+
+
+def test_more_commands_than_sessions_wait_for_each_other(
+    start: Start, person: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_host, "IDLE_SECONDS", 0.2)  # the keepalive is refused a session too
+    with open_hosts(cluster(person, head=start("a", max_sessions=2)), yes) as hosts:
+        assert at_once(hosts[0], "sleep 0.5; echo done", 6) == ["done\n"] * 6
+
+
+def test_no_more_than_eight_run_at_once(start: Start, person: Path) -> None:
+    count = "mkdir $$; ls | wc -l; sleep 0.5; rmdir $$"
+    with open_hosts(cluster(person, head=start("a")), yes) as hosts:
+        folder = f"{hosts[0].layout.root}/here"
+        seen = at_once(hosts[0], f"mkdir -p {folder} && cd {folder} && {count}", 20)
+    assert 2 < max(map(int, seen)) <= ssh_host.SESSIONS
+
+
+def test_sessions_refused_for_long_are_no_lost_connection(
+    start: Start, person: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_host, "REFUSED_SECONDS", 1.0)
+    with open_hosts(cluster(person, head=start("a", max_sessions=1)), yes) as hosts:
+        with ThreadPoolExecutor() as threads:
+            up = threading.Event()
+            first = threads.submit(
+                hosts[0].run, "echo up; sleep 4; echo done", on_line=lambda line: up.set()
+            )
+            assert up.wait(60)
+            with pytest.raises(UserError, match="MaxSessions"):
+                hosts[0].run("echo second")
+            assert first.result().stdout.endswith("done\n")
+        assert hosts[0].run("echo after").stdout == "after\n"
+
+
+def test_a_node_without_a_place_for_us_is_not_reached_and_the_others_are(
+    start: Start, person: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inventory = cluster(person, head=start("a"), odd=start("b,c"))
+    with open_hosts(inventory, yes) as hosts:
+        assert hosts[0].run("true").exit_code == 0
+        assert "odd: " in str(hosts[1].unreachable)
+        assert "XEON_DIFFUSION_ROOT" in str(hosts[1].unreachable)

@@ -10,6 +10,8 @@ import pytest
 from bootstrap.accelerate_config import accelerate_config
 from bootstrap.activation import activation
 from bootstrap.cluster_environment import cluster_environment
+from bootstrap.errors import UserError
+from bootstrap.layout import node_root
 
 ROOT = "/home/me/.xeon-diffusion"
 
@@ -89,3 +91,25 @@ def test_accelerate_config_of_the_second_node() -> None:
     assert found["num_processes"] == "4"
     assert found["mixed_precision"] == "'bf16'"
     assert "mpirun" not in text
+
+
+def test_a_root_with_a_space_is_one_word(tmp_path: Path) -> None:
+    root = "/mnt/a b*"
+    text = activation(root, {"HF_HOME": f"{root}/hf", "LD_LIBRARY_PATH": f"{root}/env/lib"})
+    for times in (1, 2):
+        found = sourced(text, times, "bash", tmp_path)
+        assert found["PATH"] == f"{root}/env/bin:/usr/bin:/bin"
+        assert found["LD_LIBRARY_PATH"] == f"{root}/env/lib"
+
+
+@pytest.mark.parametrize("place", ["scratch/me", "/scratch/a b", "~/x", "/a:b", "/a$HOME", "/a\n"])
+def test_a_root_that_others_would_stumble_over_is_refused(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XEON_DIFFUSION_ROOT", place)
+    with pytest.raises(UserError, match=r"XEON_DIFFUSION_ROOT is .* absolute path"):
+        node_root("/home/me")
+    monkeypatch.delenv("XEON_DIFFUSION_ROOT")
+    assert node_root("/home/me") == "/home/me/.xeon-diffusion"
+    with pytest.raises(UserError, match="home folder is said to be"):
+        node_root(place)

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bootstrap import check_links, check_nodes, node_report
+from bootstrap import check, check_links, check_nodes, node_report
+from bootstrap.errors import TimedOut
 from bootstrap.finding import Finding, show
-from bootstrap.hosts import LocalHost
+from bootstrap.hosts import Finished, LocalHost
 from bootstrap.inventory import Node
 from bootstrap.lock import Lock
 
@@ -124,6 +125,73 @@ def test_pairs_are_asked_at_once_and_told_apart(host: LocalHost, tmp_path: Path)
     assert "10.0.0.6 true" in found["n0 to n2"].fix
 
 
+class Hanging(LocalHost):
+    """A node on which one question is never answered, or with what nobody can read."""
+
+    def __init__(self, name: str, root: Path, hangs_at: str = "", garbles: str = "") -> None:
+        super().__init__(Node(name=name, address=name), str(root))
+        self.hangs_at, self.garbles = hangs_at, garbles
+
+    def run(self, command: Any, **how: Any) -> Finished:
+        line = command if isinstance(command, str) else " ".join(command)
+        if self.hangs_at and self.hangs_at in line:
+            raise TimedOut(f"{self.name}: that was not done after 60 s and was ended.")
+        if self.garbles and self.garbles in line:
+            return Finished(0, "Welcome to this machine!\n", "")
+        return super().run(command, **how)
+
+
+@pytest.mark.parametrize("how", ["hangs_at", "garbles"])
+@pytest.mark.parametrize(
+    ("question", "what", "where"),
+    [
+        ("node_report", "environment", "n1"),
+        ("date", "clock", "n1"),
+        ("xargs", "ssh between nodes", "n1 to "),
+        ("mpirun", "mpirun hostname", "cluster"),
+        ("all_reduce", "all-reduce (gloo)", "cluster"),
+        ("--placeholder_token", "one step alone", "n1"),
+    ],
+)
+def test_a_question_that_hangs_is_a_line_of_the_table(
+    question: str, what: str, where: str, how: str, tmp_path: Path
+) -> None:
+    hosts = []
+    for name in ("n0", "n1"):
+        on_head = what in ("mpirun hostname", "all-reduce (gloo)")
+        fault = {how: question} if (name == "n0") == on_head else {}
+        hosts.append(Hanging(name, tmp_path / name, **fault))
+        answering(tmp_path / name)
+    found = check.check(hosts, lambda text: None)
+    bad = [finding for finding in found if not finding.well and finding.what == what]
+    assert [finding.where.startswith(where) for finding in bad] == [True], found
+    assert bad[0].fix
+    assert {"clock", "ssh between nodes"} <= {finding.what for finding in found}
+
+
+def answering(root: Path) -> None:
+    """A node that answers every question of `fab check`, with as little as will do."""
+    handed_out(root)
+    for path, text in {
+        "cluster/ssh": "#!/bin/sh\nexit 0\n",
+        "env/bin/mpirun": '#!/bin/sh\ncase "$*" in *hostname*) echo a; echo b;; *"python -P -m "*)'
+        ' echo \'{"latency_seconds": 1, "bytes_per_second": 1, "bytes": 1}\';; esac\n',
+        "env/bin/python": '#!/bin/sh\ncase "$*" in *node_report*) exec'
+        f" env PYTHONPATH={Path.cwd()} {sys.executable} -m bootstrap.node_report {root};;\n"
+        "'-P -m '*) ;; *) exit 3;; esac\n"
+        'while [ "$1" != --output_dir ]; do shift; done; mkdir "$2"\n'
+        'echo \'{"event": "step", "loss": 1.0}\' > "$2/events.jsonl"\n',
+    }.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+        (root / path).chmod(0o755)
+    # What oneCCL's own script is: bash's.
+    (root / "activate").write_text(f'paths=(a b)\nexport PATH={root}/env/bin:"$PATH"\n')
+    (root / "env" / "installed.json").write_text('{"stack": "upstream", "packages": {}}')
+    for record in ("model", "data"):
+        (root / "cluster" / f"{record}.json").write_text('{"path": "/nowhere"}')
+
+
 def test_the_table_has_a_line_for_each_failure_and_one_for_what_is_well() -> None:
     out = io.StringIO()
     findings = [Finding("disk", f"n{i}", True, "plenty") for i in range(9)]
@@ -134,3 +202,12 @@ def test_the_table_has_a_line_for_each_failure_and_one_for_what_is_well() -> Non
     assert "late" in text
     assert "right" not in text
     assert "1 of 11 checks failed." in text
+
+
+def test_nodes_that_answer_everything_are_well(tmp_path: Path) -> None:
+    hosts = [Hanging(name, tmp_path / name) for name in ("n0", "n1")]
+    for host in hosts:
+        answering(Path(host.layout.root))
+    bad = [finding for finding in check.check(hosts, lambda text: None) if not finding.well]
+    # What is installed here is not the lock's, and how full this disk is nobody knows.
+    assert {finding.what for finding in bad} - {"disk"} == {"packages"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from bootstrap import destroy
 from bootstrap.errors import UserError
 from bootstrap.forget_host import main as forget
 from bootstrap.host_keys import (
@@ -19,7 +21,7 @@ from bootstrap.host_keys import (
     question,
     refused,
 )
-from bootstrap.inventory import Node
+from bootstrap.inventory import Inventory, Node
 
 HEAD = Node("xeon-0", "10.0.0.4", public_address="20.1.2.3")
 WORKER = Node("xeon-1", "10.0.0.5", port=2222)
@@ -70,6 +72,53 @@ def test_a_forgotten_node_alone_is_forgotten(
     assert pins.names() == ["xeon-0"]
     assert forget(["--node", "xeon-1"]) == 1
     assert "Known: xeon-0" in capsys.readouterr().err
+
+
+def test_what_does_not_change_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, empty = Pins(Path(".cluster/one/known_hosts")), Path(".cluster/two/logs")
+    empty.mkdir(parents=True)
+    key, _ = made(tmp_path / "key")
+    one.add({HEAD: key})
+    one.file.write_text(f"# by hand\n{one.file.read_text()}")
+    assert forget(["--node", "xeon-1"]) == 1
+    assert one.file.read_text().startswith("# by hand")
+    assert not Path(".cluster/two/known_hosts").exists()
+
+
+def test_all_are_forgotten_and_kept_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    key, _ = made(tmp_path / "key")
+    clusters = [Pins(Path(f".cluster/{name}/known_hosts")) for name in ("one", "two", "three")]
+    for pins in clusters:
+        pins.add({HEAD: key, WORKER: key})
+    assert forget(["--all", "--cluster", "one"]) == 0
+    assert [pins.names() for pins in clusters] == [[], *[["xeon-0", "xeon-1"]] * 2]
+    assert forget(["--all"]) == 0
+    assert not any(pins.names() for pins in clusters)
+    assert Pins(Path(".cluster/two/known_hosts.old")).names() == ["xeon-0", "xeon-1"]
+
+
+@pytest.mark.parametrize("code", [0, 255])
+def test_destroyed_machines_keys_are_forgotten(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pulumi = tmp_path / "bin" / "pulumi"
+    pulumi.parent.mkdir()
+    pulumi.write_text(f"#!/bin/sh\nexit {code}\n")
+    pulumi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{pulumi.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(destroy, "losses", lambda inventory, accept: [])
+    inventory = Inventory("mine", "stack", (HEAD, WORKER))
+    pins = Pins(Path(".cluster/mine/known_hosts"))
+    key, _ = made(tmp_path / "key")
+    pins.add({HEAD: key, WORKER: key})
+    asked = argparse.Namespace(yes=True, accept_host_keys=False)
+    assert destroy.destroy(inventory, asked) == code
+    assert pins.names() == ([] if code == 0 else ["xeon-0", "xeon-1"])
 
 
 def test_what_is_said_of_a_changed_key_names_both_and_the_way_out(tmp_path: Path) -> None:

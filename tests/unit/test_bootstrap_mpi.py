@@ -76,7 +76,6 @@ def test_a_shown_command_can_be_pasted() -> None:
 
     words = mpi.command(JOB, NODES, "/run/nodefile", 4711)
     assert shlex.split(mpi.shown(words).replace("\\\n", "")) == words
-    assert mpi.shown_environment({"A": "b c"}) == "export A='b c'"
 
 
 def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:

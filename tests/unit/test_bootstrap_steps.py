@@ -30,10 +30,6 @@ class Seen:
         """See `Watcher`."""
         self.events.append((host.name, step, "failed" if error else "done"))
 
-    def skipped(self, host: Host, step: str) -> None:
-        """See `Watcher`."""
-        self.events.append((host.name, step, "skipped"))
-
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> list[Host]:
@@ -69,32 +65,6 @@ def test_one_fails_and_the_others_finish(hosts: list[Host]) -> None:
     assert ("b", "after", "done") not in seen.events
 
 
-def test_what_is_done_is_skipped_until_its_key_changes(hosts: list[Host]) -> None:
-    ran: list[str] = []
-
-    def steps(key: str) -> list[Step | Together]:
-        return [Step("Fetch it", lambda host, say: ran.append(host.name), key=lambda host: key)]
-
-    run_steps(hosts, steps("one"), Seen())
-    assert sorted(ran) == ["a", "b", "c"]
-    seen = Seen()
-    run_steps(hosts, steps("one"), seen)
-    assert len(ran) == 3
-    assert ("a", "Fetch it", "skipped") in seen.events
-    run_steps(hosts, steps("two"), Seen())
-    assert len(ran) == 6
-
-
-def test_a_step_that_failed_is_not_done(hosts: list[Host]) -> None:
-    def work(host: Host, say: Say) -> None:
-        raise UserError("no")
-
-    run_steps(hosts, [Step("x", work, key=lambda host: "k")], Seen())
-    ran: list[str] = []
-    run_steps(hosts, [Step("x", lambda h, say: ran.append(h.name), key=lambda host: "k")], Seen())
-    assert sorted(ran) == ["a", "b", "c"]
-
-
 def test_a_step_after_all_waits_for_the_slowest(hosts: list[Host]) -> None:
     order: list[str] = []
     steps = [
@@ -105,14 +75,14 @@ def test_a_step_after_all_waits_for_the_slowest(hosts: list[Host]) -> None:
     assert order == ["one"] * 3 + ["two"] * 3
 
 
-def test_some_steps_are_the_heads_or_the_workers(hosts: list[Host]) -> None:
+def test_some_steps_are_the_heads(hosts: list[Host]) -> None:
     ran: list[tuple[str, str]] = []
     steps = [
-        Step("fetch", lambda host, say: ran.append(("fetch", host.name)), only="head"),
-        Step("join", lambda host, say: ran.append(("join", host.name)), only="workers"),
+        Step("fetch", lambda host, say: ran.append(("fetch", host.name)), only_head=True),
+        Step("join", lambda host, say: ran.append(("join", host.name))),
     ]
     run_steps(hosts, steps, Seen())
-    assert sorted(ran) == [("fetch", "a"), ("join", "b"), ("join", "c")]
+    assert sorted(ran) == [("fetch", "a"), ("join", "a"), ("join", "b"), ("join", "c")]
 
 
 def test_together_gets_those_that_are_left_and_says_who_failed(hosts: list[Host]) -> None:
