@@ -51,7 +51,7 @@ def check(hosts: Sequence[Host], say: Say, *, steps: bool = True) -> list[Findin
         findings += [finding for found in pairs for finding in found]
         working = _usable(alive, reports, findings)
         if head in working and len(working) > 1:
-            findings += _between(head, working, say)
+            findings += _between(head, working, _all_to_all(working, findings), say)
         if steps:
             findings += _steps(threads, head, working, say)
     return findings
@@ -160,11 +160,7 @@ def _usable(
     alive: Sequence[Host], reports: dict[Host, dict[str, Any] | UserError], found: Sequence[Finding]
 ) -> list[Host]:
     """Nodes that have an environment and reach the head both ways: mpirun would wait for others."""
-    cut = {
-        finding.where
-        for finding in found
-        if finding.what == "ssh between nodes" and not finding.well
-    }
+    cut = _cut(found)
     head = alive[0]
     if f"{head.name} to all" in cut:
         return []
@@ -177,15 +173,36 @@ def _usable(
     ]
 
 
-def _between(head: Host, hosts: Sequence[Host], say: Say) -> list[Finding]:
+def _cut(found: Sequence[Finding]) -> set[str]:
+    return {
+        finding.where
+        for finding in found
+        if finding.what == "ssh between nodes" and not finding.well
+    }
+
+
+def _all_to_all(hosts: Sequence[Host], found: Sequence[Finding]) -> list[Host]:
+    """Those of which each reaches each: a sum over a pair that is cut would wait in vain."""
+    cut = _cut(found)
+    chosen: list[Host] = []
+    for host in hosts:
+        pairs = {f"{a.name} to {b.name}" for o in chosen for a, b in ((o, host), (host, o))}
+        if not pairs & cut:
+            chosen.append(host)
+    return chosen
+
+
+def _between(
+    head: Host, hosts: Sequence[Host], connected: Sequence[Host], say: Say
+) -> list[Finding]:
     say(f"mpirun over {len(hosts)} nodes")
     findings = _asked("mpirun hostname", "cluster", partial(check_links.hostnames, head, hosts))
-    if not findings[0].well:
+    if not findings[0].well or len(connected) < 2:
         return findings
     backends = ["ccl", "gloo"] if "oneccl-bind-pt" in _names_of_packages(head) else ["gloo"]
     for backend in backends:
         say(f"a timed all-reduce ({backend})")
-        ask = partial(check_links.all_reduce, head, hosts, backend)
+        ask = partial(check_links.all_reduce, head, connected, backend)
         what = f"all-reduce ({backend})"
         findings += _asked(what, "cluster", ask, check_links.LOOK_BEFORE)
     return findings

@@ -211,3 +211,9 @@ def test_nodes_that_answer_everything_are_well(tmp_path: Path) -> None:
     bad = [finding for finding in check.check(hosts, lambda text: None) if not finding.well]
     # What is installed here is not the lock's, and how full this disk is nobody knows.
     assert {finding.what for finding in bad} - {"disk"} == {"packages"}
+
+
+def test_a_blocked_pair_of_workers_is_not_summed_over(tmp_path: Path) -> None:
+    hosts = [LocalHost(Node(f"n{i}", f"10.0.0.{i}"), str(tmp_path)) for i in range(4)]
+    found = [Finding("ssh between nodes", "n2 to n1", False, "refused", "fab bootstrap")]
+    assert [host.name for host in check._all_to_all(hosts, found)] == ["n0", "n1", "n3"]
