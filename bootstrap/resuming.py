@@ -23,12 +23,12 @@ def find(hosts: Sequence[Host], asked: str) -> tuple[str, dict[str, Any]]:
     brings that checkpoint to the head, which may be a new machine.
 
     Args:
-        asked: a run's name; "": the one that was begun last on the head, or the only one left.
+        asked: a run's name; "": the one that was begun last.
 
     Raises:
         UserError: there is no such run, or no node has a checkpoint of it.
     """
-    name = check_name(asked) if asked else _only_name(hosts)
+    name = check_name(asked) if asked else _last_begun(hosts)
     with ThreadPoolExecutor(len(hosts)) as pool:
         found = list(pool.map(lambda host: _newest(host, name), hosts))
     known = [there for there in found if there["run"] is not None]
@@ -48,17 +48,19 @@ def _newest(host: Host, name: str) -> dict[str, Any]:
     return there
 
 
-def _only_name(hosts: Sequence[Host]) -> str:
-    everywhere: list[str] = []
-    for host in hosts:
-        folder = shlex.quote(host.layout.runs)
-        here = host.run(f"cd {folder} 2>/dev/null && ls -1t -d */config.toml || :")
-        names = [line.partition("/")[0] for line in here.stdout.splitlines()]
-        if names and host is hosts[0]:
-            return names[0]
-        everywhere += [name for name in names if name not in everywhere]
-    if len(everywhere) == 1:
-        return everywhere[0]
-    if not everywhere:
-        raise UserError("no node holds a run: fab train starts one.")
-    raise UserError(f"which run? --run one of {', '.join(everywhere)}.")
+def _last_begun(hosts: Sequence[Host]) -> str:
+    """The run that was begun last: on the head, or, where that is new, on any other node."""
+    for group in (hosts[:1], hosts[1:]):
+        begun = [run for host in group for run in _begun(host)]
+        if begun:
+            return max(begun)[1]
+    raise UserError("no node holds a run: fab train starts one.")
+
+
+def _begun(host: Host) -> list[tuple[float, str]]:
+    """When each run of a node was begun, and its name."""
+    folder = shlex.quote(host.layout.runs)
+    listing = f"find {folder} -mindepth 2 -maxdepth 2 -name config.toml -printf '%T@ %P\\n'"
+    here = host.run(f"{listing} 2>/dev/null || :").stdout
+    lines = [line.partition(" ") for line in here.splitlines()]
+    return [(float(time), path.partition("/")[0]) for time, _, path in lines]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from bootstrap import forget_host, logs, run_state, stop, train
 from bootstrap.inventory import Inventory
+from bootstrap.job import Job
 from bootstrap.layout import Layout
 from bootstrap.processor import cpu_list
 from tests.equipped_rig import equip, join, put_on
@@ -125,8 +127,10 @@ def test_each_rank_has_the_environment_and_the_cores_that_were_said(
 
 
 def test_a_host_cut_off_the_network_is_left_out_and_the_rest_goes_on(
-    rig: Rig, inventory: Inventory
+    rig: Rig, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Looked after as always, only more often: the test would wait minutes for it.
+    monkeypatch.setattr(train, "Job", functools.partial(Job, watch_seconds=3.0))
     head, _, cut = rig.hosts
     assert train.main([*FLAGS, "--run", "cut", "--detach", "--max-train-steps", "100000"]) == 0
     until(lambda: len(events(head, "cut", "checkpoint")) > 1, head, "cut")
