@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 SayOf = Callable[["Host", str], None]
 
+# $1: the folder that was being filled, $2: its name from now on. What it is put in the place of is
+# there until then; what was said of that one's content goes with it.
+PUT_IN_PLACE = """set -e
+sync -f "$1" 2>/dev/null || sync
+rm -rf "$2.old" "$2.sha256"
+if [ -d "$2" ]; then mv "$2" "$2.old"; fi
+mv "$1" "$2"
+rm -rf "$2.old"
+"""
+
 # $1: the folder. Prints its manifest, which is computed once.
 SEAL = """set -e
 cd "$1"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bootstrap.errors import UserError
-from bootstrap.handout import Say, Tree, seal, untouched
+from bootstrap.handout import PUT_IN_PLACE, Say, Tree, seal, untouched
 from bootstrap.hub_files import PICTURES
 from bootstrap.transfer import script
 
@@ -27,14 +27,6 @@ REPOSITORY = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
 HUB_VARIABLES = ("HF_ENDPOINT",)
 """Of the person's; all others, the token's among them, are not handed to a command line."""
 RECORD = {"model": "model.json", "pictures": "data.json"}
-# $1: what was being filled, $2: its name from now on.
-KEEP = """set -e
-sync -f "$1" 2>/dev/null || sync
-rm -rf "$2.old" "$2.sha256"
-if [ -d "$2" ]; then mv "$2" "$2.old"; fi
-mv "$1" "$2"
-rm -rf "$2.old"
-"""
 
 
 @dataclass(frozen=True)
@@ -172,7 +164,7 @@ def bring(head: Host, wanted: Input, say: Say, record: bool = True) -> Tree:
             last = errors[-1].removeprefix("error: ") if errors else "\n".join(said[-5:])
             raise UserError(f"{head.node.name}: {last}")
         commit = finished.stdout.split()[-1]
-    head.run(script(KEEP, filling, path))
+    head.run(script(PUT_IN_PLACE, filling, path))
     tree = seal(head, path)
     if not record:
         return tree

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bootstrap.errors import UserError
-from bootstrap.handout import Say
+from bootstrap.handout import PUT_IN_PLACE, Say
 from bootstrap.lock import ONECCL_INDEX, Lock, Part
 from bootstrap.pip_zip import pip_command
 from bootstrap.transfer import script
@@ -24,8 +24,6 @@ BATCH = 20
 """How many packages one pip fetches: what it has is kept only once it has them all."""
 DEFAULT_INDEX = "https://pypi.org/simple"
 LOOK_SECONDS = 5
-# $1: the folder that was being filled, $2: its name from now on.
-KEEP = 'sync -f "$1" 2>/dev/null || sync; rm -rf "$2" "$2.sha256" && mv "$1" "$2"'
 
 
 def folder_of(host: Host, lock: Lock, version: str) -> str:
@@ -97,7 +95,7 @@ def fetch(
             line = download_line(python, version, pip, part, filling)
             _download(head, part, line, progress, lock.stack)
     head.write(f"{filling}/{PINS}", lock.plain().encode(), mode=0o644)
-    head.run(script(KEEP, filling, folder))
+    head.run(script(PUT_IN_PLACE, filling, folder))
     return folder
 
 

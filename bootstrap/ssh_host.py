@@ -30,11 +30,7 @@ BootLog = Callable[[Sequence[str]], Mapping[str, Collection[str]]]
 
 
 class SshHost(Host):
-    """A node that is reached over SSH, through the head or directly.
-
-    Attributes:
-        key: its host key, as it was verified.
-    """
+    """A node that is reached over SSH, through the head or directly."""
 
     def __init__(self, node: Node, connection: Checked) -> None:
         super().__init__(node, "")

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.short_run import short_run
+
 CHECKOUT = Path(__file__).parent.parent
 SSH = """\
 #!/bin/bash
@@ -62,24 +64,5 @@ def make_root(root: Path) -> Path:
 
 def training_arguments(root: Path, name: str, **changes: object) -> tuple[str, ...]:
     """The arguments of a short training on the tiny model; keyword arguments add and replace."""
-    values: dict[str, object] = {
-        "pretrained_model_name_or_path": root / "models" / "tiny",
-        "train_data_dir": root / "data" / "five",
-        "placeholder_token": "<new>",
-        "initializer_token": "toy",
-        "resolution": 32,
-        "train_batch_size": 1,
-        "max_train_steps": 6,
-        "learning_rate": 1e-2,
-        "lr_warmup_steps": 0,
-        "seed": 3,
-        "checkpointing_steps": 2,
-        "num_evaluation_samples": 2,
-        "report_to": "none",
-        "mixed_precision": "no",
-        "stack": "upstream",
-        "latents_cache_dir": root / "latents",
-        "output_dir": root / "runs" / name,
-        **changes,
-    }
-    return tuple(f"--{key}={value}" for key, value in values.items() if value is not None)
+    model, pictures = root / "models" / "tiny", root / "data" / "five"
+    return tuple(short_run(model, pictures, root / "latents", root / "runs" / name, **changes))

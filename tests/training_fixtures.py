@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.short_run import short_run
 from tests.tiny_model import make_pictures, make_tiny_model
 
 
@@ -36,26 +37,6 @@ def flags(tiny_model: Path, pictures: Path, latents: Path, tmp_path: Path) -> Fl
     """The command line of a 6-step run into tmp_path/"run"; keyword arguments add and replace."""
 
     def build(**changes: object) -> list[str]:
-        values: dict[str, object] = {
-            "pretrained_model_name_or_path": tiny_model,
-            "train_data_dir": pictures,
-            "placeholder_token": "<new>",
-            "initializer_token": "toy",
-            "resolution": 32,
-            "train_batch_size": 1,
-            "max_train_steps": 6,
-            "learning_rate": 1e-2,
-            "lr_warmup_steps": 0,
-            "seed": 3,
-            "checkpointing_steps": 2,
-            "num_evaluation_samples": 2,
-            "report_to": "none",
-            "mixed_precision": "no",
-            "stack": "upstream",
-            "latents_cache_dir": latents,
-            "output_dir": tmp_path / "run",
-            **changes,
-        }
-        return [f"--{key}={value}" for key, value in values.items() if value is not None]
+        return short_run(tiny_model, pictures, latents, tmp_path / "run", **changes)
 
     return build

@@ -44,6 +44,18 @@ def test_every_task_explains_itself(name: str, capsys: pytest.CaptureFixture[str
     assert "--inventory" in said.out or name in ("destroy", "forget-host", "preflight")
 
 
+def test_every_command_that_the_pages_show_exists() -> None:
+    pages = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text() for page in pages)
+    # Only what stands as a command: in backquotes, or at the beginning of a line of a block.
+    shown = re.findall(r"(?:`|^ *|sudo |&& )(fab|make) ([a-z][a-z-]*)", text, re.MULTILINE)
+    tasks = {name for program, name in shown if program == "fab"}
+    assert {"bootstrap", "check", "train", "fetch"} <= tasks
+    assert tasks <= set(fabfile.COMMANDS)
+    targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+    assert {name for program, name in shown if program == "make"} <= targets
+
+
 def test_mpiruns_own_flags_are_taken_as_mpirun_writes_them() -> None:
     said = fab("train", "-n", "two", "-ppn", "0x", "--max-trian-steps", "5").stderr
     assert "-n" in said
