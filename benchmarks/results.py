@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,16 @@ from pathlib import Path
 def middle(values: Sequence[float]) -> float:
     """The median: one run that was disturbed does not move it."""
     return statistics.median(values)
+
+
+def interval_of_median(values: Sequence[float]) -> tuple[float, float]:
+    """Between what the median lies with 95 % confidence, whatever the distribution.
+
+    The binomial's order statistics (n / 2 -+ 0.98 sqrt(n)); of few values, the whole range.
+    """
+    ordered, count = sorted(values), len(values)
+    below = max(math.floor(count / 2 - 0.98 * math.sqrt(count)), 0)
+    return ordered[below], ordered[count - 1 - below]
 
 
 def machine() -> dict[str, object]:

@@ -2,11 +2,12 @@
 
     sudo .venv-cluster/bin/python -m benchmarks.scaling
 
-Two hosts of the rig, one rank each, train the bundled miniature over links of several rates. At
-each rate four kinds of steps take turns, and the message by itself: without sending anything, so
-that no rank waits for the other; the same run with no network, both ranks on one host; the step as
-it is (the new word's rows) over the link; and with the all-reduce of a whole embedding table
-besides, as the usual script does it. What crossed the link is read from the hosts' counters.
+Two hosts of the rig, one rank each, train the bundled miniature over links of several rates:
+the step as it is (the new word's rows) over the link, in many short turns with the same run with no
+network, both ranks on one host, as the two differ by less than what the machine's speed drifts in a
+minute. Besides: the step without sending anything, so that no rank waits for the other; the step
+with the all-reduce of a whole embedding table, as the usual script does it; and the message by
+itself. What crossed the link is read from the hosts' counters.
 
 The miniature's step takes a hundredth of Stable Diffusion 1.5's, so the share that the network
 takes of it is far larger than it would be there.
@@ -25,11 +26,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import finish, machine
+from benchmarks.results import finish, interval_of_median, machine
 from tests.equipped_rig import CODE, equip
 from tests.rig.commands import RigError
 from tests.rig.host import RigHost
@@ -45,8 +46,8 @@ REFERENCE_SECONDS = 300 / 200
 TABLE_STEPS = 2
 START_SECONDS = 300.0
 PORTS = itertools.count(29600)
-KINDS = ("message", "alone", "one host", "rows", "table", "rows", "one host", "alone", "message")
-"""Both ways, so that what drifts meanwhile falls on all of them alike."""
+PAIR = ("one host", "rows")
+KINDS = ("message", "alone", "table", *PAIR)
 ON_PAPER = (2, 4, 16, 64, 256, 1024)
 
 
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 equip(rig, Path(folder))
             for host in rig.hosts:
                 _put_code(host)
-            runs = _measure_all(rig, chosen.rounds, chosen.steps)
+            runs = _measure_all(rig, chosen)
     except RigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -146,54 +147,62 @@ def _put_code(host: RigHost) -> None:
         (target / name).write_text((ROOT / "benchmarks" / name).read_text())
 
 
-def _measure_all(rig: Rig, rounds: int, steps: int) -> list[dict[str, Any]]:
+def _measure_all(rig: Rig, chosen: argparse.Namespace) -> list[dict[str, Any]]:
     both = Ranks(rig, f"{RigHost.home}/scaling", rig.hosts, 2)
     one = Ranks(rig, f"{RigHost.home}/one-host", [rig.head], 2)
     runs = []
     try:
-        for number in range(rounds):
-            rates = list(RATES) if number % 2 == 0 else list(reversed(RATES))
-            for rate in rates:
+        for number in range(chosen.rounds):
+            for rate in in_turn(RATES, number):
                 rig.set_rate(rate)
-                for kind in KINDS:
-                    count = TABLE_STEPS if kind == "table" else steps
+                for kind in _turns(chosen.pairs):
+                    count = TABLE_STEPS if kind == "table" else chosen.steps
                     before = rig.head.bytes().private_out
                     ranks, what = (one, "rows") if kind == "one host" else (both, kind)
-                    seconds = ranks.measure(what, count)
+                    seconds = statistics.median(ranks.measure(what, count))
                     sent = (rig.head.bytes().private_out - before) / count
                     runs.append({"rate": rate, "kind": kind, "seconds": seconds, "bytes": sent})
-                    milliseconds = statistics.median(seconds) * 1e3
-                    print(f"{rate:8} {kind:8} {milliseconds:9.2f} ms {sent:13,.0f} B", flush=True)
+                    print(f"{rate:8} {kind:8} {seconds * 1e3:9.2f} ms {sent:13,.0f} B", flush=True)
     finally:
         both.stop()
         one.stop()
     return runs
 
 
+def in_turn(values: Iterable[str], number: int) -> list[str]:
+    """Forwards for even numbers and backwards for odd ones: what drifts falls on all alike."""
+    return list(values) if number % 2 == 0 else list(values)[::-1]
+
+
+def _turns(pairs: int) -> Iterator[str]:
+    yield from ("message", "alone", "table")
+    for number in range(pairs):
+        yield from in_turn(PAIR, number)
+
+
 def _figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     by_rate = {}
     for rate in RATES:
-        of_rate = {
+        of_kind = {
             kind: [run for run in runs if run["rate"] == rate and run["kind"] == kind]
-            for kind in dict.fromkeys(KINDS)
+            for kind in KINDS
         }
-        medians = {
-            kind: [statistics.median(run["seconds"]) for run in found]
-            for kind, found in of_rate.items()
-        }
+        seconds = {kind: [run["seconds"] for run in found] for kind, found in of_kind.items()}
+        medians = {kind: statistics.median(values) for kind, values in seconds.items()}
         # Pairs measured one after the other: what slows the machine slows both.
-        pairs = zip(medians["one host"], medians["rows"], strict=True)
-        lost = [rows / local - 1 for local, rows in pairs]
+        pairs = zip(seconds["one host"], seconds["rows"], strict=True)
+        lost = [100 * (rows / local - 1) for local, rows in pairs]
         by_rate[rate] = {
-            "message_ms": round(statistics.median(medians["message"]) * 1e3, 3),
-            "alone_ms": round(statistics.median(medians["alone"]) * 1e3, 3),
-            "no_network_ms": round(statistics.median(medians["one host"]) * 1e3, 3),
-            "rows_ms": round(statistics.median(medians["rows"]) * 1e3, 3),
-            "table_ms": round(statistics.median(medians["table"]) * 1e3, 1),
-            "lost_percent": round(statistics.median(lost) * 100, 2),
-            "lost_percent_spread": [round(min(lost) * 100, 2), round(max(lost) * 100, 2)],
-            "rows_bytes": round(statistics.median(run["bytes"] for run in of_rate["rows"])),
-            "table_bytes": round(statistics.median(run["bytes"] for run in of_rate["table"])),
+            "message_ms": round(medians["message"] * 1e3, 3),
+            "alone_ms": round(medians["alone"] * 1e3, 3),
+            "no_network_ms": round(medians["one host"] * 1e3, 3),
+            "rows_ms": round(medians["rows"] * 1e3, 3),
+            "table_ms": round(medians["table"] * 1e3, 1),
+            "pairs": len(lost),
+            "lost_percent": round(statistics.median(lost), 2),
+            "lost_percent_95": [round(value, 2) for value in interval_of_median(lost)],
+            "rows_bytes": round(statistics.median(run["bytes"] for run in of_kind["rows"])),
+            "table_bytes": round(statistics.median(run["bytes"] for run in of_kind["table"])),
         }
     latency = by_rate["1gbit"]["message_ms"] / 2e3  # there and back
     return {"by_rate": by_rate, "latency_seconds": latency, "on_paper": _on_paper(latency)}
@@ -216,9 +225,9 @@ def _on_paper(latency: float) -> dict[str, Any]:
 
 
 def _show(figures: Mapping[str, Any]) -> None:
-    print("\nlink       message     alone  no network      rows   whole table   lost (spread)")
+    print("\nlink       message     alone  no network      rows   whole table   lost (95 %)")
     for rate, found in figures["by_rate"].items():
-        low, high = found["lost_percent_spread"]
+        low, high = found["lost_percent_95"]
         print(
             f"{rate:8} {found['message_ms']:6.2f} ms {found['alone_ms']:6.1f} ms"
             f" {found['no_network_ms']:8.1f} ms {found['rows_ms']:6.1f} ms"
@@ -235,7 +244,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--rounds", type=int, default=3, help="through all rates (default: %(default)s)")
-    add("--steps", type=int, default=60, help="timed together (default: %(default)s)")
+    add("--pairs", type=int, default=20, help="of turns at a rate, a round (default: %(default)s)")
+    add("--steps", type=int, default=10, help="timed in a turn (default: %(default)s)")
     add("--output", type=Path, metavar="FILE", help="write the figures here, too")
     return made
 
