@@ -3,9 +3,9 @@
     python -m bootstrap.deallocate [--check] VM...
 
 Shutting down from inside would not stop the bill; Azure's resource manager does, asked with the
-managed identity of the VM that this runs on. The stack gives its VMs none: a person adds one, with
-the role "Virtual Machine Contributor" on the resource group. `--check` says beforehand whether it
-can see the VMs, which is reading: that it may deallocate them too shows at the end alone.
+managed identity of the VM that this runs on, which the stack gives the head where its config says
+`head_may_deallocate`. `--check` says beforehand whether it can see the VMs, which is reading: that
+it may deallocate them too shows at the end alone.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def command(head: Host, inventory: Inventory) -> tuple[str, ...]:
         said = (finished.stderr or finished.stdout).strip().removeprefix("error: ")
         raise UserError(
             f"--then-pause: {head.name} cannot deallocate the VMs: {said}\n"
-            "It needs a managed identity with the role Virtual Machine Contributor, which the "
-            "stack does not make (docs/running.md). Leave --then-pause out, and run fab pause when "
-            "the run has ended."
+            "It needs a managed identity that may (docs/running.md): pulumi config set "
+            "head_may_deallocate true, then pulumi up. Or leave --then-pause out, and run fab "
+            "pause when the run has ended."
         )
     return (*module, *workers_first)
 

@@ -45,7 +45,10 @@ OURS = {
     "resume": ("flag", "go on with a run from the newest checkpoint that any node has"),
     "minimum-nodes": ("integer", "with fewer nodes that answer the run does not go on [1]"),
     "tries": ("integer", "failures in a row without a new checkpoint until it gives up [3]"),
-    "then-pause": ("flag", "deallocate the VMs when the run has ended"),
+    "then-pause": (
+        "flag",
+        "deallocate the VMs when the run has ended; config key head_may_deallocate",
+    ),
     "detach": ("flag", "return once it has started; fab logs attaches"),
     "accept-host-keys": ("flag", "pin new host keys without asking"),
 }

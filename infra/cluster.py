@@ -12,6 +12,7 @@ from infra.config import ClusterConfig
 from infra.names import Names
 from infra.network import Network
 from infra.nodes import Node
+from infra.power_role import PowerRole
 
 
 class Cluster(pulumi.ComponentResource):
@@ -51,7 +52,7 @@ class Cluster(pulumi.ComponentResource):
                 tags=tags,
                 opts=child,
             )
-        for index in range(config.node_count):
+        nodes = [
             Node(
                 index,
                 config,
@@ -63,6 +64,10 @@ class Cluster(pulumi.ComponentResource):
                 public_ip_id=network.head_address.id if index == 0 else None,
                 placement_id=placement.id if placement else None,
             )
+            for index in range(config.node_count)
+        ]
+        if config.head_may_deallocate:
+            PowerRole(nodes[0].machine, group.id, inside)
         gateway = network.head_address.ip_address
         self.outputs: dict[str, Any] = {
             "user": config.admin_username,

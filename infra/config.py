@@ -79,6 +79,11 @@ class ClusterConfig(BaseModel):
     tags: dict[str, str] = _key(
         "", "Tags on everything that can have them, as name=value,name=value."
     )
+    head_may_deallocate: bool = _key(
+        False,
+        "Give the head a managed identity that may start and stop this cluster's VMs, for fab train"
+        " --then-pause. Making it needs the role Owner or User Access Administrator.",
+    )
     replace_nodes: bool = _key(
         False, "Let a changed image, SSH key or cloud-init replace the VMs and their disks."
     )

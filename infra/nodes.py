@@ -20,7 +20,11 @@ SETTLED_AT_CREATION = [
 
 
 class Node(pulumi.ComponentResource):
-    """A VM and its network interface; node 0 is the head and has the public address."""
+    """A VM and its network interface; node 0 is the head and has the public address.
+
+    Attributes:
+        machine: the VM.
+    """
 
     def __init__(
         self,
@@ -57,7 +61,7 @@ class Node(pulumi.ComponentResource):
             tags=tags,
             opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
         )
-        compute.VirtualMachine(
+        self.machine = compute.VirtualMachine(
             f"machine-{index}",
             **machine(index, config, names),
             resource_group_name=group,
@@ -136,6 +140,10 @@ def machine(index: int, config: ClusterConfig, names: Names) -> dict[str, object
             boot_diagnostics=compute.BootDiagnosticsArgs(enabled=True)
         ),
     }
+    if config.head_may_deallocate and index == 0:
+        properties["identity"] = compute.VirtualMachineIdentityArgs(
+            type=compute.ResourceIdentityType.SYSTEM_ASSIGNED
+        )
     if config.spot:
         properties |= {
             "priority": "Spot",

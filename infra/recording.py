@@ -32,6 +32,7 @@ LOADED = (compute.VirtualMachine, network.NetworkInterface, network.Subnet, reso
 PROGRAM = Path(__file__).resolve().parent.parent / "__main__.py"
 PROJECT = "xeon-diffusion"
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+PRINCIPAL = "11111111-1111-1111-1111-111111111111"
 PUBLIC_ADDRESSES = "198.51.100."
 """RFC 5737: addresses for documentation."""
 
@@ -45,6 +46,7 @@ NAME_KEYS = {
     "azure-native:network:NetworkInterface": "networkInterfaceName",
     "azure-native:compute:VirtualMachine": "vmName",
     "azure-native:compute:ProximityPlacementGroup": "proximityPlacementGroupName",
+    "azure-native:authorization:RoleAssignment": "roleAssignmentName",
 }
 """The input that becomes the last part of a resource's address in ARM."""
 COLLECTIONS = {
@@ -57,6 +59,7 @@ COLLECTIONS = {
     "azure-native:network:NetworkInterface": "Microsoft.Network/networkInterfaces",
     "azure-native:compute:VirtualMachine": "Microsoft.Compute/virtualMachines",
     "azure-native:compute:ProximityPlacementGroup": "Microsoft.Compute/proximityPlacementGroups",
+    "azure-native:authorization:RoleAssignment": "Microsoft.Authorization/roleAssignments",
 }
 """The rest of that address."""
 
@@ -76,13 +79,16 @@ class _Azure(mocks.Mocks):
             return "", {}
         name = args.inputs[NAME_KEYS[args.typ]]
         outputs = {**args.inputs, "name": name}
-        group = args.inputs["resourceGroupName"]
-        path = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}"
+        if (path := args.inputs.get("scope")) is None:
+            group = args.inputs["resourceGroupName"]
+            path = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}"
         if (collection := COLLECTIONS[args.typ]) is not None:
             parent = args.inputs.get("virtualNetworkName", "")
             path += f"/providers/{collection.format(parent=parent)}/{name}"
         if args.typ.endswith(":PublicIPAddress"):
             outputs["ipAddress"] = PUBLIC_ADDRESSES + ("10" if "head" in args.name else "20")
+        if "identity" in args.inputs:
+            outputs["identity"] = {**args.inputs["identity"], "principalId": PRINCIPAL}
         return path, outputs
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], None]:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from infra.packets import LOAD_BALANCER, PEERED, Packet, allows
+from infra.power_role import POWER_ROLE
 
 PlanData = dict[str, Any]
 Rule = Callable[[PlanData], Iterator[str]]
@@ -22,9 +23,10 @@ NSG = "azure-native:network:NetworkSecurityGroup"
 VNET = "azure-native:network:VirtualNetwork"
 SUBNET = "azure-native:network:Subnet"
 GROUP = "azure-native:resources:ResourceGroup"
+ROLE = "azure-native:authorization:RoleAssignment"
 UNKNOWN = "(known after creation)"
 """Stands in a preview for what only Azure can know."""
-UNTAGGED = {SUBNET}
+UNTAGGED = {SUBNET, ROLE}
 """ARM has no tags on these."""
 STRANGER = IPv4Address("192.0.2.99")
 """RFC 5737: an address on the Internet that is nobody's."""
@@ -154,6 +156,28 @@ def trusted_launch(plan: PlanData) -> Iterator[str]:
             yield f"{machine['name']}: boot diagnostics are off"
 
 
+def _group_of(inputs: dict[str, Any]) -> str:
+    """The resource group that a request is for."""
+    if "scope" in inputs:
+        return str(inputs["scope"]).rpartition("/resourceGroups/")[2]
+    return str(inputs["resourceGroupName"])
+
+
+def least_rights(plan: PlanData) -> Iterator[str]:
+    """No VM has an identity but the head's own, and that may switch the cluster's VMs, no more."""
+    for machine in of_type(plan, VM):
+        kind = machine["inputs"].get("identity", {}).get("type")
+        if kind is not None and (machine["name"], kind) != ("machine-0", "SystemAssigned"):
+            yield f"{machine['name']}: has an identity ({kind})"
+    groups = [group["inputs"]["resourceGroupName"] for group in of_type(plan, GROUP)]
+    for role in of_type(plan, ROLE):
+        definition = str(role["inputs"]["roleDefinitionId"]).rpartition("/")[2]
+        if definition not in (POWER_ROLE, UNKNOWN):
+            yield f"{role['name']}: gives a role ({definition}) that may more than switch VMs"
+        if _group_of(role["inputs"]) not in (*groups, UNKNOWN):
+            yield f"{role['name']}: gives rights beyond the cluster ({role['inputs']['scope']})"
+
+
 def nothing_left_behind(plan: PlanData) -> Iterator[str]:
     """`pulumi destroy` deletes all: one group, nothing kept, protected, imported, or detached."""
     groups = of_type(plan, GROUP)
@@ -162,7 +186,7 @@ def nothing_left_behind(plan: PlanData) -> Iterator[str]:
         name = resource["name"]
         if resource["protect"] or resource["retain_on_delete"] or resource["import_id"]:
             yield f"{name}: is protected, retained or imported"
-        if resource["custom"] and resource["inputs"]["resourceGroupName"] not in (*own, UNKNOWN):
+        if resource["custom"] and _group_of(resource["inputs"]) not in (*own, UNKNOWN):
             yield f"{name}: lies outside the stack's resource group"
         if resource["custom"] and not resource["delete_before_replace"]:
             yield f"{name}: would be replaced by a second one of the same name"
@@ -192,6 +216,7 @@ RULES: tuple[Rule, ...] = (
     private_subnet,
     no_secrets,
     trusted_launch,
+    least_rights,
     nothing_left_behind,
     tags_on_everything,
 )

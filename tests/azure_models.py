@@ -28,6 +28,10 @@ MODELS = {
         "azure.mgmt.compute.v2024_11_01.models",
         "ProximityPlacementGroup",
     ),
+    "azure-native:authorization:RoleAssignment": (
+        "azure.mgmt.authorization.v2022_04_01.models",
+        "RoleAssignmentCreateParameters",
+    ),
     **{
         f"azure-native:network:{name}": ("azure.mgmt.network.models", name)
         for name in (
@@ -40,7 +44,7 @@ MODELS = {
         )
     },
 }
-IN_THE_ADDRESS = {*NAME_KEYS.values(), "resourceGroupName", "virtualNetworkName"}
+IN_THE_ADDRESS = {*NAME_KEYS.values(), "resourceGroupName", "virtualNetworkName", "scope"}
 """Inputs that become parts of the request's URL."""
 OPEN_ENUMS = {"VirtualMachineSizeTypes"}
 """Azure's reference calls this list out of date and takes other sizes; infra.sizes checks."""

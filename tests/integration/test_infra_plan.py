@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -24,16 +25,19 @@ from infra import picture, plan, plan_table, rules
 from infra.errors import UserError
 from infra.inventory import SCHEMA_FILE, Inventory, main, read, schema_text
 from infra.packets import LOAD_BALANCER, PEERED, Packet, allows
-from infra.recording import record
+from infra.power_role import definition_id
+from infra.recording import PRINCIPAL, SUBSCRIPTION, record
 from tests.azure_models import complaints
 from tests.infra_plans import BASE, planned, resource
 
 CHECKOUT = Path(__file__).parents[2]
+GROUP_ID = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg-xeon-diffusion-dev"
 OTHER_CONFIGS: list[dict[str, str]] = [
     {},
     {"spot": "true", "spot_max_price": "0.5", "spot_eviction_policy": "Delete", "zone": "2"},
     {"node_count": "1", "vm_size": "Standard_D8d_v5", "proximity_placement_group": "false"},
     {"os_disk_type": "Premium_LRS", "tags": "owner=ana,cost centre=42", "replace_nodes": "true"},
+    {"head_may_deallocate": "true", "node_count": "2"},
 ]
 
 Plan = dict[str, Any]
@@ -139,6 +143,13 @@ def _set(name: str, value: object, *path: str) -> Callable[[Plan], None]:
     return plant
 
 
+def _role(definition: str, scope: str = GROUP_ID) -> Callable[[Plan], None]:
+    inputs = {"roleDefinitionId": definition, "scope": scope}
+    return lambda made: made["resources"].append(
+        {"type": rules.ROLE, "name": "role", "custom": True, "inputs": inputs}
+    )
+
+
 @pytest.mark.parametrize(
     ("rule", "plant"),
     [
@@ -173,6 +184,12 @@ def _set(name: str, value: object, *path: str) -> Callable[[Plan], None]:
             _set("machine-2", False, "inputs", "securityProfile", "uefiSettings", "vTpmEnabled"),
         ),
         (rules.trusted_launch, _set("machine-0", {}, "inputs", "diagnosticsProfile")),
+        (
+            rules.least_rights,
+            _set("machine-1", {"type": "SystemAssigned"}, "inputs", "identity"),
+        ),
+        (rules.least_rights, _role(f"{GROUP_ID}/providers/x/roleDefinitions/owner")),
+        (rules.least_rights, _role(definition_id(GROUP_ID), "/subscriptions/s")),
         (rules.nothing_left_behind, _set("machine-0", True, "retain_on_delete")),
         (rules.nothing_left_behind, _set("subnet", True, "protect")),
         (rules.nothing_left_behind, _set("nat", "shared", "inputs", "resourceGroupName")),
@@ -248,6 +265,20 @@ def test_a_new_ssh_range_touches_the_security_group_alone() -> None:
     old, new = by_name(planned()), by_name(planned(allowed_ssh_cidr="198.18.0.0/24"))
     assert [name for name in old if old[name] != new[name]] == ["security-group"]
     assert old.keys() == new.keys()
+
+
+def test_a_head_that_may_deallocate_gets_an_identity_and_one_role() -> None:
+    made = planned(head_may_deallocate="true")
+    without, with_role = by_name(planned()), by_name(made)
+    assert set(with_role) - set(without) == {"power", "power-role"}
+    assert [name for name in without if without[name] != with_role[name]] == ["machine-0"]
+    role = resource(made, "power-role")
+    assert role["depends_on"] == ["machine-0", "resource-group"]
+    assert role["inputs"]["principalId"] == PRINCIPAL
+    assert role["inputs"]["scope"].endswith("/resourceGroups/rg-xeon-diffusion-dev")
+    uuid.UUID(role["inputs"]["roleAssignmentName"])
+    unknown = planned(preview=True, head_may_deallocate="true")
+    assert resource(unknown, "power-role")["inputs"]["principalId"] == rules.UNKNOWN
 
 
 def test_a_new_image_is_ignored_until_a_key_says_so() -> None:
