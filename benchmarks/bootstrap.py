@@ -28,12 +28,7 @@ from tests.rig.stand_in import PackageIndex, serving_packages
 from tests.rig.wheels import ROOT, fetch_wheels
 
 LOCK = ROOT / "requirements" / "node-upstream.txt"
-NETWORK_STEPS = {
-    "packages",
-    "hand out packages",
-    "model and pictures",
-    "hand out model and pictures",
-}
+NETWORK_STEPS = {"packages", "model and pictures"}
 UNPACKING_STEPS = {"environment"}
 LINE = re.compile(r"(?P<node>\S+): (?P<step>.+): (?P<end>done|FAILED) in (?P<seconds>[\d.]+) s")
 

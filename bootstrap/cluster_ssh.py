@@ -165,6 +165,8 @@ def ssh_config(nodes: Sequence[Node], layout: Layout) -> str:
         for node in nodes
     ]
     settings = {
+        # Processors with AES instructions encrypt with it half as fast again as with the default.
+        "Ciphers": "^aes128-gcm@openssh.com",
         "IdentityFile": _quoted(layout.cluster_key),
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",

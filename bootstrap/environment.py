@@ -54,7 +54,7 @@ class Plan:
         kit: the checkout's own code.
         conda: whether conda makes the folder; else the node's own Python does.
         version: of Python.
-        wheels: the folder on the nodes.
+        wheels: the folders on the nodes.
         imports: what has to load before the environment is in use; empty: what the stack has.
     """
 
@@ -62,7 +62,7 @@ class Plan:
     kit: Kit
     conda: bool
     version: str
-    wheels: str
+    wheels: tuple[str, ...]
     imports: tuple[str, ...] = ()
 
     @property
@@ -95,9 +95,10 @@ def install_line(plan: Plan, home: str, kit: str, pip: str) -> str:
     """
     arguments = [
         "install", "--no-index", "--no-deps", "--no-compile", "--progress-bar=off",
-        "--find-links", plan.wheels, "--requirement", f"{plan.wheels}/{PINS}",
         f"{kit}/{plan.kit.wheel}",
     ]  # fmt: skip
+    for folder in plan.wheels:
+        arguments += ["--find-links", folder, "--requirement", f"{folder}/{PINS}"]
     return pip_command(f"{home}/bin/python", pip, arguments, offline=True)
 
 

@@ -8,8 +8,9 @@ its name. Beside it, `<folder>.sha256` says what it holds.
 
 from __future__ import annotations
 
+import queue
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -223,3 +224,36 @@ def hand_out(
     return {
         name: problem for name, problem in failures.items() if name in left or name not in lacking
     }
+
+
+def hand_out_each(
+    trees: Iterable[Tree], sources: Sequence[Host], targets: Sequence[Host], say: SayOf
+) -> dict[str, UserError]:
+    """`hand_out` of one folder after the other, each while the next is still being made.
+
+    Args:
+        trees: made as they are asked for, which takes time (a download).
+
+    Returns:
+        by name, why a target did not get all of them.
+
+    Raises:
+        UserError: one could not be made; those before it have been handed out.
+    """
+    failures: dict[str, UserError] = {}
+    made: queue.SimpleQueue[Tree | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        while (tree := made.get()) is not None:
+            left = [host for host in targets if host.node.name not in failures]
+            failures.update(hand_out(tree, sources, left, say))
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        working = thread.submit(work)
+        try:
+            for tree in trees:
+                made.put(tree)
+        finally:
+            made.put(None)
+        working.result()
+    return failures

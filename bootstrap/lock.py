@@ -15,6 +15,8 @@ TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 ONECCL_INDEX = "https://pytorch-extension.intel.com/release-whl/stable/cpu/us/"
 OWN_INDEX = {"torch": TORCH_INDEX, "oneccl-bind-pt": ONECCL_INDEX}
 """Packages that the general index does not have, or not as nodes need them."""
+BATCH = 20
+"""Packages in a portion: one pip fetches it, and what it has is kept once it has all of it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Part:
     def names(self) -> tuple[str, ...]:
         """The packages."""
         return tuple(line.split("==")[0] for line in self.lines)
+
+    def pins(self) -> str:
+        """The pins without hashes, for an installation from wheels already checked."""
+        return "".join(f"{re.split(r'[ ;]', line, maxsplit=1)[0]}\n" for line in self.lines)
 
     def requirements(self) -> str:
         """The requirement file. It names the index, which so appears in no process list."""
@@ -54,29 +60,28 @@ class Lock:
     pins: dict[str, str]
     lines: dict[str, str]
 
-    def parts(self, package_index: str | None) -> list[Part]:
-        """The lock by index; `package_index` replaces all of them.
+    def parts(self, package_index: str | None, batch: int = BATCH) -> list[Part]:
+        """The lock in portions that are fetched one after the other; the same whatever the index.
 
-        Those with indexes of their own come first: they are what fails.
+        Those with indexes of their own come first: they are what fails, and what is large.
+
+        Args:
+            package_index: asked in place of all others.
+            batch: lines a portion at most.
         """
-        own: dict[str, list[str]] = {}
-        general = []
+        by_index: dict[str | None, list[str]] = {index: [] for index in OWN_INDEX.values()}
         for name, line in self.lines.items():
-            if name in OWN_INDEX:
-                own.setdefault(package_index or OWN_INDEX[name], []).append(line)
-            else:
-                general.append(line)
-        parts = [Part(index, tuple(lines)) for index, lines in own.items()]
-        return [*parts, Part(package_index, tuple(general))]
+            by_index.setdefault(OWN_INDEX.get(name), []).append(line)
+        return [
+            Part(package_index or index, tuple(lines[start : start + batch]))
+            for index, lines in by_index.items()
+            for start in range(0, len(lines), batch)
+        ]
 
     def key(self, python: str) -> str:
         """Names the wheels of this lock for a version of Python."""
         text = "\n".join([python, *self.lines.values()])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def plain(self) -> str:
-        """The pins without hashes, for an installation from wheels already checked."""
-        return "".join(f"{name}=={version}\n" for name, version in self.pins.items())
 
 
 def lock_path(checkout: Path, stack: str) -> Path:

@@ -6,7 +6,7 @@ person sends. Everything is made from what lies on a node's own disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bootstrap import (
@@ -24,7 +24,7 @@ from bootstrap.activation import activation
 from bootstrap.cluster_environment import cluster_environment
 from bootstrap.environment import Plan
 from bootstrap.errors import UserError
-from bootstrap.handout import Tree, hand_out, seal
+from bootstrap.handout import Tree, hand_out_each, seal
 from bootstrap.host_keys import Pins
 from bootstrap.hosts import Host
 from bootstrap.inputs import Input
@@ -34,7 +34,7 @@ from bootstrap.layout import records
 from bootstrap.lock import Lock
 from bootstrap.probe import Probe, probe
 from bootstrap.run_state import LOCK
-from bootstrap.steps import Say, SayFor, Step, Together
+from bootstrap.steps import Say, SayFor, Step, Together, without_head
 from bootstrap.transfer import script
 
 Failures = dict[str, UserError]
@@ -92,7 +92,6 @@ class NodeSetup:
     hub_token: str | None
     say: Callable[[str], None]
     probes: dict[str, Probe] = field(default_factory=dict)
-    trees: list[Tree] = field(default_factory=list)
     plan: Plan | None = None
 
     def steps(self, hosts: Sequence[Host]) -> list[Step | Together]:
@@ -102,11 +101,9 @@ class NodeSetup:
             Together("choose", self._choose),
             *home_sharing.steps(hosts),
             Together("node-to-node SSH", self._join),
-            Step("packages", self._fetch_packages, only_head=True),
-            Together("hand out packages", self._hand_out),
+            Together("packages", self._packages),
             Step("environment", self._make_environment, each_home=True),
-            Step("model and pictures", self._fetch_inputs, only_head=True),
-            Together("hand out model and pictures", self._hand_out),
+            Together("model and pictures", self._inputs),
             Step("settings", self._settings, each_home=True),
         ]
 
@@ -149,7 +146,7 @@ class NodeSetup:
         left = {host.name: self.probes[host.name] for host in hosts if host.name not in failed}
         if head.name in left:
             version = conda.PYTHON if by_conda else readiness.common_python(left)
-            wheels = packages.folder_of(head, self.lock, version)
+            wheels = packages.folders_of(head, self.lock, version)
             self.plan = Plan(self.lock, self.kit, by_conda, version, wheels)
             self._tell(left)
         return failed
@@ -179,15 +176,20 @@ class NodeSetup:
         keys = {node.name: pins.of(node.name) for node in self.inventory.nodes}
         return cluster_ssh.join(hosts, self.inventory, keys, say)
 
-    def _fetch_packages(self, head: Host, say: Say) -> None:
+    def _packages(self, hosts: Sequence[Host], say: SayFor) -> Failures:
+        return _hand_out(
+            self._package_trees(hosts[0], lambda text: say(hosts[0], text)), hosts, say
+        )
+
+    def _package_trees(self, head: Host, say: Say) -> Iterator[Tree]:
         plan = self._planned()
-        self.trees = [seal(head, send_kit(head, self.kit))]
+        yield seal(head, send_kit(head, self.kit))
         if plan.conda:
-            self.trees.append(seal(head, conda.fetch(head, say)))
+            yield seal(head, conda.fetch(head, say))
             python = f"{conda.conda_home(head)}/bin/python"
         else:
             python = readiness.python_of(self.probes[head.name], plan.version).path
-        folder = packages.fetch(
+        for folder in packages.fetch(
             head,
             self.lock,
             python=python,
@@ -195,16 +197,8 @@ class NodeSetup:
             pip=self.kit.pip(head),
             package_index=self.package_index,
             say=say,
-        )
-        self.trees.append(seal(head, folder))
-
-    def _hand_out(self, hosts: Sequence[Host], say: SayFor) -> Failures:
-        owners = home_sharing.own_homes(hosts)
-        failed: Failures = {}
-        for tree in self.trees:
-            targets = [host for host in owners[1:] if host.name not in failed]
-            failed |= hand_out(tree, owners[:1], targets, lambda host, text: say(host, text))
-        return failed
+        ):
+            yield seal(head, folder)
 
     def _make_environment(self, host: Host, say: Say) -> None:
         plan = self._planned()
@@ -217,10 +211,12 @@ class NodeSetup:
             empty = environment.venv_lines(python, home)
         environment.set_up(host, plan, empty, found.tcmalloc, say)
 
-    def _fetch_inputs(self, head: Host, say: Say) -> None:
+    def _inputs(self, hosts: Sequence[Host], say: SayFor) -> Failures:
+        head = hosts[0]
         if self.hub_token:
             inputs.store_token(head, self.hub_token)
-        self.trees = [inputs.bring(head, wanted, say) for wanted in self.wanted]
+        trees = (inputs.bring(head, wanted, lambda text: say(head, text)) for wanted in self.wanted)
+        return _hand_out(trees, hosts, say)
 
     def _settings(self, host: Host, say: Say) -> None:
         del say
@@ -249,3 +245,12 @@ class NodeSetup:
     def _planned(self) -> Plan:
         assert self.plan is not None, "nothing was chosen"
         return self.plan
+
+
+def _hand_out(trees: Iterator[Tree], hosts: Sequence[Host], say: SayFor) -> Failures:
+    """Bring to every home what the head makes or fetches."""
+    head, *others = home_sharing.own_homes(hosts)
+    try:
+        return hand_out_each(trees, [head], others, say)
+    except UserError as error:
+        return {head.name: error} | {host.name: without_head(head) for host in hosts[1:]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 
 PINS = "pins.txt"
 TRIES, SECONDS = 3, 20
-BATCH = 20
-"""How many packages one pip fetches: what it has is kept only once it has them all."""
 DEFAULT_INDEX = "https://pypi.org/simple"
 LOOK_SECONDS = 5
 
 
-def folder_of(host: Host, lock: Lock, version: str) -> str:
-    """Where the wheels of a lock lie on every node."""
-    return f"{host.layout.wheels}/{lock.stack}-{lock.key(version)}"
+def folders_of(host: Host, lock: Lock, version: str) -> tuple[str, ...]:
+    """Where the wheels of a lock lie on every node: a folder for each portion of it."""
+    whole = f"{host.layout.wheels}/{lock.stack}-{lock.key(version)}"
+    return tuple(f"{whole}/{number:02d}" for number in range(len(lock.parts(None))))
 
 
 def download_line(python: str, version: str, pip: str, part: Part, folder: str) -> str:
@@ -64,8 +63,8 @@ def fetch(
     pip: str,
     package_index: str | None,
     say: Say,
-) -> str:
-    """Bring a stack's wheels to the head, unless they are there; returns their folder.
+) -> Iterator[str]:
+    """Bring a stack's wheels to the head, those that are not there yet; yields folder by folder.
 
     Args:
         python: any interpreter on the head.
@@ -76,11 +75,6 @@ def fetch(
     Raises:
         UserError: an index does not answer or lacks a package; the message names the way out.
     """
-    folder = folder_of(head, lock, version)
-    if head.run(script('test -d "$1"', folder), check=False).exit_code == 0:
-        return folder
-    filling = f"{folder}.fetching"
-    head.run(["mkdir", "-p", filling])
     arrived = 0
 
     def progress(line: str) -> None:
@@ -89,14 +83,18 @@ def fetch(
             arrived += 1
             say(f"{arrived} of {len(lock.pins)}: {line.split()[1].partition('==')[0]}")
 
-    for whole in lock.parts(package_index):
-        for start in range(0, len(whole.lines), BATCH):
-            part = Part(whole.index, whole.lines[start : start + BATCH])
+    folders = folders_of(head, lock, version)
+    for part, folder in zip(lock.parts(package_index), folders, strict=True):
+        if head.run(script('test -d "$1"', folder), check=False).exit_code != 0:
+            filling = f"{folder}.fetching"
+            head.run(["mkdir", "-p", filling])
             line = download_line(python, version, pip, part, filling)
             _download(head, part, line, progress, lock.stack)
-    head.write(f"{filling}/{PINS}", lock.plain().encode(), mode=0o644)
-    head.run(script(PUT_IN_PLACE, filling, folder))
-    return folder
+            head.write(f"{filling}/{PINS}", part.pins().encode(), mode=0o644)
+            head.run(script(PUT_IN_PLACE, filling, folder))
+        else:
+            arrived += len(part.lines)
+        yield folder
 
 
 def _download(

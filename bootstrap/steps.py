@@ -83,7 +83,7 @@ def run_steps(
                 left = [host for host in hosts if host.name not in failed]
                 if head.name in failed and any(_needs_head(step) for step in phase):
                     for host in left:
-                        failed[host.name] = _without_head(head)
+                        failed[host.name] = without_head(head)
                     return failed
                 if isinstance(phase[0], Together):
                     failed |= threads.submit(_together, left, phase[0], watcher).result()
@@ -126,7 +126,8 @@ def _needs_head(step: Step | Together) -> bool:
     return isinstance(step, Together) or step.after_all
 
 
-def _without_head(head: Host) -> UserError:
+def without_head(head: Host) -> UserError:
+    """What is wrong with a node where nothing is but the head."""
     return UserError(f"waits for {head.name}, the head, which failed")
 
 

@@ -6,6 +6,7 @@ The packages are tiny; the whole stack is installed on the rig (tests/e2e).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -70,20 +71,24 @@ def lock_of(index: PackageIndex, **codes: str) -> Lock:
     return Lock("upstream", dict.fromkeys(codes, "1.0"), lines)
 
 
-def fetch(host: LocalHost, lock: Lock, kit: Kit, python: Python, index: PackageIndex) -> str:
-    return packages.fetch(
-        host,
-        lock,
-        python=python.path,
-        version=python.version,
-        pip=kit.pip(host),
-        package_index=index.simple,
-        say=quiet,
+def fetch(
+    host: LocalHost, lock: Lock, kit: Kit, python: Python, index: PackageIndex
+) -> tuple[str, ...]:
+    return tuple(
+        packages.fetch(
+            host,
+            lock,
+            python=python.path,
+            version=python.version,
+            pip=kit.pip(host),
+            package_index=index.simple,
+            say=quiet,
+        )
     )
 
 
 def make(
-    host: LocalHost, lock: Lock, kit: Kit, python: Python, wheels: str, said: list[str]
+    host: LocalHost, lock: Lock, kit: Kit, python: Python, wheels: tuple[str, ...], said: list[str]
 ) -> Plan:
     plan = Plan(lock, kit, False, python.version, wheels, imports=("first", "second", "bootstrap"))
     set_up(host, plan, venv_lines(python.path, plan.home(host)), None, said.append)
@@ -95,7 +100,7 @@ def test_from_an_index_to_an_environment(
 ) -> None:
     lock = lock_of(index)
     wheels = fetch(host, lock, kit, python, index)
-    assert sorted(path.name for path in Path(wheels).iterdir()) == [
+    assert sorted(path.name for path in Path(*wheels).iterdir()) == [
         "first-1.0-py3-none-any.whl",
         "pins.txt",
         "second-1.0-py3-none-any.whl",
@@ -139,12 +144,15 @@ def test_a_broken_index_is_named_and_the_next_try_goes_on(
     index: PackageIndex,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(packages, "BATCH", 1)
+    by_one = functools.partial(Lock.parts, batch=1)
+    monkeypatch.setattr(Lock, "parts", lambda lock, index: by_one(lock, index))
     lock = lock_of(index)
     index.fail("error", only="second")
     with pytest.raises(UserError, match=r"n0: .*127\.0\.0\.1(.|\n)*second(.|\n)*--package-index"):
         fetch(host, lock, kit, python, index)
-    assert not list(Path(host.layout.wheels).glob("upstream-????????????"))
+    first, second = packages.folders_of(host, lock, python.version)
+    assert Path(first).is_dir()
+    assert not Path(second).exists()
     index.mend()
     fetched = len([path for _, path in index.requests if path.endswith(".whl")])
     fetch(host, lock, kit, python, index)
@@ -160,7 +168,7 @@ def test_a_wheel_that_is_not_the_locks_is_refused(
     tiny_wheel(index.folder, "second", "1.0", "print('somebody else was here')\n")
     with pytest.raises(UserError, match="second"):
         fetch(host, lock, kit, python, index)
-    assert not list(Path(host.layout.wheels).glob("upstream-????????????"))
+    assert not Path(*packages.folders_of(host, lock, python.version)).exists()
 
 
 def test_a_package_that_does_not_import_leaves_the_old_environment_in_use(

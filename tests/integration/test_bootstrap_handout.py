@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bootstrap import handout
+from bootstrap import handout, waves
 from bootstrap.errors import UserError
-from bootstrap.handout import Tree, hand_out, missing, seal, untouched
+from bootstrap.handout import Tree, hand_out, hand_out_each, missing, seal, untouched
 from bootstrap.hosts import Host, LocalHost
 from bootstrap.inventory import Node
 
@@ -220,3 +222,48 @@ def test_a_manifest_is_what_sha256sum_reads(hosts: list[Host]) -> None:
         f"cd {shlex.quote(tree.path)} && sha256sum --check -", stdin=tree.manifest.encode()
     )
     assert checked.stdout.count(": OK") == tree.files == 3
+
+
+def test_one_folder_travels_while_the_next_is_made(hosts: list[Host]) -> None:
+    """The second is made only once the first has arrived everywhere."""
+    first, second = f"{ROOT}/data/five", f"{ROOT}/data/six"
+
+    def trees() -> Iterator[Tree]:
+        fill(hosts[0])
+        yield seal(hosts[0], first)
+        end = time.monotonic() + 60
+        while not all((folder_of(host).parent / "five.sha256").exists() for host in hosts[1:]):
+            assert time.monotonic() < end, "it is handed out only when all are made"
+            time.sleep(0.05)
+        hosts[0].run(["cp", "-r", first, second])
+        yield seal(hosts[0], second)
+
+    assert hand_out_each(trees(), hosts[:1], hosts[1:], lambda host, text: None) == {}
+    for host in hosts[1:]:
+        assert contents(folder_of(host).parent / "six") == contents(folder_of(hosts[0]))
+
+
+def test_where_one_cannot_be_made_those_before_it_have_arrived(hosts: list[Host]) -> None:
+    def trees() -> Iterator[Tree]:
+        fill(hosts[0])
+        yield seal(hosts[0], f"{ROOT}/data/five")
+        raise UserError("the index is gone")
+
+    with pytest.raises(UserError, match="the index is gone"):
+        hand_out_each(trees(), hosts[:1], hosts[1:], lambda host, text: None)
+    assert contents(folder_of(hosts[4])) == contents(folder_of(hosts[0]))
+
+
+def test_a_node_that_failed_is_not_sent_the_next_one(hosts: list[Host], tmp_path: Path) -> None:
+    unplugged = hosts[2]
+    assert isinstance(unplugged, FolderHost)
+    (unplugged.place / "unplugged").touch()
+
+    def trees() -> Iterator[Tree]:
+        fill(hosts[0])
+        yield seal(hosts[0], f"{ROOT}/data/five")
+        hosts[0].run(["cp", "-r", f"{ROOT}/data/five", f"{ROOT}/data/six"])
+        yield seal(hosts[0], f"{ROOT}/data/six")
+
+    assert set(hand_out_each(trees(), hosts[:1], hosts[1:], lambda host, text: None)) == {"n2"}
+    assert sum(line.endswith(" n2") for line in transfers(tmp_path)) == waves.TRIES

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.errors import UserError
-from bootstrap.lock import ONECCL_INDEX, OWN_INDEX, STACKS, TORCH_INDEX, Part, read_lock
+from bootstrap.lock import BATCH, ONECCL_INDEX, OWN_INDEX, STACKS, TORCH_INDEX, Part, read_lock
 from bootstrap.packages import (
     advice,
     download_line,
@@ -56,17 +56,27 @@ def test_no_tools_on_nodes() -> None:
 
 
 def test_parts_of_the_intel_stack() -> None:
-    torch, oneccl, rest = read_lock(ROOT, "intel").parts(None)
+    torch, oneccl, *general = read_lock(ROOT, "intel").parts(None)
     assert (torch.index, torch.names) == (TORCH_INDEX, ("torch",))
     assert (oneccl.index, oneccl.names) == (ONECCL_INDEX, ("oneccl-bind-pt",))
-    assert rest.index is None
-    assert "intel-extension-for-pytorch" in rest.names
+    assert {part.index for part in general} == {None}
+    assert any("intel-extension-for-pytorch" in part.names for part in general)
+    assert max(len(part.lines) for part in general) == BATCH
 
 
 def test_one_index_replaces_all() -> None:
-    parts = read_lock(ROOT, "intel").parts("https://mirror/simple")
-    assert [part.index for part in parts] == ["https://mirror/simple"] * 2
-    assert parts[0].names == ("torch", "oneccl-bind-pt")
+    lock = read_lock(ROOT, "intel")
+    parts = lock.parts("https://mirror/simple")
+    assert {part.index for part in parts} == {"https://mirror/simple"}
+    # Folders of portions that were fetched from elsewhere keep their meaning.
+    assert [part.lines for part in parts] == [part.lines for part in lock.parts(None)]
+
+
+def test_every_pin_is_in_one_portion() -> None:
+    for stack in STACKS:
+        lock = read_lock(ROOT, stack)
+        pins = "".join(part.pins() for part in lock.parts(None)).splitlines()
+        assert sorted(pins) == sorted(f"{name}=={pin}" for name, pin in lock.pins.items())
 
 
 def test_the_key_changes_with_the_lock_and_the_python() -> None:
