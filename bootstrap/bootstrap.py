@@ -13,6 +13,7 @@ It can be run again at any time: what is done is left alone, and what was cut sh
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bootstrap.claim import claimed
 from bootstrap.errors import UserError
 from bootstrap.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.hosts import Host, open_hosts
@@ -105,9 +107,10 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
                 _print(console, f"waiting up to {chosen.wait:.0f} s: {text}")
 
         ask = accept_all if chosen.accept_host_keys else ask_on_terminal
-        with open_hosts(
+        opened = open_hosts(
             inventory, ask, wait_seconds=chosen.wait, boot_log=boot_log, on_wait=on_wait
-        ) as hosts:
+        )
+        with opened as hosts, _one_at_a_time(hosts[0]):
             failed = bootstrap(hosts, setup, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -116,6 +119,10 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
         print("interrupted; the same command goes on where this one was", file=sys.stderr)
         return 130
     return _report(inventory, failed, time.monotonic() - begun, console)
+
+
+def _one_at_a_time(head: Host) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if head.unreachable else claimed(head, "fab bootstrap")
 
 
 def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -> NodeSetup:

@@ -8,10 +8,12 @@ results home first; `fab destroy` is for machines in Azure that should be gone a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 
 from bootstrap import cluster_ssh
+from bootstrap.claim import claimed
 from bootstrap.errors import UserError
 from bootstrap.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.hosts import Host, open_hosts
@@ -75,8 +77,15 @@ def remove(host: Host, inventory: Inventory, say: Say) -> None:
 
 def clean(inventory: Inventory, hosts: Sequence[Host], sure: bool) -> int:
     """Ask, then remove; 1 where a node failed or does not answer."""
-    refuse_while_live(hosts)
     answering = [host for host in hosts if not host.unreachable]
+    with claimed(answering[0], "fab clean") if answering else contextlib.nullcontext():
+        return _clean(inventory, hosts, answering, sure)
+
+
+def _clean(
+    inventory: Inventory, hosts: Sequence[Host], answering: Sequence[Host], sure: bool
+) -> int:
+    refuse_while_live(hosts)
     runs = sorted({name for host in answering for name in runs_on(host)})
     names = ", ".join(host.name for host in answering)
     print(f"This removes {answering[0].layout.root if answering else 'nothing'} from: {names}")

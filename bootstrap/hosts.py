@@ -20,7 +20,7 @@ from bootstrap.inventory import Inventory, Node
 from bootstrap.layout import Layout, node_root, records
 from bootstrap.node_log import logging_to
 from bootstrap.output import Output
-from bootstrap.remote_shell import GRACE_SECONDS, one_line
+from bootstrap.remote_shell import GRACE_SECONDS, one_line, watched
 
 CHUNK = 1 << 16
 LAST_LINES = 12
@@ -196,11 +196,12 @@ class LocalHost(Host):
         """See `Host.stream`."""
         with self._taking(line, on_line, sink) as output:
             process = subprocess.Popen(
-                ["sh", "-c", line],
+                ["sh", "-c", watched(line, stdin_bytes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
+                bufsize=0,
             )
             assert process.stdin is not None
             assert process.stdout is not None
@@ -216,6 +217,7 @@ class LocalHost(Host):
                 raise
             finally:
                 feeder.join()
+                process.stdin.close()
         return output
 
     def close(self) -> None:
@@ -241,13 +243,13 @@ def _pump(pipe: IO[bytes], take: Callable[[bytes], None]) -> None:
 
 
 def _feed(pipe: IO[bytes], source: IO[bytes], size: int, on_bytes: OnBytes | None) -> None:
+    # The pipe stays open: as long as it is, somebody here waits (see remote_shell).
     try:
-        with pipe:
-            while size > 0 and (piece := source.read(min(CHUNK, size))):
-                pipe.write(piece)
-                size -= len(piece)
-                if on_bytes:
-                    on_bytes(len(piece))
+        while size > 0 and (piece := source.read(min(CHUNK, size))):
+            pipe.write(piece)
+            size -= len(piece)
+            if on_bytes:
+                on_bytes(len(piece))
     except OSError:
         pass  # It does not read its input; its exit code says what that means.
 

@@ -13,6 +13,7 @@ answer.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from bootstrap import asking, deallocate, flags, logs, mpi, origin, placing, resuming, run_state
+from bootstrap.claim import claimed
 from bootstrap.cluster_environment import MASTER_PORT
 from bootstrap.errors import UserError
 from bootstrap.flags import Asked
@@ -137,6 +139,23 @@ def train(asked: Asked, inventory: Inventory, hosts: list[Host]) -> int:
     console, own = Console(stderr=True), asked.own
     hosts = answering(hosts, own.get("minimum_nodes", 1), console)
     head = hosts[0]
+    with claimed(head, "fab train") if not own.get("dry_run") else contextlib.nullcontext():
+        job, placed = _prepare(asked, inventory, hosts, console)
+        if own.get("dry_run"):
+            print(describe(job, placed, head))
+            return 0
+        start(head, job)
+    console.print(f"{job.name}: started on {head.name}, in {job.folder}", highlight=False)
+    if own.get("detach"):
+        console.print("fab logs attaches, fab status looks, fab stop ends it.", highlight=False)
+        return 0
+    return logs.attach(head, inventory.name, job.name, console)
+
+
+def _prepare(
+    asked: Asked, inventory: Inventory, hosts: Sequence[Host], console: Console
+) -> tuple[Job, list[Placed]]:
+    head, own = hosts[0], asked.own
     runs = asking.all_runs(head)
     refuse_while_training(runs)
     ccl = placing.uses_ccl(head)
@@ -156,16 +175,7 @@ def train(asked: Asked, inventory: Inventory, hosts: list[Host]) -> int:
         warning = too_little_memory(each.machine, each.node.ranks)
         if warning:
             console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-    job = make_job(asked, inventory, hosts, placed, name, values)
-    if own.get("dry_run"):
-        print(describe(job, placed, head))
-        return 0
-    start(head, job)
-    console.print(f"{name}: started on {head.name}, in {job.folder}", highlight=False)
-    if own.get("detach"):
-        console.print("fab logs attaches, fab status looks, fab stop ends it.", highlight=False)
-        return 0
-    return logs.attach(head, inventory.name, name, console)
+    return make_job(asked, inventory, hosts, placed, name, values), placed
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,9 +35,10 @@ TRAINING = [
 ]
 """A miniature's size and a test's length; all else is `fab train`'s own."""
 
-# Every file that lies there and when it changed. A node's mark in homes/ is new each time.
+# Every file that lies there and when it changed. A node's mark in homes/ is new each time, and the
+# lock says who held it last.
 STATE = (
-    "cd; find .xeon-diffusion .ssh ! -type d ! -path '*/homes/*'"
+    "cd; find .xeon-diffusion .ssh ! -type d ! -path '*/homes/*' ! -name setup.lock"
     " -printf '%p %y %i %T@ %s\\n' | sort"
 )
 PLANTED = ("packages", "data/dicoo", "disk", "clock", "ssh between nodes")

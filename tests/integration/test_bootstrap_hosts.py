@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import getpass
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -387,3 +390,26 @@ def test_a_node_without_a_place_for_us_is_not_reached_and_the_others_are(
         assert hosts[0].run("true").exit_code == 0
         assert "odd: " in str(hosts[1].unreachable)
         assert "XEON_DIFFUSION_ROOT" in str(hosts[1].unreachable)
+
+
+def test_what_ran_ends_with_whoever_asked_for_it(tmp_path: Path) -> None:
+    """On this machine, too, where no connection breaks."""
+    program = (
+        "from bootstrap.hosts import LocalHost\n"
+        "from bootstrap.inventory import Node\n"
+        "host = LocalHost(Node('local', '127.0.0.1'))\n"
+        "host.run('echo $$; exec sleep 1000', on_line=lambda line: print(line, flush=True))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+    ) as asker:
+        assert asker.stdout is not None
+        sleeping = int(asker.stdout.readline())
+        asker.kill()
+    end = time.monotonic() + 60
+    while Path(f"/proc/{sleeping}").exists():
+        assert time.monotonic() < end, "it outlived its asker"
+        time.sleep(0.1)

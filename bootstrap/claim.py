@@ -1,0 +1,91 @@
+"""One at a time: who sets a cluster up, cleans it or starts a training, keeps others from it.
+
+The lock is a file on the head, held by a process that lives as long as the connection does: nothing
+is left to be removed when a laptop dies. A head without `flock` (util-linux) has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from bootstrap.errors import UserError
+from bootstrap.hosts import Finished, Host
+
+WAIT_SECONDS = 3
+"""For one that is just ending."""
+BUSY = 75
+ANSWER_SECONDS = 60.0
+# Standard input: the root (so that no process's words hold it on our account: `fab clean` looks for
+# those), then who asks. Prints its own number once it holds the lock, else who does.
+HOLD = f"""
+read -r root && read -r who
+mkdir -p "$root"
+command -v flock >/dev/null || {{ echo 0; exit 0; }}
+exec 9>>"$root/setup.lock"
+flock -w {WAIT_SECONDS} 9 || {{ cat "$root/setup.lock"; exit {BUSY}; }}
+printf '%s\\n' "$who" >"$root/setup.lock"
+echo "$$"
+while :; do sleep 5 9>&-; done
+"""
+
+
+@contextlib.contextmanager
+def claimed(head: Host, command: str) -> Iterator[None]:
+    """Keep others from the cluster.
+
+    Args:
+        head: reachable.
+        command: the person's, for those who meet the lock.
+
+    Raises:
+        UserError: somebody has it; says who, and since when.
+    """
+    asker = f"{command} of {getpass.getuser()}@{socket.gethostname()}"
+    who = f"{asker}, since {time.strftime('%H:%M:%S UTC', time.gmtime())}"
+    printed: list[str] = []
+    answered = threading.Event()
+    ended: list[Finished | UserError] = []
+
+    def on_line(line: str) -> None:
+        printed.append(line)
+        answered.set()
+
+    def hold() -> None:
+        text = f"{head.layout.root}\n{who}\n".encode()
+        try:
+            ended.append(head.run(["sh", "-c", HOLD], stdin=text, on_line=on_line, check=False))
+        except UserError as error:
+            ended.append(error)
+        answered.set()
+
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    if not answered.wait(ANSWER_SECONDS):
+        raise UserError(f"{head.name}: did not answer within {ANSWER_SECONDS:.0f} s.")
+    if not printed or not printed[0].isdigit():
+        holder.join()
+        raise _refusal(head, ended[0])
+    try:
+        yield
+    finally:
+        if printed[0] != "0":
+            with contextlib.suppress(UserError):  # Cut off or interrupted: it ends by itself.
+                head.run(["kill", printed[0]], check=False)
+
+
+def _refusal(head: Host, end: Finished | UserError) -> UserError:
+    if isinstance(end, UserError):
+        return end
+    if end.exit_code == BUSY:
+        holder = end.stdout.strip() or "another fab command"
+        return UserError(
+            f"{head.name}: {holder} is at work on this cluster. Nothing was changed; the same"
+            " command can be given again when that one is through."
+        )
+    said = (end.stderr or end.stdout).strip()
+    return UserError(f"{head.name}: {head.layout.root} cannot be written: {said}")

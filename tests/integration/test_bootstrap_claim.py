@@ -1,0 +1,76 @@
+"""Two at once on one cluster: the second is told who is there; nobody leaves a lock behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bootstrap.claim import claimed
+from bootstrap.errors import UserError
+from bootstrap.hosts import Host, LocalHost
+from bootstrap.inventory import Node
+
+CHECKOUT = Path(__file__).parents[2]
+SECONDS = 60
+CLAIM = """
+import sys, time
+from bootstrap.claim import claimed
+from bootstrap.hosts import LocalHost
+from bootstrap.inventory import Node
+with claimed(LocalHost(Node("n0", "127.0.0.1"), sys.argv[1]), "fab bootstrap"):
+    print("claimed", flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Host:
+    """This machine, with a folder of the test's."""
+    return LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+
+
+def test_the_second_is_told_who_is_there_and_the_third_comes_after(head: Host) -> None:
+    other = LocalHost(head.node, head.layout.root)
+    with claimed(head, "fab bootstrap"):
+        with pytest.raises(UserError) as raised, claimed(other, "fab train"):
+            pytest.fail("both hold it")
+        said = str(raised.value)
+        assert said.startswith("n0: fab bootstrap of ")
+        assert "at work on this cluster" in said
+        assert "Nothing was changed" in said
+    with claimed(other, "fab train"):
+        pass
+
+
+def test_who_is_killed_leaves_no_lock(head: Host, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CLAIM, head.layout.root],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"claimed\n"
+        with pytest.raises(UserError, match="fab bootstrap of"), claimed(head, "fab clean"):
+            pytest.fail("both hold it")
+        process.send_signal(signal.SIGKILL)
+    end = time.monotonic() + SECONDS
+    while True:
+        try:
+            with claimed(head, "fab clean"):
+                return
+        except UserError:
+            assert time.monotonic() < end, "the lock outlived its holder"
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    head = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "file" / "root"))
+    with pytest.raises(UserError, match="file/root cannot be written"), claimed(head, "fab clean"):
+        pytest.fail("it is held where nothing can be")
