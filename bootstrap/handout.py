@@ -35,13 +35,39 @@ mv "$1" "$2"
 rm -rf "$2.old"
 """
 
+# Standard input: names, each with a NUL behind it. Prints what sha256sum prints, but by OpenSSL,
+# which uses the processor's own instructions: a fifth of the time.
+BY_PYTHON = r"""
+import hashlib, os, sys
+for name in sys.stdin.buffer.read().split(b"\0")[:-1]:
+    try:
+        with open(name, "rb") as file:
+            found = hashlib.sha256()
+            while piece := file.read(1 << 20):
+                found.update(piece)
+    except OSError:
+        continue
+    escaped = b"\\" if b"\\" in name or b"\n" in name else b""
+    sys.stdout.buffer.write(escaped + found.hexdigest().encode() + b"  " + name + b"\n")
+"""
+HASHES = f"""
+hashes() {{
+    if python3 -I -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
+        python3 -I -c '{BY_PYTHON}'
+    else xargs -0 -r sha256sum 2>/dev/null || :; fi
+}}
+"""
 # $1: the folder. Prints its manifest, which is computed once.
-SEAL = """set -e
+SEAL = f"""set -e
+{HASHES}
 cd "$1"
 if [ ! -f "$1.sha256" ]; then
-    find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum > "$1.sha256.partial"
+    find . -type f -print0 | LC_ALL=C sort -z | hashes > "$1.sha256.partial"
     if grep -q '^\\\\' "$1.sha256.partial"; then
         echo "a file's name has a line break or a backslash in it" >&2; exit 3
+    fi
+    if [ "$(find . -type f | wc -l)" -ne "$(wc -l < "$1.sha256.partial")" ]; then
+        echo "not every file in $1 can be read" >&2; exit 3
     fi
     sync -f "$1" 2>/dev/null || sync
     mv "$1.sha256.partial" "$1.sha256"
@@ -65,7 +91,14 @@ UNTOUCHED = f"""
 # $1: the folder; input: the manifest. Prints what is missing, or nothing and exits with 10 where
 # the folder is already what the manifest says.
 MISSING = f"""set -e
+{HASHES}
 untouched() {{ {UNTOUCHED} }}
+# $1: the manifest. Prints those of its lines that are true of the files below here.
+true_lines() {{
+    cut -c 67- "$1" | tr '\\n' '\\0' | hashes > "$1.found"
+    grep -xF -f "$1.found" "$1" || :
+    rm -f "$1.found"
+}}
 tree=$1; partial=$1.partial
 mkdir -p "$(dirname "$tree")" "$partial"
 cat > "$partial.sha256"
@@ -75,25 +108,34 @@ then
 fi
 if [ -d "$tree" ]; then
     cd "$tree"
-    LC_ALL=C sha256sum --check "$partial.sha256" 2>/dev/null | sed -n 's/: OK$//p' |
-        while IFS= read -r file; do
-            mkdir -p "$partial/$(dirname "$file")"; ln -f "$file" "$partial/$file"
-        done
+    true_lines "$partial.sha256" | cut -c 67- | while IFS= read -r file; do
+        mkdir -p "$partial/$(dirname "$file")"; ln -f "$file" "$partial/$file"
+    done
 fi
 cd "$partial"
-LC_ALL=C sha256sum --check "$partial.sha256" 2>/dev/null | sed -n 's/: FAILED.*$//p' |
-    while IFS= read -r file; do rm -f "$file"; printf '%s\\n' "$file"; done
+true_lines "$partial.sha256" > "$partial.there"
+grep -vxF -f "$partial.there" "$partial.sha256" | cut -c 67- | while IFS= read -r file; do
+    rm -f "$file"; printf '%s\\n' "$file"
+done
+rm -f "$partial.there"
 """
 
 # $1: the folder. What a killed attempt or an older version left is not in the manifest: it goes.
-FINISH = """set -e
+FINISH = f"""set -e
+{HASHES}
 tree=$1; partial=$1.partial
 cd "$partial"
-LC_ALL=C sha256sum --check --strict --quiet "$partial.sha256" >&2
-cut -c 67- "$partial.sha256" | LC_ALL=C sort > "$partial.wanted"
+cut -c 67- "$partial.sha256" > "$partial.wanted"
+tr '\\n' '\\0' < "$partial.wanted" | hashes > "$partial.found"
+if ! cmp -s "$partial.found" "$partial.sha256"; then
+    echo "arrived damaged, or not at all:" >&2
+    grep -vxF -f "$partial.found" "$partial.sha256" | cut -c 67- | head -n 5 >&2
+    exit 74
+fi
+LC_ALL=C sort -o "$partial.wanted" "$partial.wanted"
 find . -type f | LC_ALL=C sort | LC_ALL=C comm -23 - "$partial.wanted" |
     while IFS= read -r file; do rm -f "$file"; done
-rm -f "$partial.wanted"
+rm -f "$partial.wanted" "$partial.found"
 sync -f "$partial" 2>/dev/null || sync
 cd "$(dirname "$tree")"
 rm -rf "$tree.old" "$tree.sha256"
