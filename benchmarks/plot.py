@@ -1,4 +1,4 @@
-"""Draw what `benchmarks.scaling` and `benchmarks.bootstrap` measured into docs/.
+"""Put what `benchmarks.scaling` and `benchmarks.bootstrap` measured into docs/: plots and tables.
 
 .venv/bin/python -m benchmarks.plot
 """
@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,13 @@ import matplotlib.pyplot as plt
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "benchmarks" / "figures"
 DOCS = ROOT / "docs"
+PAGE = DOCS / "scaling.md"
 SHOWN = {"no_network_ms": "no network", "rows_ms": "the word's rows", "table_ms": "whole table"}
 
+Figures = dict[str, Any]
 
-def scaling(figures: dict[str, Any], target: Path) -> None:
+
+def scaling_plot(figures: Figures, target: Path) -> None:
     """Step time by link as measured, and by ranks on paper."""
     figure, (links, ranks) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     rates = list(figures["by_rate"])
@@ -30,7 +35,7 @@ def scaling(figures: dict[str, Any], target: Path) -> None:
         places = [place + 0.27 * (number - 1) for place in range(len(rates))]
         links.bar(places, heights, width=0.25, label=label)
     links.set(yscale="log", ylabel="ms a step", title="the miniature on two hosts, measured")
-    links.set_xticks(range(len(rates)), rates)
+    links.set_xticks(range(len(rates)), [_rate(rate) for rate in rates])
     links.legend(fontsize=8)
     paper = figures["on_paper"]
     counts = [int(count) for count in paper["ranks"]]
@@ -38,39 +43,121 @@ def scaling(figures: dict[str, Any], target: Path) -> None:
         ranks.plot(counts, [paper["ranks"][str(n)][key] for n in counts], "o-", label=label)
     ranks.set(xscale="log", ylim=(0, None), xlabel="ranks", ylabel="s a step")
     ranks.set_xticks(counts, [str(count) for count in counts])
-    ranks.set_title(f"Stable Diffusion 1.5 over {paper['rate']}, on paper")
+    ranks.set_title(f"Stable Diffusion 1.5 over {_rate(paper['rate'])}, on paper")
     ranks.legend(fontsize=8)
-    figure.savefig(target, metadata={"Date": None})
-    plt.close(figure)
+    _save(figure, target)
 
 
-def bootstrap(figures: dict[str, Any], target: Path) -> None:
+def bootstrap_plot(figures: Figures, target: Path) -> None:
     """Seconds and bytes of a bootstrap by the number of hosts."""
     figure, (times, volumes) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
     sizes = figures["sizes"]
     hosts = [str(size["hosts"]) for size in sizes]
     network = [size["network"] for size in sizes]
-    times.bar(hosts, network, label="network")
+    times.bar(hosts, network, label="fetching and handing out")
     unpacking = [size["unpacking"] for size in sizes]
-    times.bar(hosts, unpacking, bottom=network, label="unpacking (all hosts share this machine)")
+    times.bar(hosts, unpacking, bottom=network, label="unpacking (all hosts share two cores)")
     times.set(xlabel="hosts", ylabel="s")
     times.legend(fontsize=8)
     volumes.bar(hosts, [size["outside"] / 1e6 for size in sizes], color="C2")
     volumes.set(xlabel="hosts", ylabel="MB from outside")
+    _save(figure, target)
+
+
+def scaling_tables(figures: Figures) -> dict[str, str]:
+    """By the name of their place in the page."""
+    links = [
+        (
+            _rate(rate),
+            f"{found['no_network_ms']:.1f} ms",
+            f"{found['rows_ms']:.1f} ms",
+            f"{found['lost_percent']:+.1f} % ({found['lost_percent_95'][0]:+.1f} to"
+            f" {found['lost_percent_95'][1]:+.1f})",
+            f"{found['table_ms']:,.0f} ms",
+            f"{found['rows_bytes'] / 1e3:.1f} kB / {found['table_bytes'] / 1e6:.0f} MB",
+        )
+        for rate, found in figures["by_rate"].items()
+    ]
+    head = ("link", "no network", "the word's rows", "lost (95 %)", "whole table",
+            "sent by a host and step")  # fmt: skip
+    paper = figures["on_paper"]
+    ranks = [
+        (f"{int(count):,}", f"{found['rows_seconds']:.3f} s", f"{found['table_seconds']:.2f} s")
+        for count, found in paper["ranks"].items()
+    ]
+    return {
+        "steps": _table(head, links),
+        "paper": _table(("ranks", "the word's rows", "whole table"), ranks),
+    }
+
+
+def bootstrap_tables(figures: Figures) -> dict[str, str]:
+    """By the name of their place in the page; a second set of links has a place of its own."""
+    rows = [
+        (
+            str(size["hosts"]),
+            f"{size['seconds']:.0f} s",
+            f"{size['network']:.1f} s",
+            f"{size['unpacking']:.1f} s",
+            f"{size['again']:.1f} s",
+            f"{size['outside'] / 1e6:.1f} MB",
+            f"{size['inside'] / 1e6:,.0f} MB",
+        )
+        for size in figures["sizes"]
+    ]
+    head = ("hosts", "all of it", "fetching and handing out", "unpacking", "a second time",
+            "from outside", "most sent by one host")  # fmt: skip
+    place = f"bootstrap-{figures['outside_rate']}-{figures['rate']}"
+    return {place: _table(head, rows)}
+
+
+def put(text: str, name: str, table: str) -> str:
+    """The page with a table in its place, which two comments mark.
+
+    Raises:
+        ValueError: there is no such place.
+    """
+    place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not place.search(text):
+        raise ValueError(f"{PAGE.name} has no place <!-- {name} -->")
+    return place.sub(lambda found: f"{found[1]}{table}{found[2]}", text)
+
+
+def tables() -> dict[str, str]:
+    """All of what was measured."""
+    found: dict[str, str] = {}
+    for path in sorted(FIGURES.glob("*.json")):
+        figures = json.loads(path.read_text())
+        make = scaling_tables if figures["benchmark"] == "scaling" else bootstrap_tables
+        found |= make(figures)
+    return found
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _rate(rate: str) -> str:
+    number, unit = re.fullmatch(r"(\d+)(gbit|mbit)", rate).groups()  # type: ignore[union-attr]
+    return f"{number} {'Gbit/s' if unit == 'gbit' else 'Mbit/s'}"
+
+
+def _save(figure: Any, target: Path) -> None:
     figure.savefig(target, metadata={"Date": None})
     plt.close(figure)
 
 
 def main() -> int:
-    """Draw those that were measured."""
+    """Plots and tables of all that was measured."""
     mpl.rcParams["svg.hashsalt"] = "benchmarks"
-    for name, draw in (("scaling", scaling), ("bootstrap", bootstrap)):
-        source = FIGURES / f"{name}.json"
-        if source.exists():
-            draw(json.loads(source.read_text()), DOCS / f"{name}.svg")
-            print(f"wrote docs/{name}.svg")
-        else:
-            print(f"{source.relative_to(ROOT)} is missing: python -m benchmarks.{name} --output it")
+    for name, draw in (("scaling", scaling_plot), ("bootstrap", bootstrap_plot)):
+        draw(json.loads((FIGURES / f"{name}.json").read_text()), DOCS / f"{name}.svg")
+    text = PAGE.read_text()
+    for name, table in tables().items():
+        text = put(text, name, table)
+    PAGE.write_text(text)
+    print(f"wrote docs/scaling.svg, docs/bootstrap.svg and the tables of {PAGE.name}")
     return 0
 
 

@@ -1,7 +1,8 @@
 """One at a time: who sets a cluster up, cleans it or starts a training, keeps others from it.
 
-The lock is a file on the head, held by a process that lives as long as the connection does: nothing
-is left to be removed when a laptop dies. A head without `flock` (util-linux) has none.
+The lock is a file on the head, held by a process there for as long as the command here goes on
+saying that it lives: nothing is left to be removed when a laptop dies or its network goes, which
+the head's sshd may not notice for hours. A head without `flock` (util-linux) has no lock.
 """
 
 from __future__ import annotations
@@ -20,18 +21,24 @@ WAIT_SECONDS = 3
 """For one that is just ending."""
 BUSY = 75
 ANSWER_SECONDS = 60.0
+RENEW_SECONDS = 15.0
+LEASE_MINUTES = 2
+"""How long a word from here keeps the lock."""
+LEASE = "setup.lease"
 # Standard input: the root (so that no process's words hold it on our account: `fab clean` looks for
 # those), then who asks. Prints its own number once it holds the lock, else who does.
 HOLD = f"""
 read -r root && read -r who
-mkdir -p "$root"
+mkdir -p "$root" && cd "$root" || exit 1
 command -v flock >/dev/null || {{ echo 0; exit 0; }}
-exec 9>>"$root/setup.lock"
-flock -w {WAIT_SECONDS} 9 || {{ cat "$root/setup.lock"; exit {BUSY}; }}
-printf '%s\\n' "$who" >"$root/setup.lock"
+exec 9>>setup.lock
+flock -w {WAIT_SECONDS} 9 || {{ cat setup.lock; exit {BUSY}; }}
+printf '%s\\n' "$who" >setup.lock
+: >{LEASE}
 echo "$$"
-while :; do sleep 5 9>&-; done
+while [ -n "$(find {LEASE} -mmin -{LEASE_MINUTES} 2>/dev/null 9>&-)" ]; do sleep 5 9>&-; done
 """
+RENEW = f'read -r root && cd "$root" && touch -c {LEASE}'
 
 
 @contextlib.contextmanager
@@ -70,12 +77,25 @@ def claimed(head: Host, command: str) -> Iterator[None]:
     if not printed or not printed[0].isdigit():
         holder.join()
         raise _refusal(head, ended[0])
+    if printed[0] == "0":
+        yield
+        return
+    over = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(head, over), daemon=True)
+    renewing.start()
     try:
         yield
     finally:
-        if printed[0] != "0":
-            with contextlib.suppress(UserError):  # Cut off or interrupted: it ends by itself.
-                head.run(["kill", printed[0]], check=False)
+        over.set()
+        with contextlib.suppress(UserError):  # Cut off or interrupted: the lease runs out.
+            head.run(["kill", printed[0]], check=False)
+
+
+def _renew(head: Host, over: threading.Event) -> None:
+    root = f"{head.layout.root}\n".encode()
+    while not over.wait(RENEW_SECONDS):
+        with contextlib.suppress(UserError):
+            head.run(["sh", "-c", RENEW], stdin=root, check=False)
 
 
 def _refusal(head: Host, end: Finished | UserError) -> UserError:
@@ -85,7 +105,8 @@ def _refusal(head: Host, end: Finished | UserError) -> UserError:
         holder = end.stdout.strip() or "another fab command"
         return UserError(
             f"{head.name}: {holder} is at work on this cluster. Nothing was changed; the same"
-            " command can be given again when that one is through."
+            " command can be given again when that one is through (or, if its connection has"
+            f" broken, in {LEASE_MINUTES} minutes)."
         )
     said = (end.stderr or end.stdout).strip()
     return UserError(f"{head.name}: {head.layout.root} cannot be written: {said}")

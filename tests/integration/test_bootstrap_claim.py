@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap import claim
 from bootstrap.claim import claimed
 from bootstrap.errors import UserError
 from bootstrap.hosts import Host, LocalHost
@@ -67,6 +68,35 @@ def test_who_is_killed_leaves_no_lock(head: Host, tmp_path: Path) -> None:
                 return
         except UserError:
             assert time.monotonic() < end, "the lock outlived its holder"
+
+
+def test_who_is_cut_off_holds_it_no_longer_than_the_lease(
+    head: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head whose sshd has not noticed that the connection is gone."""
+    monkeypatch.setattr(claim, "RENEW_SECONDS", 1000.0)
+    other = LocalHost(head.node, head.layout.root)
+    with claimed(head, "fab bootstrap"):
+        long_ago = time.time() - 60 * claim.LEASE_MINUTES
+        os.utime(Path(head.layout.root) / claim.LEASE, (long_ago, long_ago))
+        end = time.monotonic() + SECONDS
+        while True:
+            try:
+                with claimed(other, "fab clean"):
+                    return
+            except UserError:
+                assert time.monotonic() < end, "the lock outlived the lease"
+
+
+def test_who_says_that_it_lives_keeps_it(head: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "RENEW_SECONDS", 0.1)
+    with claimed(head, "fab bootstrap"):
+        lease = Path(head.layout.root) / claim.LEASE
+        os.utime(lease, (0, 0))
+        end = time.monotonic() + SECONDS
+        while lease.stat().st_mtime == 0:
+            assert time.monotonic() < end, "nothing was renewed"
+            time.sleep(0.05)
 
 
 def test_a_folder_that_cannot_be_made_is_one_message(tmp_path: Path) -> None:
