@@ -21,7 +21,7 @@ def interval_of_median(values: Sequence[float]) -> tuple[float, float]:
     The binomial's order statistics (n / 2 -+ 0.98 sqrt(n)); of few values, the whole range.
     """
     ordered, count = sorted(values), len(values)
-    below = max(math.floor(count / 2 - 0.98 * math.sqrt(count)), 0)
+    below = max(math.floor(count / 2 - 0.98 * math.sqrt(count)) - 1, 0)
     return ordered[below], ordered[count - 1 - below]
 
 

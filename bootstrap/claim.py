@@ -25,18 +25,32 @@ RENEW_SECONDS = 15.0
 LEASE_MINUTES = 2
 """How long a word from here keeps the lock."""
 LEASE = "setup.lease"
-# Standard input: the root (so that no process's words hold it on our account: `fab clean` looks for
-# those), then who asks. Prints its own number once it holds the lock, else who does.
+HELD = "held by process "
+# Standard input: the root (so that no process's words hold it on our account: fab clean looks for
+# those), then who asks. Prints its own number once it holds the lock, else who does. Where the
+# lease runs out it ends its connection's sshd (nothing but shells is between), and with it what
+# else was running there on that person's behalf.
 HOLD = f"""
 read -r root && read -r who
 mkdir -p "$root" && cd "$root" || exit 1
-command -v flock >/dev/null || {{ echo 0; exit 0; }}
-exec 9>>setup.lock
-flock -w {WAIT_SECONDS} 9 || {{ cat setup.lock; exit {BUSY}; }}
+command -v flock >/dev/null || {{ echo "{HELD}0"; exit 0; }}
+exec 9>>setup.lock || exit 1
+flock -w {WAIT_SECONDS} -E {BUSY} 9
+code=$?
+[ "$code" -ne {BUSY} ] || cat setup.lock
+[ "$code" -eq 0 ] || exit "$code"
 printf '%s\\n' "$who" >setup.lock
 : >{LEASE}
-echo "$$"
+echo "{HELD}$$"
 while [ -n "$(find {LEASE} -mmin -{LEASE_MINUTES} 2>/dev/null 9>&-)" ]; do sleep 5 9>&-; done
+[ -e {LEASE} ] || exit 0
+process=$$
+while [ "${{process:-0}}" -gt 1 ]; do
+    case $(cat "/proc/$process/comm") in
+        sshd*) kill "$process"; break ;; *sh) ;; *) break ;;
+    esac
+    process=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$process/status")
+done
 """
 RENEW = f'read -r root && cd "$root" && touch -c {LEASE}'
 
@@ -54,13 +68,14 @@ def claimed(head: Host, command: str) -> Iterator[None]:
     """
     asker = f"{command} of {getpass.getuser()}@{socket.gethostname()}"
     who = f"{asker}, since {time.strftime('%H:%M:%S UTC', time.gmtime())}"
-    printed: list[str] = []
+    held: list[int] = []
     answered = threading.Event()
     ended: list[Finished | UserError] = []
 
     def on_line(line: str) -> None:
-        printed.append(line)
-        answered.set()
+        if line.startswith(HELD):
+            held.append(int(line.removeprefix(HELD)))
+            answered.set()
 
     def hold() -> None:
         text = f"{head.layout.root}\n{who}\n".encode()
@@ -74,10 +89,9 @@ def claimed(head: Host, command: str) -> Iterator[None]:
     holder.start()
     if not answered.wait(ANSWER_SECONDS):
         raise UserError(f"{head.name}: did not answer within {ANSWER_SECONDS:.0f} s.")
-    if not printed or not printed[0].isdigit():
-        holder.join()
+    if not held:
         raise _refusal(head, ended[0])
-    if printed[0] == "0":
+    if held[0] == 0:
         yield
         return
     over = threading.Event()
@@ -88,7 +102,7 @@ def claimed(head: Host, command: str) -> Iterator[None]:
     finally:
         over.set()
         with contextlib.suppress(UserError):  # Cut off or interrupted: the lease runs out.
-            head.run(["kill", printed[0]], check=False)
+            head.run(["kill", str(held[0])], check=False)
 
 
 def _renew(head: Host, over: threading.Event) -> None:

@@ -37,9 +37,19 @@ RUNS = """
 cd -- "$1" 2>/dev/null || exit 0
 for run in */; do [ ! -d "$run" ] || printf '%s\\n' "${run%/}"; done
 """
-# $1: the root, whose name is ours. What pip and conda made read-only goes too.
+# $1: the root, whose name is ours. What pip and conda made read-only goes too. The lock that this
+# command holds stays for as long, so that nobody begins anew before all nodes are through.
 REMOVE = """
-rm -rf -- "$1" 2>/dev/null || { chmod -R u+w -- "$1"; rm -rf -- "$1"; }
+[ -d "$1" ] || exit 0
+all() { find "$root" -mindepth 1 -maxdepth 1 ! -name 'setup.l*' -exec "$@" {} +; }
+root=$1
+all rm -rf -- 2>/dev/null || { all chmod -R u+w --; all rm -rf --; }
+rmdir -- "$1" 2>/dev/null || :
+"""
+# $1: the root. An instant may pass until the lock is let go, and a file server keeps it until then.
+REMOVE_LOCK = """
+rm -f -- "$1"/setup.l*
+for try in 1 2 3 4 5; do [ -d "$1" ] || exit 0; rmdir -- "$1" 2>/dev/null && exit 0; sleep 1; done
 """
 
 
@@ -79,7 +89,10 @@ def clean(inventory: Inventory, hosts: Sequence[Host], sure: bool) -> int:
     """Ask, then remove; 1 where a node failed or does not answer."""
     answering = [host for host in hosts if not host.unreachable]
     with claimed(answering[0], "fab clean") if answering else contextlib.nullcontext():
-        return _clean(inventory, hosts, answering, sure)
+        code = _clean(inventory, hosts, answering, sure)
+    if answering:
+        answering[0].run(script(REMOVE_LOCK, answering[0].layout.root), check=False)
+    return code
 
 
 def _clean(

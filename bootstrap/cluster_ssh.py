@@ -165,8 +165,10 @@ def ssh_config(nodes: Sequence[Node], layout: Layout) -> str:
         for node in nodes
     ]
     settings = {
-        # Processors with AES instructions encrypt with it half as fast again as with the default.
-        "Ciphers": "^aes128-gcm@openssh.com",
+        # Processors with AES instructions encrypt with the first half as fast again as with ssh's
+        # own choice. A whole list: only OpenSSH from 8.1 on takes one to be put in front of it.
+        "Ciphers": "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,"
+        "aes256-ctr,aes192-ctr,aes128-ctr",
         "IdentityFile": _quoted(layout.cluster_key),
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -206,14 +207,16 @@ class LocalHost(Host):
             assert process.stdin is not None
             assert process.stdout is not None
             assert process.stderr is not None
-            _start(_pump, process.stdout, output.out)
-            _start(_pump, process.stderr, output.err)
+            pumps = [
+                _start(_pump, process.stdout, output.out),
+                _start(_pump, process.stderr, output.err),
+            ]
             feeder = _start(_feed, process.stdin, stdin, stdin_bytes, on_bytes)
             try:
                 output.wait(timeout)
                 output.exit_code = process.wait()
             except BaseException:
-                _end(process)
+                _end(process, pumps)
                 raise
             finally:
                 feeder.join()
@@ -254,13 +257,14 @@ def _feed(pipe: IO[bytes], source: IO[bytes], size: int, on_bytes: OnBytes | Non
         pass  # It does not read its input; its exit code says what that means.
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(GRACE_SECONDS)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+def _end(process: subprocess.Popen[bytes], pumps: Sequence[threading.Thread]) -> None:
+    """Let the command's watcher end it; what then still holds its outputs is killed."""
+    assert process.stdin is not None
+    process.stdin.close()
+    for pump in pumps:
+        pump.join(2 * GRACE_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 

@@ -80,7 +80,10 @@ class Lock:
 
     def key(self, python: str) -> str:
         """Names the wheels of this lock for a version of Python."""
-        text = "\n".join([python, *self.lines.values()])
+        # The portions are in it, as their folders are told apart by number alone.
+        text = "\n".join(
+            [python, *self.lines.values(), *(part.pins() for part in self.parts(None))]
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -118,7 +118,7 @@ class SshHost(Host):
                     raise UserError(
                         f"{self.name}: its sshd has refused another session for"
                         f" {REFUSED_SECONDS:.0f} s ({error.text}). Is MaxSessions in its"
-                        " /etc/ssh/sshd_config less than 2, or is the machine out of processes or"
+                        " /etc/ssh/sshd_config less than 4, or is the machine out of processes or"
                         " memory?"
                     ) from error
                 time.sleep(REFUSED_AGAIN_SECONDS)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from bootstrap.errors import Interrupted, UserError
 from bootstrap.hosts import Host
@@ -86,15 +86,12 @@ def run_steps(
                         failed[host.name] = without_head(head)
                     return failed
                 if isinstance(phase[0], Together):
-                    failed |= threads.submit(_together, left, phase[0], watcher).result()
+                    together = threads.submit(_together, left, phase[0], watcher)
+                    _wait_for([together], hosts)
+                    failed |= together.result()
                     continue
                 work = [threads.submit(_alone, host, phase, host is head, watcher) for host in left]
-                try:
-                    wait(work)
-                except KeyboardInterrupt:
-                    for host in hosts:
-                        host.interrupt()
-                    raise
+                _wait_for(work, hosts)
                 for host, future in zip(left, work, strict=True):
                     error = future.result()
                     if error:
@@ -109,6 +106,16 @@ def run_steps(
             host.interrupt()
         raise
     return failed
+
+
+def _wait_for(work: Sequence[Future[Any]], hosts: Sequence[Host]) -> None:
+    """Ctrl-C ends what runs on the nodes, so that the threads that wait for it end, too."""
+    try:
+        wait(work)
+    except KeyboardInterrupt:
+        for host in hosts:
+            host.interrupt()
+        raise
 
 
 def _phases(steps: Sequence[Step | Together]) -> list[list[Step | Together]]:

@@ -29,6 +29,11 @@ NEEDED_RIGHTS = (
     "Microsoft.Compute/virtualMachines/write",
     "Microsoft.Compute/virtualMachines/deallocate/action",
 )
+ROLE_RIGHTS = (
+    "Microsoft.Authorization/roleAssignments/write",
+    "Microsoft.Authorization/roleAssignments/delete",
+)
+"""For `head_may_deallocate`; the role Contributor has neither."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def checks(azure: Azure, config: ClusterConfig) -> list[Check]:
         return first
     questions: Mapping[str, Callable[[], Iterable[Check]]] = {
         "subscription": lambda: _subscription(azure),
-        "rights": lambda: _rights(azure.permissions()),
+        "rights": lambda: _rights(azure.permissions(), config),
         "providers": lambda: _providers(azure),
         "image": lambda: _image(azure, config),
         "size and quota": lambda: _size_and_quota(azure, config),
@@ -79,14 +84,19 @@ def _subscription(azure: Azure) -> Iterable[Check]:
     )
 
 
-def _rights(permissions: Iterable[Mapping[str, Any]]) -> Iterable[Check]:
+def _rights(permissions: Iterable[Mapping[str, Any]], config: ClusterConfig) -> Iterable[Check]:
     granted = list(permissions)
-    missing = [right for right in NEEDED_RIGHTS if not any(_grants(one, right) for one in granted)]
+    needed = (*NEEDED_RIGHTS, *(ROLE_RIGHTS if config.head_may_deallocate else ()))
+    missing = [right for right in needed if not any(_grants(one, right) for one in granted)]
+    only_roles = set(missing) <= set(ROLE_RIGHTS)
     yield Check(
         "rights",
         not missing,
         "all that are needed" if not missing else f"missing: {', '.join(missing)}",
-        "ask for the role Contributor on the subscription",
+        "ask for the role Owner or User Access Administrator, or: pulumi config set"
+        " head_may_deallocate false"
+        if only_roles
+        else "ask for the role Contributor on the subscription",
     )
 
 

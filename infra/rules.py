@@ -171,6 +171,8 @@ def least_rights(plan: PlanData) -> Iterator[str]:
             yield f"{machine['name']}: has an identity ({kind})"
     groups = [group["inputs"]["resourceGroupName"] for group in of_type(plan, GROUP)]
     for role in of_type(plan, ROLE):
+        if "machine-0" not in role["depends_on"]:
+            yield f"{role['name']}: is given to somebody else than the head"
         definition = str(role["inputs"]["roleDefinitionId"]).rpartition("/")[2]
         if definition not in (POWER_ROLE, UNKNOWN):
             yield f"{role['name']}: gives a role ({definition}) that may more than switch VMs"

@@ -241,7 +241,10 @@ def test_clean_leaves_nothing_and_refuses_while_something_runs(make_rig: MakeRig
         assert after == before
 
 
-def test_ctrl_c_ends_what_runs_on_the_nodes(make_rig: MakeRig) -> None:
+@pytest.mark.parametrize(
+    "step", ["Step('work', work)", "Together('work', lambda hosts, say: each(hosts))"]
+)
+def test_ctrl_c_ends_what_runs_on_the_nodes(make_rig: MakeRig, step: str) -> None:
     rig = make_rig(hosts=2)
     inventory = inventory_of(rig)
     with open_hosts(inventory, yes):
@@ -249,13 +252,17 @@ def test_ctrl_c_ends_what_runs_on_the_nodes(make_rig: MakeRig) -> None:
     program = (
         "from bootstrap.hosts import open_hosts\n"
         "from bootstrap.inventory import read_inventory\n"
-        "from bootstrap.steps import Step, run_steps\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from bootstrap.steps import Step, Together, run_steps\n"
         "from bootstrap.table import watching_on_terminal\n"
         "def work(host, say):\n"
         "    host.run('echo up; sleep 1000', on_line=lambda line: print(line, flush=True))\n"
+        "def each(hosts):\n"
+        "    with ThreadPoolExecutor(len(hosts)) as threads:\n"
+        "        list(threads.map(lambda host: work(host, None), hosts))\n"
         "with open_hosts(read_inventory('rig.json'), lambda text: False) as hosts:\n"
         "    with watching_on_terminal(hosts) as watcher:\n"
-        "        run_steps(hosts, [Step('work', work)], watcher)\n"
+        f"        run_steps(hosts, [{step}], watcher)\n"
     )
     running = subprocess.Popen(
         [sys.executable, "-c", program],

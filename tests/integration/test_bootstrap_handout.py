@@ -54,6 +54,15 @@ class FolderHost(LocalHost):
         return super().stream(line, *arguments, **named)
 
 
+class PlainHost(FolderHost):
+    """One without Python."""
+
+    def stream(self, line: str, *arguments: Any, **named: Any) -> Any:
+        """Its shell does not find it."""
+        assert "python3" not in line or "command -v python3" in line
+        return super().stream(line.replace("command -v python3", "false"), *arguments, **named)
+
+
 @pytest.fixture
 def hosts(tmp_path: Path) -> list[Host]:
     (tmp_path / "nodes").mkdir()
@@ -267,3 +276,21 @@ def test_a_node_that_failed_is_not_sent_the_next_one(hosts: list[Host], tmp_path
 
     assert set(hand_out_each(trees(), hosts[:1], hosts[1:], lambda host, text: None)) == {"n2"}
     assert sum(line.endswith(" n2") for line in transfers(tmp_path)) == waves.TRIES
+
+
+def test_nodes_without_python_check_and_hand_out_alike(tmp_path: Path) -> None:
+    (tmp_path / "nodes").mkdir()
+    plain: list[Host] = [PlainHost(f"n{number}", tmp_path / "nodes") for number in range(3)]
+    fill(plain[0], **{"naïve name; $(false).txt": "four"})
+    assert give(plain) == {}
+    (folder_of(plain[1]) / "a.txt").write_text("changed")
+    assert give(plain) == {}
+    assert contents(folder_of(plain[1])) == contents(folder_of(plain[0]))
+    tree = seal(plain[0], f"{ROOT}/data/five")
+    with_python = FolderHost("n3", tmp_path / "nodes")
+    assert hand_out(tree, plain[:1], [with_python], lambda host, text: None) == {}
+    assert contents(folder_of(with_python)) == contents(folder_of(plain[0]))
+    (folder_of(plain[0]) / "a.txt").write_text("changed behind our back")
+    again = PlainHost("n4", tmp_path / "nodes")
+    failed = hand_out(tree, plain[:1], [again], lambda host, text: None)
+    assert "a.txt" in str(failed["n4"])

@@ -413,3 +413,14 @@ def test_what_ran_ends_with_whoever_asked_for_it(tmp_path: Path) -> None:
     while Path(f"/proc/{sleeping}").exists():
         assert time.monotonic() < end, "it outlived its asker"
         time.sleep(0.1)
+
+
+def test_a_command_that_is_ended_may_clean_up_first(host: Host, tmp_path: Path) -> None:
+    cleaned = tmp_path / "cleaned"
+    command = f"trap 'sleep 0.5; touch {cleaned}; exit 1' TERM; while :; do sleep 0.1; done"
+    with pytest.raises(TimedOut):
+        host.run(command, timeout=1.0)
+    end = time.monotonic() + 60
+    while not cleaned.exists():
+        assert time.monotonic() < end, "it was killed at once"
+        time.sleep(0.05)

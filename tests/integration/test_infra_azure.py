@@ -105,6 +105,16 @@ def test_preflight_looks_at_rights_and_providers(arm: Pair) -> None:
     assert "az provider register --namespace Microsoft.Compute" in told["Microsoft.Compute"]
 
 
+def test_preflight_knows_what_giving_the_head_a_role_needs(arm: Pair) -> None:
+    server, azure = arm
+    server.actions = {"actions": ["*"], "notActions": ["Microsoft.Authorization/*/Write"]}
+    assert wrong(azure) == {}
+    told = wrong(azure, head_may_deallocate="true")
+    assert list(told) == ["rights"]
+    assert "roleAssignments/write" in told["rights"]
+    assert "User Access Administrator" in told["rights"]
+
+
 class NotSignedIn:
     def get_token(self, *scopes: str, **options: Any) -> None:
         raise ClientAuthenticationError("no account")

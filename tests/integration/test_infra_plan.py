@@ -143,11 +143,17 @@ def _set(name: str, value: object, *path: str) -> Callable[[Plan], None]:
     return plant
 
 
-def _role(definition: str, scope: str = GROUP_ID) -> Callable[[Plan], None]:
-    inputs = {"roleDefinitionId": definition, "scope": scope}
-    return lambda made: made["resources"].append(
-        {"type": rules.ROLE, "name": "role", "custom": True, "inputs": inputs}
-    )
+def _role(
+    definition: str, scope: str = GROUP_ID, whose: str = "machine-0"
+) -> Callable[[Plan], None]:
+    role = {
+        "type": rules.ROLE,
+        "name": "role",
+        "custom": True,
+        "inputs": {"roleDefinitionId": definition, "scope": scope},
+        "depends_on": [whose],
+    }
+    return lambda made: made["resources"].append(role)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +196,7 @@ def _role(definition: str, scope: str = GROUP_ID) -> Callable[[Plan], None]:
         ),
         (rules.least_rights, _role(f"{GROUP_ID}/providers/x/roleDefinitions/owner")),
         (rules.least_rights, _role(definition_id(GROUP_ID), "/subscriptions/s")),
+        (rules.least_rights, _role(definition_id(GROUP_ID), whose="machine-1")),
         (rules.nothing_left_behind, _set("machine-0", True, "retain_on_delete")),
         (rules.nothing_left_behind, _set("subnet", True, "protect")),
         (rules.nothing_left_behind, _set("nat", "shared", "inputs", "resourceGroupName")),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import random
+import re
+import statistics
+
 import pytest
 
 from benchmarks.plot import PAGE, put, tables
+from benchmarks.results import interval_of_median
 
 
 def test_the_page_shows_the_figures_as_they_are() -> None:
     text = PAGE.read_text()
     found = tables()
-    assert {"steps", "paper"} <= set(found)
+    assert set(re.findall(r"<!-- ([\w-]+) -->", text)) - {"end"} == set(found)
     for name, table in found.items():
         assert put(text, name, table) == text, "stale: .venv/bin/python -m benchmarks.plot"
 
@@ -18,3 +24,13 @@ def test_the_page_shows_the_figures_as_they_are() -> None:
 def test_a_page_without_a_place_for_a_table_is_refused() -> None:
     with pytest.raises(ValueError, match="<!-- steps -->"):
         put("no place here", "steps", "| |\n")
+
+
+@pytest.mark.parametrize("count", [10, 60, 121])
+def test_the_interval_of_a_median_holds_it_as_often_as_it_says(count: int) -> None:
+    draws = random.Random(0)
+    held = []
+    for _ in range(4000):
+        low, high = interval_of_median([draws.expovariate(1) for _ in range(count)])
+        held.append(low <= math.log(2) <= high)
+    assert 0.94 <= statistics.mean(held)
