@@ -34,13 +34,19 @@ def scaling_plot(figures: Figures, target: Path) -> None:
         heights = [figures["by_rate"][rate][key] for rate in rates]
         places = [place + 0.27 * (number - 1) for place in range(len(rates))]
         links.bar(places, heights, width=0.25, label=label)
-    links.set(yscale="log", ylabel="ms a step", title="the miniature on two hosts, measured")
+    links.set(
+        yscale="log",
+        ylim=(10, None),
+        ylabel="ms a step",
+        title="the miniature on two hosts, measured",
+    )
     links.set_xticks(range(len(rates)), [_rate(rate) for rate in rates])
     links.legend(fontsize=8)
     paper = figures["on_paper"]
     counts = [int(count) for count in paper["ranks"]]
-    for key, label in (("rows_seconds", "the word's rows"), ("table_seconds", "whole table")):
-        ranks.plot(counts, [paper["ranks"][str(n)][key] for n in counts], "o-", label=label)
+    for key, color in (("rows", "C1"), ("table", "C2")):
+        seconds = [paper["ranks"][str(count)][f"{key}_seconds"] for count in counts]
+        ranks.plot(counts, seconds, "o-", color=color, label=SHOWN[f"{key}_ms"])
     ranks.set(xscale="log", ylim=(0, None), xlabel="ranks", ylabel="s a step")
     ranks.set_xticks(counts, [str(count) for count in counts])
     ranks.set_title(f"Stable Diffusion 1.5 over {_rate(paper['rate'])}, on paper")
