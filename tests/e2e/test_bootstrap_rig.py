@@ -250,13 +250,15 @@ def test_ctrl_c_ends_what_runs_on_the_nodes(make_rig: MakeRig, step: str) -> Non
     with open_hosts(inventory, yes):
         pass
     program = (
+        "import os\n"
         "from bootstrap.hosts import open_hosts\n"
         "from bootstrap.inventory import read_inventory\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from bootstrap.steps import Step, Together, run_steps\n"
         "from bootstrap.table import watching_on_terminal\n"
         "def work(host, say):\n"
-        "    host.run('echo up; sleep 1000', on_line=lambda line: print(line, flush=True))\n"
+        # In one piece each, as both nodes speak at once.
+        "    host.run('echo up; sleep 1000', on_line=lambda line: os.write(1, b'up\\n'))\n"
         "def each(hosts):\n"
         "    with ThreadPoolExecutor(len(hosts)) as threads:\n"
         "        list(threads.map(lambda host: work(host, None), hosts))\n"
