@@ -118,7 +118,7 @@ def _refusal(head: Host, end: Finished | UserError) -> UserError:
     if end.exit_code == BUSY:
         holder = end.stdout.strip() or "another fab command"
         return UserError(
-            f"{head.name}: {holder} is at work on this cluster. Nothing was changed; the same"
+            f"{head.name}: {holder}, is at work on this cluster. Nothing was changed; the same"
             " command can be given again when that one is through (or, if its connection has"
             f" broken, in {LEASE_MINUTES} minutes)."
         )

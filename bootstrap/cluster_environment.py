@@ -38,6 +38,9 @@ def cluster_environment(
     environment = f"{root}/env"
     variables = {
         "HF_HOME": f"{root}/hf",
+        # What matplotlib and others keep for the next time goes when all else of ours goes.
+        "MPLCONFIGDIR": f"{root}/cache/matplotlib",
+        "XDG_CACHE_HOME": f"{root}/cache",
         "MASTER_ADDR": master_address,
         "MASTER_PORT": str(master_port),
         "I_MPI_ROOT": environment,

@@ -172,6 +172,12 @@ def test_the_rows_and_samples_came_home_while_training(trained: Person) -> None:
     assert events[-1]["event"] == "done"
 
 
+def test_nothing_lies_outside_the_folder_that_clean_removes(trained: Person) -> None:
+    for host in trained.rig.hosts:
+        there = set(host.run("ls -A ~").stdout.split())
+        assert there <= {".xeon-diffusion", ".ssh", ".bashrc", ".profile", ".bash_logout"}
+
+
 def test_each_host_of_the_run_keeps_the_same_checkpoint(trained: Person) -> None:
     command = "sha256sum ~/.xeon-diffusion/runs/dicoo/checkpoint-4/state.safetensors"
     digests = {host.run(command).stdout.split()[0] for host in trained.rig.hosts[:2]}
