@@ -135,14 +135,11 @@ LC_ALL=C sort -o "$partial.wanted" "$partial.wanted"
 find . -type f | LC_ALL=C sort | LC_ALL=C comm -23 - "$partial.wanted" |
     while IFS= read -r file; do rm -f "$file"; done
 rm -f "$partial.wanted" "$partial.found"
-sync -f "$partial" 2>/dev/null || sync
 cd "$(dirname "$tree")"
-rm -rf "$tree.old" "$tree.sha256"
-if [ -d "$tree" ]; then mv "$tree" "$tree.old"; fi
-mv "$partial" "$tree"
+set -- "$partial" "$tree"
+{PUT_IN_PLACE}
 touch "$partial.sha256"
 mv "$partial.sha256" "$tree.sha256"
-rm -rf "$tree.old"
 """
 
 

@@ -212,11 +212,13 @@ class NodeSetup:
         environment.set_up(host, plan, empty, found.tcmalloc, say)
 
     def _inputs(self, hosts: Sequence[Host], say: SayFor) -> Failures:
-        head = hosts[0]
+        return _hand_out(self._input_trees(hosts[0], lambda text: say(hosts[0], text)), hosts, say)
+
+    def _input_trees(self, head: Host, say: Say) -> Iterator[Tree]:
         if self.hub_token:
             inputs.store_token(head, self.hub_token)
-        trees = (inputs.bring(head, wanted, lambda text: say(head, text)) for wanted in self.wanted)
-        return _hand_out(trees, hosts, say)
+        for wanted in self.wanted:
+            yield inputs.bring(head, wanted, say)
 
     def _settings(self, host: Host, say: Say) -> None:
         del say

@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from bootstrap.errors import Interrupted, UserError
 from bootstrap.hosts import Host
@@ -77,21 +77,16 @@ def run_steps(
     """
     failed = {host.name: host.unreachable for host in hosts if host.unreachable}
     head = hosts[0]
-    try:
-        with ThreadPoolExecutor(max_workers=max(len(hosts), 1)) as threads:
+    with ThreadPoolExecutor(max_workers=max(len(hosts), 1)) as threads:
+        try:
             for phase in _phases(steps):
                 left = [host for host in hosts if host.name not in failed]
                 if head.name in failed and any(_needs_head(step) for step in phase):
-                    for host in left:
-                        failed[host.name] = without_head(head)
-                    return failed
+                    return failed | {host.name: without_head(head) for host in left}
                 if isinstance(phase[0], Together):
-                    together = threads.submit(_together, left, phase[0], watcher)
-                    _wait_for([together], hosts)
-                    failed |= together.result()
+                    failed |= threads.submit(_together, left, phase[0], watcher).result()
                     continue
                 work = [threads.submit(_alone, host, phase, host is head, watcher) for host in left]
-                _wait_for(work, hosts)
                 for host, future in zip(left, work, strict=True):
                     error = future.result()
                     if error:
@@ -101,21 +96,12 @@ def run_steps(
                         failed[host.name] = UserError(
                             f"{host.name}: its home folder is {host.shares_home_of}'s, which failed"
                         )
-    except KeyboardInterrupt:
-        for host in hosts:
-            host.interrupt()
-        raise
+        except KeyboardInterrupt:
+            # In here, as leaving waits for the threads, and they for what runs on the nodes.
+            for host in hosts:
+                host.interrupt()
+            raise
     return failed
-
-
-def _wait_for(work: Sequence[Future[Any]], hosts: Sequence[Host]) -> None:
-    """Ctrl-C ends what runs on the nodes, so that the threads that wait for it end, too."""
-    try:
-        wait(work)
-    except KeyboardInterrupt:
-        for host in hosts:
-            host.interrupt()
-        raise
 
 
 def _phases(steps: Sequence[Step | Together]) -> list[list[Step | Together]]:
