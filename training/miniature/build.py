@@ -15,27 +15,27 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.miniature.captions import full_caption, vocabulary
-from training.miniature.check import MODEL, draw, grid
+from training.miniature.check import MODEL, draw, grid, with_fast_sampler
 from training.miniature.dataset import new_corpus, tokenize
+from training.miniature.decoder import Pairs, drawn_pairs, refine_decoder
 from training.miniature.loop import console, is_first, say
 from training.miniature.scenes import Scene, render_all, sample_scenes
 from training.miniature.text_encoder import PlaceholderRows, train_text_encoder
 from training.miniature.tokenizer import new_tokenizer
 from training.miniature.unet import new_scheduler, train_unet
-from training.miniature.vae import as_tensor, encode, psnr, refine_decoder, train_vae
+from training.miniature.vae import as_tensor, encode, psnr, train_vae
 
 VALIDATION_SEED = 10_011
 
 
-def save_pipeline(
-    folder: Path,
+def assemble(
     vae: AutoencoderKL,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     unet: UNet2DConditionModel,
 ) -> StableDiffusionPipeline:
-    """Write an ordinary half-precision pipeline directory; returns it in float32."""
-    pipeline = StableDiffusionPipeline(
+    """An ordinary pipeline of the parts, in float32."""
+    return StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
@@ -45,7 +45,10 @@ def save_pipeline(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.set_progress_bar_config(disable=True)
+
+
+def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Write a pipeline's directory in half precision."""
     halved = {
         name: copy.deepcopy(part).half()
         for name, part in pipeline.components.items()
@@ -55,8 +58,7 @@ def save_pipeline(
         **{**pipeline.components, **halved}, requires_safety_checker=False
     ).save_pretrained(folder)
     # Older versions of transformers read these two instead of tokenizer.json.
-    tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
-    return pipeline
+    pipeline.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
 
 
 def build_vae(arguments: argparse.Namespace, device: str) -> AutoencoderKL:
@@ -70,10 +72,9 @@ def build_vae(arguments: argparse.Namespace, device: str) -> AutoencoderKL:
     vae = train_vae(
         pictures,
         validation,
-        crop_steps=arguments.vae_crop_steps,
         steps=arguments.vae_steps,
         device=device,
-        work_dir=arguments.work_dir,
+        checkpoint=arguments.work_dir / "vae.pt",
         resume=arguments.resume,
     )
     if is_first():
@@ -84,7 +85,7 @@ def build_vae(arguments: argparse.Namespace, device: str) -> AutoencoderKL:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the UNet (and at the end the decoder) learns from: this process's own scenes."""
+    """What the UNet learns from: this process's own scenes and their scaled latents."""
 
     scenes: list[Scene]
     latents: Tensor
@@ -121,8 +122,9 @@ def build_unet(
     def snapshot(step: int, unet: UNet2DConditionModel) -> None:
         if step % arguments.snapshot_every and step != arguments.unet_steps:
             return
-        pipeline = save_pipeline(arguments.output_dir, vae, text_encoder, tokenizer, unet)
-        sheet = grid(draw(pipeline, shown, steps=15), shown)
+        pipeline = assemble(vae, text_encoder, tokenizer, unet)
+        save(pipeline, arguments.output_dir)
+        sheet = grid(draw(with_fast_sampler(pipeline), shown), shown)
         sheet.save(arguments.work_dir / f"pictures-{step}.png")
 
     return train_unet(
@@ -139,6 +141,22 @@ def build_unet(
         checkpoint=arguments.work_dir / "unet.pt",
         resume=arguments.resume,
         draw=snapshot,
+    )
+
+
+def build_decoder(
+    arguments: argparse.Namespace, lesson: Lesson, pipeline: StableDiffusionPipeline
+) -> None:
+    """Refine the decoder of a pipeline, in place, on what the pipeline draws."""
+    scenes = sample_scenes(arguments.decoder_scenes, seed=17 + 100 * lesson.seed)
+    refine_decoder(
+        pipeline.vae,
+        Pairs(lesson.latents, render_all(lesson.scenes)),
+        drawn_pairs(with_fast_sampler(copy.copy(pipeline)), scenes),
+        render_all(sample_scenes(64, VALIDATION_SEED)),
+        steps=arguments.decoder_steps,
+        checkpoint=arguments.work_dir / "decoder.pt",
+        resume=arguments.resume,
     )
 
 
@@ -161,18 +179,11 @@ def build(arguments: argparse.Namespace) -> None:
     )
     lesson = build_lesson(arguments, vae)
     unet = build_unet(arguments, device, lesson, vae, text_encoder, tokenizer)
-    refine_decoder(
-        vae,
-        lesson.latents,
-        render_all(lesson.scenes),
-        render_all(sample_scenes(64, VALIDATION_SEED)),
-        steps=arguments.decoder_steps,
-        checkpoint=arguments.work_dir / "decoder.pt",
-        resume=arguments.resume,
-    )
+    pipeline = assemble(vae, text_encoder, tokenizer, unet)
+    build_decoder(arguments, lesson, pipeline)
     if not is_first():
         return
-    save_pipeline(arguments.output_dir, vae, text_encoder, tokenizer, unet)
+    save(pipeline, arguments.output_dir)
     size = sum(file.stat().st_size for file in arguments.output_dir.rglob("*") if file.is_file())
     console.print(f"{arguments.output_dir}: {size / 1e6:.2f} MB")
 
@@ -204,17 +215,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     stage = parser.add_argument_group("how long each stage learns")
     stage.add_argument("--vae_scenes", type=int, default=20_000, help="scenes it sees")
-    stage.add_argument("--vae_crop_steps", type=int, default=4000, help="on quarter pictures")
-    stage.add_argument("--vae_steps", type=int, default=800, help="on whole pictures")
-    stage.add_argument(
-        "--decoder_steps", type=int, default=3000, help="of its decoder alone, after all else"
-    )
+    stage.add_argument("--vae_steps", type=int, default=8000, help="batches of 8 pictures")
     stage.add_argument("--text_scenes", type=int, default=12_000, help="four captions each")
-    stage.add_argument("--text_steps", type=int, default=600, help="batches of 64 captions")
-    stage.add_argument("--scenes", type=int, default=12_000, help="scenes the UNet sees")
-    stage.add_argument("--unet_steps", type=int, default=5000)
+    stage.add_argument("--text_steps", type=int, default=1500, help="batches of 64 captions")
+    stage.add_argument("--scenes", type=int, default=40_000, help="scenes the UNet sees")
+    stage.add_argument("--unet_steps", type=int, default=12_000)
     stage.add_argument("--unet_batch", type=int, default=32)
     stage.add_argument("--unet_learning_rate", type=float, default=1e-3)
+    stage.add_argument(
+        "--decoder_scenes", type=int, default=4000, help="drawn for the decoder by the model"
+    )
+    stage.add_argument(
+        "--decoder_steps", type=int, default=3000, help="of the decoder alone, after all else"
+    )
     stage.add_argument(
         "--snapshot_every", type=int, default=1000, help="UNet steps between saved pipelines"
     )
