@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.miniature.captions import full_caption, vocabulary
-from training.miniature.check import MODEL, draw, grid, with_fast_sampler
+from training.miniature.check import MODEL, VALIDATION_SEED, draw, grid, with_fast_sampler
 from training.miniature.dataset import new_corpus, tokenize
 from training.miniature.decoder import Pairs, drawn_pairs, refine_decoder
 from training.miniature.loop import console, is_first, say
@@ -24,8 +24,6 @@ from training.miniature.text_encoder import PlaceholderRows, train_text_encoder
 from training.miniature.tokenizer import new_tokenizer
 from training.miniature.unet import new_scheduler, train_unet
 from training.miniature.vae import as_tensor, encode, psnr, train_vae
-
-VALIDATION_SEED = 10_011
 
 
 def assemble(
@@ -48,12 +46,12 @@ def assemble(
 
 
 def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Write a pipeline's directory in half precision."""
-    halved = {
-        name: copy.deepcopy(part).half()
-        for name, part in pipeline.components.items()
-        if isinstance(part, torch.nn.Module)
-    }
+    """Write a pipeline's directory in half precision.
+
+    The text encoder stays in single precision: transformers would load it as it lies there,
+    diffusers the rest in single precision, and the two would not fit together.
+    """
+    halved = {name: copy.deepcopy(getattr(pipeline, name)).half() for name in ("unet", "vae")}
     StableDiffusionPipeline(
         **{**pipeline.components, **halved}, requires_safety_checker=False
     ).save_pretrained(folder)

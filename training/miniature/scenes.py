@@ -47,8 +47,8 @@ PLAIN_HEIGHT, TOY_HEIGHT = 32, 41
 """Half widths, and how low the middle is, in pixels of the grid. A hat adds to the height, so a
 toy's body stands lower than a plain shape."""
 
-JITTER = (-1, 0, 1)
-"""Chance in a position, in pixels of the grid."""
+JITTER = 1
+"""Most that a position differs from its usual place, in pixels of the grid."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def place(
         background=background,
         hat=hat,
         position=position,
-        x=(POSITIONS[position] + int(generator.choice(JITTER))) / GRID,
-        y=(height + int(generator.choice(JITTER))) / GRID,
-        radius=int(generator.choice(radii)) / GRID,
+        x=(POSITIONS[position] + int(generator.integers(-JITTER, JITTER + 1))) / GRID,
+        y=(height + int(generator.integers(-JITTER, JITTER + 1))) / GRID,
+        radius=radii[generator.integers(len(radii))] / GRID,
     )
 
 

@@ -27,7 +27,7 @@ def new_unet() -> UNet2DConditionModel:
         out_channels=LATENT_CHANNELS,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(88, 112),
+        block_out_channels=(88, 104),
         layers_per_block=1,
         # Diffusers takes this for the number of heads.
         attention_head_dim=4,
