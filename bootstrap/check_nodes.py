@@ -29,7 +29,7 @@ folder=$(mktemp -d "$1/check-XXXXXX"); shift
 trap 'rm -rf "$folder"' EXIT
 trap 'exit 143' INT TERM HUP
 "$@" --output_dir "$folder/run" >"$folder/said" 2>&1 || { tail -n 5 "$folder/said" >&2; exit 1; }
-grep '"event": "step"' "$folder/run/events.jsonl" | tail -n 1
+grep -a '"event": "step"' "$folder/run/events.jsonl" | tail -n 1
 """
 
 

@@ -40,21 +40,34 @@ if ! ssh-keygen -y -P '' -f "$1" >/dev/null 2>&1; then
 fi
 cat -- "$1.pub"
 """
-# $1: our mark, as a pattern; $2: the line that ends in it, or nothing to have none.
+# $1: our mark, as a pattern; $2: the line that ends in it, or nothing to have none. Other lines are
+# somebody's way in, in any encoding: where one would be lost, nothing is written.
 AUTHORIZE = """
 set -e
 umask 077
+LC_ALL=C; export LC_ALL
 mkdir -p -- "$HOME/.ssh"
 file=$(readlink -f -- "$HOME/.ssh/authorized_keys")
 [ -f "$file" ] || { [ -n "$2" ] || exit 0; : > "$file"; }
-[ "$(grep -e " $1\\$" -- "$file" || :)" != "$2" ] || exit 0
-new="$file.xeon-diffusion-$$"
-trap 'rm -f -- "$new"' EXIT
+lines() { grep -a "$@" || [ $? -eq 1 ]; }  # 1: there are none; more: it has failed
+ours=$(lines -e " $1\\$" -- "$file")
+[ "$ours" != "$2" ] || exit 0
+was="$file.xeon-diffusion-was-$$"; new="$file.xeon-diffusion-$$"
+trap 'rm -f -- "$was" "$new"' EXIT
+cp -p -- "$file" "$was"
 cp -p -- "$file" "$new"
-{ grep -v -e " $1\\$" -- "$file" || :; [ -z "$2" ] || printf '%s\\n' "$2"; } > "$new"
+lines -v -e " $1\\$" -- "$was" > "$new"
+kept=$(lines -c -e '' -- "$new")
+[ -z "$2" ] || printf '%s\\n' "$2" >> "$new"
 sync -- "$new"
+all=$(lines -c -e '' -- "$was")
+own=$(lines -c -e " $1\\$" -- "$was")
+now=$(lines -v -c -e " $1\\$" -- "$new")
+if [ $((all - own)) -ne "$kept" ] || [ "$now" -ne "$kept" ] || ! cmp -s -- "$was" "$file"; then
+  echo "$file was left as it is: it changed meanwhile, or lines of it would have been lost" >&2
+  exit 1
+fi
 mv -f -- "$new" "$file"
-trap - EXIT
 """
 WRAPPER = """#!/bin/sh
 # ssh among the nodes of this cluster; for `mpirun -launcher ssh -launcher-exec`.

@@ -51,6 +51,7 @@ for name in sys.stdin.buffer.read().split(b"\0")[:-1]:
     sys.stdout.buffer.write(escaped + found.hexdigest().encode() + b"  " + name + b"\n")
 """
 HASHES = f"""
+LC_ALL=C; export LC_ALL  # names are in any encoding
 hashes() {{
     if command -v python3 >/dev/null; then python3 -I -S -c '{BY_PYTHON}'
     else xargs -0 -r sha256sum 2>/dev/null || :; fi
@@ -61,8 +62,8 @@ SEAL = f"""set -e
 {HASHES}
 cd "$1"
 if [ ! -f "$1.sha256" ]; then
-    find . -type f -print0 | LC_ALL=C sort -z | hashes > "$1.sha256.partial"
-    if grep -q '^\\\\' "$1.sha256.partial"; then
+    find . -type f -print0 | sort -z | hashes > "$1.sha256.partial"
+    if grep -aq '^\\\\' "$1.sha256.partial"; then
         echo "a file's name has a line break or a backslash in it" >&2; exit 3
     fi
     if [ "$(find . -type f | wc -l)" -ne "$(wc -l < "$1.sha256.partial")" ]; then
@@ -95,7 +96,7 @@ untouched() {{ {UNTOUCHED} }}
 # $1: the manifest. Prints those of its lines that are true of the files below here.
 true_lines() {{
     cut -c 67- "$1" | tr '\\n' '\\0' | hashes > "$1.found"
-    grep -xF -f "$1.found" "$1" || :
+    grep -axF -f "$1.found" "$1" || :
     rm -f "$1.found"
 }}
 tree=$1; partial=$1.partial
@@ -113,7 +114,7 @@ if [ -d "$tree" ]; then
 fi
 cd "$partial"
 true_lines "$partial.sha256" > "$partial.there"
-grep -vxF -f "$partial.there" "$partial.sha256" | cut -c 67- | while IFS= read -r file; do
+grep -avxF -f "$partial.there" "$partial.sha256" | cut -c 67- | while IFS= read -r file; do
     rm -f "$file"; printf '%s\\n' "$file"
 done
 rm -f "$partial.there"
@@ -128,11 +129,11 @@ cut -c 67- "$partial.sha256" > "$partial.wanted"
 tr '\\n' '\\0' < "$partial.wanted" | hashes > "$partial.found"
 if ! cmp -s "$partial.found" "$partial.sha256"; then
     echo "arrived damaged, or not at all:" >&2
-    grep -vxF -f "$partial.found" "$partial.sha256" | cut -c 67- | head -n 5 >&2
+    grep -avxF -f "$partial.found" "$partial.sha256" | cut -c 67- | head -n 5 >&2
     exit 74
 fi
-LC_ALL=C sort -o "$partial.wanted" "$partial.wanted"
-find . -type f | LC_ALL=C sort | LC_ALL=C comm -23 - "$partial.wanted" |
+sort -o "$partial.wanted" "$partial.wanted"
+find . -type f | sort | comm -23 - "$partial.wanted" |
     while IFS= read -r file; do rm -f "$file"; done
 rm -f "$partial.wanted" "$partial.found"
 cd "$(dirname "$tree")"
