@@ -27,7 +27,8 @@ from bootstrap.errors import UserError
 CONFIG = "config.toml"
 MANIFEST = "state.json"
 STATE = "state.safetensors"
-_NAME = re.compile(r"checkpoint-(\d+)")
+# A run that was killed while it replaced a checkpoint has it under the second name.
+_NAME, _REPLACED = re.compile(r"checkpoint-(\d+)"), re.compile(r"\.checkpoint-(\d+)\.\d+\.old")
 
 
 def newest(folder: Path) -> dict[str, Any]:
@@ -39,11 +40,19 @@ def newest(folder: Path) -> dict[str, Any]:
     """
     config = _config(folder)
     run = config.pop("run", None)
-    found = [(_NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*")]
-    for step, path in sorted(((int(m[1]), p) for m, p in found if m), reverse=True):
+    for step, path in sorted(_checkpoints(folder).items(), reverse=True):
         if _is_whole(path, step, run):
             return {"step": step, "run": run, "config": config}
     return {"step": None, "run": run, "config": config}
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    """The folder of each step, whole or not."""
+    found: dict[int, Path] = {}
+    for name in (_REPLACED, _NAME):
+        matches = [(name.fullmatch(path.name), path) for path in folder.glob("*checkpoint-*")]
+        found |= {int(match[1]): path for match, path in matches if match}
+    return found
 
 
 def run_record(folder: Path) -> dict[str, Any] | None:
@@ -70,12 +79,12 @@ def _is_whole(path: Path, step: int, run: object) -> bool:
 
 def export(folder: Path, step: int) -> dict[str, str]:
     """A checkpoint's files, config.toml and its rows, by name, in base64."""
-    paths = [folder / CONFIG, *sorted((folder / f"checkpoint-{step}").iterdir())]
-    paths += sorted(folder.glob(f"learned_embeds-steps-{step}.*"))
-    return {
-        str(path.relative_to(folder)): base64.b64encode(path.read_bytes()).decode()
-        for path in paths
-    }
+    paths = {CONFIG: folder / CONFIG}
+    for path in sorted(_checkpoints(folder)[step].iterdir()):
+        paths[f"checkpoint-{step}/{path.name}"] = path
+    for path in sorted(folder.glob(f"learned_embeds-steps-{step}.*")):
+        paths[path.name] = path
+    return {name: base64.b64encode(path.read_bytes()).decode() for name, path in paths.items()}
 
 
 def bring_in(folder: Path, files: dict[str, str]) -> None:

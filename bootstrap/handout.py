@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 SayOf = Callable[["Host", str], None]
 
+# $1: a folder's name. A kill while another was put in its place left it as `<name>.old`.
+RESTORE = """
+if [ -d "$1.old" ] && [ ! -e "$1" ]; then mv -T "$1.old" "$1"; fi
+"""
 # $1: the folder that was being filled, $2: its name from now on. What it is put in the place of is
 # there until then; what was said of that one's content goes with it.
 PUT_IN_PLACE = """set -e
 sync -f "$1" 2>/dev/null || sync
-rm -rf "$2.old" "$2.sha256"
-if [ -d "$2" ]; then mv "$2" "$2.old"; fi
-mv "$1" "$2"
+rm -f "$2.sha256"
+if [ -d "$2" ]; then rm -rf "$2.old"; mv -T "$2" "$2.old"; fi
+mv -T "$1" "$2" || { [ ! -d "$2.old" ] || mv -T "$2.old" "$2"; exit 1; }
 rm -rf "$2.old"
 """
 
@@ -100,6 +104,7 @@ true_lines() {{
     rm -f "$1.found"
 }}
 tree=$1; partial=$1.partial
+{RESTORE}
 mkdir -p "$(dirname "$tree")" "$partial"
 cat > "$partial.sha256"
 if [ -d "$tree" ] && cmp -s "$partial.sha256" "$tree.sha256" && untouched "$tree" "$tree.sha256"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bootstrap.errors import UserError
-from bootstrap.handout import PUT_IN_PLACE, Say, Tree, seal, untouched
+from bootstrap.handout import PUT_IN_PLACE, RESTORE, Say, Tree, seal, untouched
 from bootstrap.hub_files import PICTURES
 from bootstrap.transfer import script
 
@@ -144,7 +144,7 @@ def bring(head: Host, wanted: Input, say: Say, record: bool = True) -> Tree:
     about_it = f"{head.layout.cluster}/{RECORD[wanted.kind]}"
     key = wanted.key()
     known = head.run(script('cat "$1" 2>/dev/null || :', about_it)).stdout
-    there = head.run(script('test -d "$1"', path), check=False).exit_code == 0
+    there = head.run(script(f'{RESTORE} test -d "$1"', path), check=False).exit_code == 0
     if there and known and json.loads(known).get("key") == key and untouched(head, path):
         return seal(head, path)
     filling = f"{path}.filling"

@@ -13,6 +13,7 @@ from pathlib import Path
 from training.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REPLACED = re.compile(r"\.(.+)\.\d+\.old")
 REFUSED = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
     errno.ENAMETOOLONG, errno.EIO, errno.ENOENT,
@@ -133,6 +134,21 @@ def _put_in_place(source: Path, path: Path) -> None:
             old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_replaced(folder: Path) -> None:
+    """Give folders back their names that a kill left renamed while others were put in their place.
+
+    What has been replaced is removed. Only for a `folder` that no other process writes.
+    """
+    for old in folder.glob(".*.old"):
+        named = _REPLACED.fullmatch(old.name)
+        if named and old.is_dir() and not old.is_symlink():
+            if os.path.lexists(folder / named[1]):
+                shutil.rmtree(old)
+            else:
+                old.rename(folder / named[1])
+    sync_directory(folder)
 
 
 def move(source: Path, destination: Path) -> None:

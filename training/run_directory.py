@@ -101,7 +101,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was in the middle of writing."""
+    """Remove what a killed process was in the middle of writing, not what it was replacing."""
+    durable.restore_replaced(folder)
     for path in folder.glob(".*.partial"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -21,6 +21,7 @@ from bootstrap.errors import UserError
 from bootstrap.handout import Tree, hand_out, hand_out_each, missing, seal, untouched
 from bootstrap.hosts import Host, LocalHost
 from bootstrap.inventory import Node
+from bootstrap.transfer import script
 
 ROOT = "/root-of-every-node"
 SSH = """#!/bin/sh
@@ -29,6 +30,9 @@ echo "$SENDER $1" >> "{log}"
 [ -e "{nodes}/$1/unplugged" ] && exit 255
 exec sh -c "$(printf '%s' "$2" | sed "s|{root}|{nodes}/$1|g")"
 """
+
+
+SECOND_RENAME = 'mv -T "$1" "$2"'
 
 
 class FolderHost(LocalHost):
@@ -61,6 +65,15 @@ class PlainHost(FolderHost):
         """Its shell does not find it."""
         assert "python3" not in line or "command -v python3" in line
         return super().stream(line.replace("command -v python3", "false"), *arguments, **named)
+
+
+class KilledHost(FolderHost):
+    """One that dies between the two renames that put a folder in another's place."""
+
+    def stream(self, line: str, *arguments: Any, **named: Any) -> Any:
+        """The shell kills itself before the second."""
+        assert handout.PUT_IN_PLACE.count(SECOND_RENAME) == 1
+        return super().stream(line.replace(SECOND_RENAME, "kill -9 $$"), *arguments, **named)
 
 
 @pytest.fixture
@@ -214,6 +227,33 @@ def test_what_arrives_damaged_never_gets_its_name(hosts: list[Host]) -> None:
     failed = hand_out(tree, hosts[:1], hosts[1:2], lambda host, text: None)
     assert "a.txt" in str(failed["n1"])
     assert not folder_of(hosts[1]).exists()
+
+
+def test_what_a_killed_node_was_replacing_has_its_name_again(
+    hosts: list[Host], tmp_path: Path
+) -> None:
+    fill(hosts[0])
+    dying = KilledHost("n9", tmp_path / "nodes")
+    fill(dying, **{"a.txt": "older"})
+    assert set(give([hosts[0], dying])) == {"n9"}
+    assert not folder_of(dying).exists()
+    tree = seal(hosts[0], f"{ROOT}/data/five")
+    assert missing(dying, tree) == []  # all of it has arrived
+    assert (folder_of(dying) / "a.txt").read_text() == "older"
+    assert not folder_of(dying).with_name("five.old").exists()
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_one_that_was_there(
+    hosts: list[Host],
+) -> None:
+    fill(hosts[0])
+    place = folder_of(hosts[0])
+    finished = hosts[0].run(
+        script(handout.PUT_IN_PLACE, f"{ROOT}/data/nothing", f"{ROOT}/data/five"), check=False
+    )
+    assert finished.exit_code != 0
+    assert (place / "a.txt").read_text() == "one"
+    assert [path.name for path in place.parent.iterdir()] == ["five"]
 
 
 def test_names_that_cannot_be_handed_out_are_refused(hosts: list[Host]) -> None:

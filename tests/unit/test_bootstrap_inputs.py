@@ -61,6 +61,17 @@ def test_a_changed_picture_is_sent_and_an_unchanged_folder_is_not(
     assert tree_sha256(second) == content_key(pictures)
 
 
+def test_pictures_that_a_kill_left_half_replaced_are_there_again(
+    head: LocalHost, pictures: Path
+) -> None:
+    first = Path(bring(head, read_input("pictures", str(pictures)), quiet).path)
+    first.rename(first.with_name(f"{first.name}.old"))
+    said: list[str] = []
+    bring(head, read_input("pictures", str(pictures)), said.append)
+    assert said == []
+    assert sorted(path.name for path in first.parent.iterdir()) == ["my-cat", "my-cat.sha256"]
+
+
 def test_the_hub_is_asked_by_the_head_and_no_token_is_in_the_line(head: LocalHost) -> None:
     wanted = read_input("model", "a/model", "main")
     variables = {"HF_ENDPOINT": "https://mirror", "HF_TOKEN": "hf_secret"}

@@ -69,6 +69,19 @@ def test_a_checkpoint_travels_whole(tmp_path: Path) -> None:
         checkpoints.bring_in(here, {"checkpoint-4/state.json": "?"})
 
 
+def test_a_checkpoint_that_a_kill_left_half_replaced_counts(tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    for step in (3, 4):
+        write_checkpoint(there, step)
+    (there / "checkpoint-4").rename(there / ".checkpoint-4.77.old")
+    assert checkpoints.newest(there)["step"] == 4
+    checkpoints.bring_in(here, checkpoints.export(there, 4))
+    assert checkpoints.newest(here)["step"] == 4
+    assert (here / "checkpoint-4").is_dir()
+    write_checkpoint(there, 4, b"newer")  # one of that name counts before it
+    assert checkpoints.export(there, 4) != checkpoints.export(here, 4)
+
+
 def event(kind: str, **values: Any) -> dict[str, Any]:
     return {"event": kind, "time": 100.0, **values}
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from training import run_directory
+from training import durable, run_directory
 from training.config import MAY_DIFFER_ON_RESUME, TextualInversionConfig
 from training.errors import UserError
 from training.run_directory import IDENTIFIED_BY_CONTENT, RunRecord
@@ -106,6 +108,44 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     with run_directory.locked(tmp_path):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".lock"]
+
+
+def write_checkpoint_and_die(folder: Path) -> None:
+    """As a process does that is killed between the two renames."""
+
+    def die(source: Path, target: Path) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    durable.os.replace = die  # type: ignore[attr-defined]
+    durable.write_directory(folder, lambda new: (new / "state").write_text("new"))
+
+
+def test_what_a_killed_process_was_replacing_has_its_name_again(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "state").write_text("old")
+    process = multiprocessing.get_context("fork").Process(
+        target=write_checkpoint_and_die, args=(tmp_path / "checkpoint-2",)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "checkpoint-2").exists()
+    with run_directory.locked(tmp_path):
+        pass
+    assert (tmp_path / "checkpoint-2" / "state").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoint-2"]
+
+
+def test_what_had_been_replaced_goes(tmp_path: Path) -> None:
+    for name in ("checkpoint-2", ".checkpoint-2.77.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state").write_text(name)
+    (tmp_path / ".mine.old").write_text("kept")
+    with run_directory.locked(tmp_path):
+        pass
+    assert (tmp_path / "checkpoint-2" / "state").read_text() == "checkpoint-2"
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".lock", ".mine.old", "checkpoint-2"]
 
 
 def test_a_record_is_read_back(tmp_path: Path) -> None:
