@@ -7,8 +7,8 @@ import base64
 # Succeeds where nothing of ours runs: neither a training nor a command of bootstrap's. (The pattern
 # does not match itself, as it stands in this command's own line.)
 IDLE = '! grep -Eqs "training[.]textual_inversion|[.]xeon-diffusion/" /proc/[0-9]*/cmdline'
-# The image's own unattended upgrades go on, as the head is open to the internet; but they take cores
-# and restart services, so they wait for the end of a run. What does the work (apt.systemd.daily)
+# The image's own unattended upgrades go on, as the head is open to the internet; they take cores
+# and restart services, so they wait for a run to end. What does the work (apt.systemd.daily)
 # keeps to once a day by itself: an hourly timer only asks more often.
 CLOUD_CONFIG = f"""\
 #cloud-config
