@@ -37,6 +37,7 @@ from bootstrap import checkpoints, daemon, durable, leftovers, mpi, run_state
 from bootstrap.errors import UserError
 from bootstrap.job import Job, JobNode, read_job
 from bootstrap.peers import Peers
+from bootstrap.process_identity import identity
 from bootstrap.watch import Watch
 
 USERS_ERROR = 2
@@ -71,8 +72,9 @@ class Supervisor:
         self.stop = threading.Event()
         self._log_start = 0
         self.state: dict[str, Any] = {
-            "phase": "starting", "pid": os.getpid(), "started": round(time.time(), 3), "tries": 0,
-            "of_tries": job.tries, "nodes": [], "ranks": 0, "mpirun": None, "reason": "",
+            "phase": "starting", "pid": os.getpid(), "process": identity(os.getpid()),
+            "started": round(time.time(), 3), "tries": 0, "of_tries": job.tries,
+            "nodes": [], "ranks": 0, "mpirun": None, "reason": "",
         }  # fmt: skip
 
     def note(self, **values: Any) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,7 +17,16 @@ from typing import Any, ClassVar
 import pytest
 from rich.console import Console
 
-from bootstrap import checkpoints, deallocate, fetch, leftovers, run_state, runs, status
+from bootstrap import (
+    checkpoints,
+    deallocate,
+    fetch,
+    leftovers,
+    process_identity,
+    run_state,
+    runs,
+    status,
+)
 from bootstrap.errors import UserError
 from bootstrap.inventory import Inventory, Node
 from bootstrap.mpi import RUN_VARIABLE
@@ -157,6 +167,31 @@ def test_status_says_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "step 3 of 13, loss 0.3333, 2.00 images/s" in text
     assert "$2.00 from its start to its end ($2.00 an hour for the whole cluster, prices of" in text
     assert "left" not in text
+
+
+def test_a_stranger_with_a_supervisors_old_number_is_not_signalled(tmp_path: Path) -> None:
+    """After a reboot: OLD's number is another process's, and a new run holds the lock."""
+    folder = tmp_path / "runs" / "old"
+    folder.mkdir(parents=True)
+    stranger = subprocess.Popen(["sleep", "1000"])
+    mine = process_identity.identity(stranger.pid)
+    assert mine is not None
+    boot, began = mine.split()
+    try:
+        with run_state.held(tmp_path):
+            for recorded in (None, f"{boot} {int(began) - 1}", f"another-boot {began}"):
+                state = {"phase": "training", "pid": stranger.pid, "process": recorded}
+                run_state.write_state(folder, state)
+                assert run_state.read_state(folder)["phase"] == "lost"
+                assert runs.stop(folder) is False
+            assert stranger.poll() is None
+            run_state.write_state(folder, state | {"process": mine})
+            assert runs.stop(folder) is True
+            assert stranger.wait() == -signal.SIGTERM
+        assert process_identity.identity(stranger.pid) is None
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_load() -> None:
