@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
+from training import vector_math
 from training.errors import UserError
 from training.launcher import Ranks
 from training.ranks import all_reduce_sum, barrier, joined
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--backend", choices=("auto", "ccl", "gloo"), default="auto")
     parser.add_argument("--repeats", type=int, default=20, help="of each size (default: 20)")
     chosen = parser.parse_args(argv)
+    vector_math.resolve_kernels()
     backend = resolve_stack("auto").backend if chosen.backend == "auto" else chosen.backend
     try:
         with joined(backend, TIMEOUT_SECONDS, os.environ) as ranks:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from tests.processes import KillAt, run_ranks
 from tests.training_fixtures import Flags
+from training.cpu import this_cpu
 from training.textual_inversion import LOST
 
 ENVIRONMENT = Path(sys.executable).parent
@@ -59,6 +61,30 @@ def test_two_ranks_learn_what_one_learns(launcher: str, flags: Flags, tmp_path: 
     assert one.code == 0, one.output
     one_rank, two_ranks = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert float((two_ranks - one_rank).norm() / one_rank.norm()) < 1e-5
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A variable of the environment that ranks are started with."""
+
+    name: str
+    value: str
+
+    def __call__(self, rank: int) -> None:
+        os.environ[self.name] = self.value
+
+
+def test_a_number_of_threads_that_is_asked_for_is_kept_and_shown(
+    flags: Flags, tmp_path: Path
+) -> None:
+    (asked,) = run_ranks(
+        flags(max_train_steps=1), tmp_path / "logs", 1, Environment("OMP_NUM_THREADS", "3")
+    )
+    assert "1 rank, 3 threads each (OMP_NUM_THREADS)\n" in asked.output
+    start = json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[0])
+    assert start["threads"] == 3
+    (free,) = run_ranks(flags(max_train_steps=1, overwrite_output_dir=True), tmp_path / "logs")
+    assert f"1 rank, {this_cpu().cores} threads each\n" in free.output
 
 
 @pytest.mark.parametrize("dead", [0, 1])
