@@ -8,7 +8,7 @@ ARGS ?=
 # What needs Pulumi or Fabric; all else is checked where PyTorch is.
 CLUSTER = ^(infra|bootstrap)/ ^(__main__|fabfile)\.py ^scripts/live\.py \
 	^tests/(arm_server|azure_models|infra_plans)\.py ^tests/rig/ ^tests/.*/test_(infra|bootstrap|rig) \
-	^tests/(sshd|equipped_rig|local_cluster)\.py ^benchmarks/(bootstrap|scaling|results)\.py
+	^tests/(sshd|equipped_rig|local_cluster|person|conda_channel)\.py ^benchmarks/(bootstrap|scaling|results)\.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo plan live rig rig-down test test-training test-cluster test-rig test-ipex \

@@ -20,7 +20,7 @@ from bootstrap.host_keys import FORGET, HostKeyRefused
 from bootstrap.hosts import Host, open_hosts
 from bootstrap.inputs import RECORD
 from bootstrap.inventory import CHECKOUT, read_inventory
-from bootstrap.lock import read_lock
+from bootstrap.lock import ONECCL_PACKAGE, read_lock
 
 WAIT_SECONDS = 15.0
 """A node that does not answer at once may be busy; one that is off costs no more than this."""
@@ -44,6 +44,7 @@ def check(hosts: Sequence[Host], say: Say, *, steps: bool = True) -> list[Findin
         say("packages, models, pictures and disk of each node")
         reports = dict(zip(alive, threads.map(_report, alive), strict=True))
         findings += _of_reports(reports, head)
+        findings += _oneccl(threads, alive, reports)
         say("clocks")
         findings += _clocks(alive, list(threads.map(_clock, alive)))
         say("every pair of nodes over SSH")
@@ -122,8 +123,27 @@ def _of_report(
     return [*findings, check_nodes.disk(host.name, report, host.layout.root)]
 
 
+def _oneccl(
+    threads: ThreadPoolExecutor,
+    alive: Sequence[Host],
+    reports: dict[Host, dict[str, Any] | UserError],
+) -> list[Finding]:
+    """Of the nodes that are to have oneCCL's bindings."""
+    having = [
+        host
+        for host in alive
+        if not isinstance(reports[host], UserError) and ONECCL_PACKAGE in _names_of_packages(host)
+    ]
+    found = threads.map(
+        lambda host: _asked("oneCCL's bindings", host.name, partial(check_nodes.oneccl, host)),
+        having,
+    )
+    return [finding for one in found for finding in one]
+
+
 def _packages(host: Host, report: dict[str, Any]) -> Finding:
-    lock = read_lock(CHECKOUT, installed(host)["stack"])
+    there = installed(host)
+    lock = read_lock(CHECKOUT, there["stack"]).without(there.get("left_out", ()))
     return check_nodes.packages(host.name, report, lock)
 
 
@@ -199,7 +219,7 @@ def _between(
     findings = _asked("mpirun hostname", "cluster", partial(check_links.hostnames, head, hosts))
     if not findings[0].well or len(connected) < 2:
         return findings
-    backends = ["ccl", "gloo"] if "oneccl-bind-pt" in _names_of_packages(head) else ["gloo"]
+    backends = ["ccl", "gloo"] if ONECCL_PACKAGE in _names_of_packages(head) else ["gloo"]
     for backend in backends:
         say(f"a timed all-reduce ({backend})")
         ask = partial(check_links.all_reduce, head, connected, backend)

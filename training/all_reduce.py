@@ -55,9 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=20, help="of each size (default: 20)")
     chosen = parser.parse_args(argv)
     vector_math.resolve_kernels()
-    backend = resolve_stack("auto").backend if chosen.backend == "auto" else chosen.backend
+    # The backend ccl is there once oneCCL's bindings have been imported.
+    stack = None if chosen.backend == "gloo" else resolve_stack("auto")
+    backend, problem = (stack.backend, stack.problem) if stack else ("gloo", "")
     try:
-        with joined(backend, TIMEOUT_SECONDS, os.environ) as ranks:
+        with joined(backend, TIMEOUT_SECONDS, os.environ, problem) as ranks:
+            if chosen.backend == "ccl" and ranks.size > 1 and ranks.backend != "ccl":
+                raise UserError(ranks.notice or "oneCCL's bindings are not installed on any rank.")
             if ranks.size == 1:
                 raise UserError("one rank has nobody to sum with: start it under mpirun -n 2.")
             latency = median_seconds(SMALL, chosen.repeats, ranks)

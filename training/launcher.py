@@ -30,7 +30,8 @@ class Ranks:
         launcher: who started it, for the log.
         rank, size: among all.
         local_rank, local_size: among those on this machine.
-        backend: "ccl" or "gloo"; None when alone.
+        backend: "ccl" or "gloo", the same on all; None when alone.
+        notice: why it is not the one that some of them would have; "" otherwise.
     """
 
     launcher: str
@@ -39,6 +40,7 @@ class Ranks:
     local_rank: int
     local_size: int
     backend: str | None = None
+    notice: str = ""
 
     @property
     def is_first(self) -> bool:

@@ -57,7 +57,7 @@ def run(config: TextualInversionConfig, notices: Sequence[str] = ()) -> int:
     vector_math.resolve_kernels()
     stack = resolve_stack(config.stack)
     with (
-        joined(stack.backend, config.ddp_timeout, os.environ) as ranks,
+        joined(stack.backend, config.ddp_timeout, os.environ, stack.problem) as ranks,
         run_folders(config.output_dir, ranks) as keeps,
     ):
         try:
@@ -129,6 +129,8 @@ def _headlines(
         f"{' (OMP_NUM_THREADS)' if asked else ''}",
         f"CPU {cpu.model}: {', '.join(cpu.flags) or 'no vector extensions reported'}",
     ]
+    if ranks.notice:
+        lines.append(ranks.notice)
     if config.model_name != config.pretrained_model_name_or_path:
         lines.append(
             f"{config.pretrained_model_name_or_path} is gone from the hub: "

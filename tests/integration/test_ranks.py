@@ -168,3 +168,66 @@ def counting(argv: list[str]) -> int:
     code = main(argv)
     print(json.dumps(sent), flush=True)
     return code
+
+
+@dataclass(frozen=True)
+class Packages:
+    """Lets each rank find packages of its own, as the ranks of different machines do."""
+
+    folders: tuple[Path, ...]
+
+    def __call__(self, rank: int) -> None:
+        sys.path.insert(0, str(self.folders[rank]))
+
+
+BINDINGS = """
+import torch.distributed as dist
+__version__ = "2.8.0"
+def make(store, rank, size, timeout):
+    return dist.ProcessGroupGloo(store, rank, size, timeout=timeout)
+dist.Backend.register_backend("ccl", make, devices=["cpu"])
+"""
+"""A backend of that name, registered as oneCCL's bindings do it."""
+
+
+def intel_packages(folder: Path, bindings: str | None) -> Path:
+    """A folder with the names of Intel's packages, as far as the ranks' meeting needs them."""
+    folder.mkdir()
+    (folder / "intel_extension_for_pytorch.py").write_text("__version__ = '2.8.0'\n")
+    if bindings is not None:
+        (folder / "oneccl_bindings_for_pytorch.py").write_text(bindings)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("bindings", "backend", "said"),
+    [
+        (BINDINGS, "ccl", ""),
+        (
+            "import ctypes; ctypes.CDLL('libccl.so.1.0')",
+            "gloo",
+            "its bindings do not import (OSError: libccl.so.1.0",
+        ),
+        (None, "gloo", "its environment has none"),
+    ],
+    ids=["whole", "broken", "missing"],
+)
+def test_ranks_agree_on_a_backend_where_one_of_them_lacks_oneccl(
+    bindings: str | None, backend: str, said: str, flags: Flags, tmp_path: Path
+) -> None:
+    first = intel_packages(tmp_path / "first", BINDINGS)
+    packages = Packages((first, intel_packages(tmp_path / "second", bindings)))
+    argv = flags(stack="intel", frozen="native", max_train_steps=1)
+    finished = run_ranks(argv, tmp_path / "logs", 2, packages)
+    assert [process.code for process in finished] == [0, 0], finished[0].output
+    start = json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[0])
+    assert (start["backend"], start["ranks"]) == (backend, 2)
+    told = "gloo on every rank, as oneCCL is not to be had on rank 1 ("
+    assert (told in finished[0].output) == (backend == "gloo")
+    assert said in finished[0].output
+
+    # What fab check asks: ccl, or why not.
+    words = ["--backend", "ccl", "--repeats", "1"]
+    finished = run_ranks(words, tmp_path / "timed", 2, packages, "training.all_reduce:main")
+    assert [process.code for process in finished] == ([0, 0] if backend == "ccl" else [1, 1])
+    assert (f"error: {told}" in finished[0].output) == (backend == "gloo")
