@@ -14,7 +14,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bootstrap.conda_node import EXPLICIT, shown
+from bootstrap.conda_node import EXPLICIT
+from bootstrap.conda_packages import shown
 from bootstrap.errors import UserError
 from bootstrap.handout import PUT_IN_PLACE, Say
 from bootstrap.transfer import script

@@ -13,18 +13,25 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import hashlib
 import json
 import os
 import re
 import shutil
 import sys
-import time
 import zipfile
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
+
+from bootstrap.conda_packages import (
+    TRIES,
+    Download,
+    Refused,
+    fetch_package,
+    is_whole,
+    one_line,
+    shown,
+)
 
 SUBDIRS = ("linux-64", "noarch")
 CHANNEL = "channel"
@@ -32,84 +39,12 @@ EXPLICIT = "explicit.txt"
 REPODATA = "repodata.json"
 # What the packages may count on: of all nodes, not of this one's processor (__archspec).
 VIRTUAL = ("__unix", "__linux", "__glibc")
-CHUNK = 1 << 20
-TRIES = 3
-QUIET_SECONDS = 60.0
-"""A channel that sends nothing for as long has failed."""
-SAY_EVERY_SECONDS = 1.0
-SHOWN_CHARACTERS = 300
+LIST_SECONDS = 600.0
+"""conda-forge's, where it does not come in pieces, is 50 MB."""
+
+FILE_NAME = re.compile(r"[\w.+!-]+\.(conda|tar\.bz2)")
 
 Result = TypeVar("Result")
-
-
-class Refused(Exception):
-    """What cannot be done, in one line."""
-
-
-class Download:
-    """The packages on their way in: what has arrived, and how long the rest will take.
-
-    Attributes:
-        arrived: bytes so far.
-        total: bytes of all.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.total, self.arrived, self.name = total, 0, ""
-        self._begun = time.monotonic()
-        self._before = 0
-        self._said = -SAY_EVERY_SECONDS
-
-    def already(self, size: int) -> None:
-        """So much needs not be fetched."""
-        self.arrived += size
-        self._before += size
-
-    def add(self, size: int) -> None:
-        """So much has come; negative: it was damaged, and comes again."""
-        self.arrived += size
-        now = time.monotonic()
-        if now - self._said >= SAY_EVERY_SECONDS:
-            self._said = now
-            print(self.line(now - self._begun), flush=True)
-
-    def line(self, seconds: float) -> str:
-        """How far it is after so many seconds."""
-        text = f"{self.arrived / 1e6:.1f} of {self.total / 1e6:.1f} MB"
-        fetched = self.arrived - self._before
-        if fetched > 0 and seconds > 0:
-            text += f", {(self.total - self.arrived) * seconds / fetched:.0f} s left"
-        return f"{text}: {self.name}"
-
-
-class _Writer:
-    """Takes a package's bytes as py-rattler hands them over."""
-
-    def __init__(self, path: Path, download: Download) -> None:
-        self.file = path.open("wb")
-        self.digest = hashlib.sha256()
-        self.size = 0
-        self.error: OSError | None = None
-        self._download = download
-
-    def write(self, piece: bytes) -> None:
-        try:
-            self.file.write(piece)
-        except OSError as error:
-            self.error = error  # What comes back from the library names no disk.
-            raise
-        self.digest.update(piece)
-        self.size += len(piece)
-        self._download.add(len(piece))
-
-    def close(self) -> None:
-        try:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        except OSError as error:
-            self.error = error
-        finally:
-            self.file.close()
 
 
 async def fetch(folder: Path, channel: str, specs: Sequence[str], scratch: Path) -> None:
@@ -126,21 +61,23 @@ async def fetch(folder: Path, channel: str, specs: Sequence[str], scratch: Path)
     print(f"solving: {', '.join(specs)}", flush=True)
     source = Channel(channel)
     records = await _solved(gateway, source, specs)
-    nameless = [record.file_name for record in records if not record.sha256 or not record.size]
-    if nameless:
-        raise Refused(f"{shown(channel)} lists {nameless[0]} without its SHA-256 or its size")
+    for record in records:
+        if not record.sha256 or not record.size:
+            raise Refused(f"{shown(channel)} lists {record.file_name} without SHA-256 or size")
+        if record.subdir not in SUBDIRS or not FILE_NAME.fullmatch(record.file_name):
+            raise Refused(f"{shown(channel)} lists {record.file_name}, which names no package")
     download = Download(sum(record.size for record in records))
     missing = []
     for record in sorted(records, key=lambda record: record.file_name):
         path = folder / record.subdir / record.file_name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if _is(path, record):
+        if is_whole(path, record):
             download.already(record.size)
         else:
             missing.append((record, path))
     for record, path in missing:
         download.name = record.name.normalized
-        await _download(client, record, path, download)
+        await fetch_package(client, record, path, download)
     _write_channel(folder, channel, records)
 
 
@@ -178,75 +115,9 @@ def unsolvable(channel: str, specs: Sequence[str], names: Sequence[str], said: s
 
 async def _in_time(work: Coroutine[Any, Any, Result]) -> Result:
     try:
-        return await asyncio.wait_for(work, QUIET_SECONDS)
-    except TimeoutError as error:
-        raise Refused(f"nothing arrived for {QUIET_SECONDS:.0f} s") from error
-
-
-async def _download(client: Any, record: Any, path: Path, download: Download) -> None:
-    """Fetch one package beside its place, check it, and put it there."""
-    partial = path.with_name(f"{path.name}.partial")
-    problem = ""
-    for _ in range(TRIES):
-        writer = _Writer(partial, download)
-        try:
-            await _arrival(client, record.url, writer)
-            problem = ""
-        except (OSError, RuntimeError, ValueError) as error:
-            problem = one_line(str(error))
-        finally:
-            writer.close()
-        if writer.error:
-            partial.unlink(missing_ok=True)
-            raise writer.error
-        if not problem and writer.digest.digest() == record.sha256:
-            partial.replace(path)
-            return
-        download.add(-writer.size)
-        partial.unlink(missing_ok=True)
-        if not problem and writer.size == record.size:
-            problem = (
-                f"its SHA-256 is {writer.digest.hexdigest()[:12]}..., "
-                f"and the channel lists {record.sha256.hex()[:12]}..."
-            )
-            break
-        problem = f"{writer.size} of {record.size} bytes arrived" + (f": {problem}" * bool(problem))
-    raise Refused(f"{record.file_name} from {shown(record.url)}: {problem}")
-
-
-async def _arrival(client: Any, url: str, writer: _Writer) -> None:
-    from rattler.package_streaming import download_to_writer
-
-    if url.startswith("file:"):
-        with Path(unquote(urlsplit(url).path)).open("rb") as file:
-            while piece := file.read(CHUNK):
-                writer.write(piece)
-        return
-    task = asyncio.ensure_future(download_to_writer(client, url, writer))
-    try:
-        while True:
-            before = writer.size
-            done, _ = await asyncio.wait({task}, timeout=QUIET_SECONDS)
-            if done:
-                task.result()
-                return
-            if writer.size == before:
-                raise TimeoutError(f"nothing arrived for {QUIET_SECONDS:.0f} s")
-    finally:
-        task.cancel()
-
-
-def _is(path: Path, record: Any) -> bool:
-    """Whether a package lies there already, whole."""
-    return path.is_file() and path.stat().st_size == record.size and _sha256(path) == record.sha256
-
-
-def _sha256(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            digest.update(piece)
-    return digest.digest()
+        return await asyncio.wait_for(work, LIST_SECONDS)
+    except asyncio.TimeoutError as error:  # noqa: UP041 (another class in Python 3.10)
+        raise Refused(f"its list of packages did not arrive in {LIST_SECONDS:.0f} s") from error
 
 
 def _write_channel(folder: Path, channel: str, records: Sequence[Any]) -> None:
@@ -271,9 +142,9 @@ def _write_channel(folder: Path, channel: str, records: Sequence[Any]) -> None:
                 kind = "packages.conda" if record.file_name.endswith(".conda") else "packages"
                 repodata[kind][record.file_name] = about
         (folder / subdir / REPODATA).write_text(json.dumps(repodata, indent=1, sort_keys=True))
-    (folder / CHANNEL).write_text(without_password(channel))
+    (folder / CHANNEL).write_text(shown(channel))
     lines = [
-        without_password(record.url) + (f"#{record.md5.hex()}" if record.md5 else "")
+        shown(record.url) + (f"#{record.md5.hex()}" if record.md5 else "")
         for record in sorted(records, key=lambda record: record.file_name)
     ]
     (folder / EXPLICIT).write_text("\n".join(["# platform: linux-64", "@EXPLICIT", *lines, ""]))
@@ -300,24 +171,6 @@ async def install(folder: Path, prefix: Path, scratch: Path) -> None:
                 raise Refused(f"{folder / subdir / record.file_name} is damaged")
             records.append(record)
     await rattler.install(records, prefix, cache_dir=scratch, show_progress=False)
-
-
-def shown(url: str) -> str:
-    """A URL without what nobody else may read."""
-    parts = urlsplit(url)
-    path = re.sub(r"^/t/[^/]+", "/t/***", parts.path)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, path, "", ""))
-
-
-without_password = shown
-
-
-def one_line(text: str) -> str:
-    """Another program's words, short."""
-    # The library's chains of causes end with what the system said.
-    parts = [" ".join(line.split()).removeprefix("Caused by: ") for line in text.splitlines()]
-    return "; ".join(dict.fromkeys(part for part in parts if part))[:SHOWN_CHARACTERS]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -356,7 +209,7 @@ def _unpacked(wheels: Path, target: Path) -> Path:
 
 
 def _fail(text: str) -> int:
-    print(f"error: {text}", file=sys.stderr)
+    print(f"error: {one_line(text)}", file=sys.stderr)
     return 1
 
 

@@ -129,8 +129,6 @@ def _headlines(
         f"{' (OMP_NUM_THREADS)' if asked else ''}",
         f"CPU {cpu.model}: {', '.join(cpu.flags) or 'no vector extensions reported'}",
     ]
-    if ranks.notice:
-        lines.append(ranks.notice)
     if config.model_name != config.pretrained_model_name_or_path:
         lines.append(
             f"{config.pretrained_model_name_or_path} is gone from the hub: "
@@ -243,6 +241,8 @@ def _announce(
         frozen=record.frozen,
         threads=threads,
     )
+    if ranks.notice:
+        outputs.notice(ranks.notice)
     if config.report_to != "none":
         values = config.model_dump(mode="json")
         simple = {k: v if isinstance(v, int | float) else str(v) for k, v in values.items()}

@@ -148,8 +148,8 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         (wheels / wheel.name).symlink_to(wheel)
     kit = make_kit(CHECKOUT, tmp_path / "records")
     channel = make_channel(tmp_path / "channel", b"x", libtcmalloc=os.urandom(8 << 20))
-    with zipfile.ZipFile(next(wheels.iterdir())) as wheel:
-        unpacked = sum(-(-entry.file_size // 4096) * 4096 for entry in wheel.infolist())
+    with zipfile.ZipFile(next(wheels.iterdir())) as archive:
+        unpacked = sum(-(-entry.file_size // 4096) * 4096 for entry in archive.infolist())
     disk = tmp_path / "disk"
     disk.mkdir()
     line = conda.node_line(

@@ -6,6 +6,7 @@ The packages are small and real; the whole way, on hosts, is tests/e2e/test_boot
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import conda, conda_node, packages
+from bootstrap import conda, conda_node, conda_packages, packages
 from bootstrap.errors import CommandFailed, UserError
 from bootstrap.hosts import LocalHost
 from bootstrap.inventory import Node
@@ -195,7 +196,7 @@ def test_a_package_whose_hash_is_not_listed_is_refused(
     for about in listed["packages"].values():
         del about["sha256"]
     path.write_text(json.dumps(listed))
-    with pytest.raises(UserError, match=r"lists tzdata-2026b-0\.tar\.bz2 without its SHA-256"):
+    with pytest.raises(UserError, match=r"lists tzdata-2026b-0\.tar\.bz2 without SHA-256"):
         fetch(host, kit, wheels, server.url)
 
 
@@ -211,6 +212,17 @@ def test_a_name_that_the_channel_does_not_have(
     with pytest.raises(UserError, match=r"no package gperftools \(nearest: gperftools2\)"):
         fetch(host, kit, wheels, server.url)
     assert not Path(conda.folder_of(host)).exists()
+
+
+def test_a_package_whose_name_leads_elsewhere_is_refused(
+    host: LocalHost, kit: Kit, wheels: str, server: FileServer, channel: Channel
+) -> None:
+    path = channel.folder / "noarch" / "repodata.json"
+    text = path.read_text().replace('"tzdata-2026b-0.tar.bz2"', '"../tzdata-2026b-0.tar.bz2"')
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"127\.0\.0\.1.*: .*tzdata"):
+        fetch(host, kit, wheels, server.url)
+    assert not list(Path(host.layout.root).rglob("tzdata*"))
 
 
 def test_versions_that_do_not_fit_together(
@@ -292,6 +304,7 @@ def test_what_the_wheel_of_the_installer_is_asked_for() -> None:
     assert "--require-hashes" in line
 
 
-def test_the_module_on_nodes_is_one_that_python_3_10_reads() -> None:
+def test_what_runs_on_nodes_is_what_python_3_10_reads() -> None:
     """Ubuntu 22.04 has no newer one, and conda is for nodes that lack what a venv needs."""
-    ast.parse(Path(conda_node.__file__).read_text(), feature_version=(3, 10))
+    for module in (conda_node, conda_packages):
+        ast.parse(inspect.getsource(module), feature_version=(3, 10))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.oneccl import BROKEN, WHOLE, put_intel_packages
 from tests.processes import KillAt, run_ranks
 from tests.training_fixtures import Flags
 from training.cpu import this_cpu
@@ -180,31 +181,12 @@ class Packages:
         sys.path.insert(0, str(self.folders[rank]))
 
 
-BINDINGS = """
-import torch.distributed as dist
-__version__ = "2.8.0"
-def make(store, rank, size, timeout):
-    return dist.ProcessGroupGloo(store, rank, size, timeout=timeout)
-dist.Backend.register_backend("ccl", make, devices=["cpu"])
-"""
-"""A backend of that name, registered as oneCCL's bindings do it."""
-
-
-def intel_packages(folder: Path, bindings: str | None) -> Path:
-    """A folder with the names of Intel's packages, as far as the ranks' meeting needs them."""
-    folder.mkdir()
-    (folder / "intel_extension_for_pytorch.py").write_text("__version__ = '2.8.0'\n")
-    if bindings is not None:
-        (folder / "oneccl_bindings_for_pytorch.py").write_text(bindings)
-    return folder
-
-
 @pytest.mark.parametrize(
     ("bindings", "backend", "said"),
     [
-        (BINDINGS, "ccl", ""),
+        (WHOLE, "ccl", ""),
         (
-            "import ctypes; ctypes.CDLL('libccl.so.1.0')",
+            BROKEN,
             "gloo",
             "its bindings do not import (OSError: libccl.so.1.0",
         ),
@@ -215,8 +197,8 @@ def intel_packages(folder: Path, bindings: str | None) -> Path:
 def test_ranks_agree_on_a_backend_where_one_of_them_lacks_oneccl(
     bindings: str | None, backend: str, said: str, flags: Flags, tmp_path: Path
 ) -> None:
-    first = intel_packages(tmp_path / "first", BINDINGS)
-    packages = Packages((first, intel_packages(tmp_path / "second", bindings)))
+    first = put_intel_packages(tmp_path / "first", WHOLE)
+    packages = Packages((first, put_intel_packages(tmp_path / "second", bindings)))
     argv = flags(stack="intel", frozen="native", max_train_steps=1)
     finished = run_ranks(argv, tmp_path / "logs", 2, packages)
     assert [process.code for process in finished] == [0, 0], finished[0].output
