@@ -153,9 +153,9 @@ def cluster_name(path: Path) -> str:
     """
     if not FILE_NAME.fullmatch(path.stem):
         raise UserError(
-            f"{str(path)!r}: the cluster would be called after this file, and so would its folder in"
-            " .cluster/: rename it to letters, digits, spaces and .()+@,-_ (at most 90, beginning"
-            " with a letter or a digit)."
+            f"{str(path)!r}: the cluster would be called after this file, and so would its folder"
+            " in .cluster/: rename it to letters, digits, spaces and .()+@,-_ (at most 90,"
+            " beginning with a letter or a digit)."
         )
     return path.stem
 
