@@ -13,6 +13,7 @@ from bootstrap import transfer
 from bootstrap.errors import ConnectionLost, UserError
 from bootstrap.hosts import Host, open_hosts
 from bootstrap.inventory import Inventory, Node
+from bootstrap.own_files import PARTIAL
 from tests.sshd import Sshd, make_key, serving
 
 
@@ -168,7 +169,7 @@ def test_a_damaged_rest_of_an_earlier_send_is_no_harm(
     source.write_bytes(os.urandom(2 << 20))
     there.mkdir()
     digest = transfer._entry(source).sha256[:12]
-    (there / f"large{transfer.PARTIAL}{digest}").write_bytes(b"x" * 1000)
+    (there / f"large{PARTIAL}{digest}").write_bytes(b"x" * 1000)
     with pytest.raises(UserError, match="arrived damaged"):
         host.send(source, str(there / "large"))
     host.send(source, str(there / "large"))
