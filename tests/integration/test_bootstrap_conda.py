@@ -228,7 +228,7 @@ def test_a_package_whose_name_leads_elsewhere_is_refused(
 def test_versions_that_do_not_fit_together(
     host: LocalHost, kit: Kit, wheels: str, server: FileServer, channel: Channel
 ) -> None:
-    channel.add("gperftools", "2.10", {"lib/a": b"a"}, depends=["python >=3.13"])
+    channel.add("gperftools", "2.10", {"lib/a": b"a"}, depends=["python >=3.14"])
     channel.index()
     with pytest.raises(UserError, match=r"no packages that fit together: .*python") as caught:
         fetch(host, kit, wheels, server.url)
