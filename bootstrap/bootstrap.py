@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
         opened = open_hosts(
             inventory, ask, wait_seconds=chosen.wait, boot_log=boot_log, on_wait=on_wait
         )
-        with opened as hosts, _one_at_a_time(hosts[0]):
+        with opened as hosts, _one_at_a_time(hosts):
             failed = bootstrap(hosts, setup, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -125,8 +125,8 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
     return _report(inventory, failed, time.monotonic() - begun, console)
 
 
-def _one_at_a_time(head: Host) -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext() if head.unreachable else claimed(head, "fab bootstrap")
+def _one_at_a_time(hosts: Sequence[Host]) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if hosts[0].unreachable else claimed(hosts, "fab bootstrap")
 
 
 def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -> NodeSetup:

@@ -46,11 +46,6 @@ root=$1
 all rm -rf -- 2>/dev/null || { all chmod -R u+w --; all rm -rf --; }
 rmdir -- "$1" 2>/dev/null || :
 """
-# $1: the root. An instant may pass until the lock is let go, and a file server keeps it until then.
-REMOVE_LOCK = """
-rm -f -- "$1"/setup.l*
-for try in 1 2 3 4 5; do [ -d "$1" ] || exit 0; rmdir -- "$1" 2>/dev/null && exit 0; sleep 1; done
-"""
 
 
 def live_processes(host: Host) -> list[str]:
@@ -88,11 +83,8 @@ def remove(host: Host, inventory: Inventory, say: Say) -> None:
 def clean(inventory: Inventory, hosts: Sequence[Host], sure: bool) -> int:
     """Ask, then remove; 1 where a node failed or does not answer."""
     answering = [host for host in hosts if not host.unreachable]
-    with claimed(answering[0], "fab clean") if answering else contextlib.nullcontext():
-        code = _clean(inventory, hosts, answering, sure)
-    if answering:
-        answering[0].run(script(REMOVE_LOCK, answering[0].layout.root), check=False)
-    return code
+    with claimed(answering, "fab clean", gone=True) if answering else contextlib.nullcontext():
+        return _clean(inventory, hosts, answering, sure)
 
 
 def _clean(

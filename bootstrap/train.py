@@ -139,7 +139,7 @@ def train(asked: Asked, inventory: Inventory, hosts: list[Host]) -> int:
     console, own = Console(stderr=True), asked.own
     hosts = answering(hosts, own.get("minimum_nodes", 1), console)
     head = hosts[0]
-    with claimed(head, "fab train") if not own.get("dry_run") else contextlib.nullcontext():
+    with claimed(hosts, "fab train") if not own.get("dry_run") else contextlib.nullcontext():
         job, placed = _prepare(asked, inventory, hosts, console)
         if own.get("dry_run"):
             print(describe(job, placed, head))
