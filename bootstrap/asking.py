@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from bootstrap.errors import UserError
+from bootstrap.foreign import say
 from bootstrap.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.hosts import Ask, Host, open_hosts
 from bootstrap.inventory import Inventory, read_inventory
@@ -55,10 +55,10 @@ def run_command(
                 raise hosts[0].unreachable
             return act(chosen, inventory, hosts)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 1
     except KeyboardInterrupt:
-        print(f"\n{interrupted or 'interrupted'}", file=sys.stderr)
+        say(f"\n{interrupted or 'interrupted'}", error=True)
         return 130
 
 

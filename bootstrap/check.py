@@ -16,6 +16,7 @@ from bootstrap import asking, check_links, check_nodes
 from bootstrap.environment import installed
 from bootstrap.errors import UserError
 from bootstrap.finding import Finding, show
+from bootstrap.foreign import cell, say
 from bootstrap.host_keys import FORGET, HostKeyRefused
 from bootstrap.hosts import Host, open_hosts
 from bootstrap.inputs import RECORD
@@ -267,14 +268,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         inventory = read_inventory(chosen.inventory)
         opened = open_hosts(inventory, asking.question_of(chosen), wait_seconds=WAIT_SECONDS)
         with opened as hosts, progress.status("") as status:
-            findings = check(
-                hosts, lambda text: status.update(f"looking at {text}"), steps=not chosen.no_steps
-            )
+
+            def tell(text: str) -> None:
+                status.update(cell(f"looking at {text}"))
+
+            findings = check(hosts, tell, steps=not chosen.no_steps)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; nothing was changed.", file=sys.stderr)
+        say("interrupted; nothing was changed.", error=True)
         return 130
     show(findings, console)
     return 0 if all(finding.well for finding in findings) else 1

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from bootstrap import cluster_ssh
 from bootstrap.claim import claimed
 from bootstrap.errors import UserError
+from bootstrap.foreign import say
 from bootstrap.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.hosts import Host, open_hosts
 from bootstrap.inventory import Inventory, read_inventory
@@ -93,16 +94,16 @@ def _clean(
     refuse_while_live(hosts)
     runs = sorted({name for host in answering for name in runs_on(host)})
     names = ", ".join(host.name for host in answering)
-    print(f"This removes {answering[0].layout.root if answering else 'nothing'} from: {names}")
+    say(f"This removes {answering[0].layout.root if answering else 'nothing'} from: {names}")
     if runs:
-        print(f"Results of these runs go with it (fab fetch brings them home): {', '.join(runs)}")
+        say(f"Results of these runs go with it (fab fetch brings them home): {', '.join(runs)}")
     if not sure and not _agreed():
         raise UserError("Nothing was removed.")
     with watching_on_terminal(hosts) as watcher:
         step = Step("clean", lambda host, say: remove(host, inventory, say))
         failed = run_steps(hosts, [step], watcher)
     for error in failed.values():
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
     return 1 if failed else 0
 
 
@@ -125,10 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with open_hosts(inventory, ask) as hosts:
             return clean(inventory, hosts, chosen.yes)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", error=True)
         return 130
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from bootstrap import asking, fetch, run_state
 from bootstrap.errors import UserError
+from bootstrap.foreign import say
 from bootstrap.forget_host import forget_all
 from bootstrap.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.hosts import open_hosts
@@ -42,8 +43,8 @@ def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
 
 
 def _agreed(lines: Sequence[str]) -> bool:
-    print("This would be lost:", *(f"  - {line}" for line in lines), sep="\n")
-    print("fab fetch --full brings results home.")
+    say("\n".join(["This would be lost:", *(f"  - {line}" for line in lines)]))
+    say("fab fetch --full brings results home.")
     if not sys.stdin.isatty():
         raise UserError("There is no terminal to ask in. Pass --yes to lose it. Nothing is gone.")
     return input("Destroy it all the same? [yes/no] ").strip().lower() == "yes"
@@ -61,17 +62,17 @@ def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
     head_only = Inventory(**{**vars(inventory), "nodes": (inventory.head,)})
     lost = losses(head_only, chosen.accept_host_keys)
     if lost and not chosen.yes and not _agreed(lost):
-        print("Nothing is gone.")
+        say("Nothing is gone.")
         return 1
     words = ["pulumi", "destroy", *(["--yes"] if chosen.yes else [])]
-    print(f"$ {' '.join(words)}", flush=True)
+    say(f"$ {' '.join(words)}")
     try:
         code = subprocess.run(words, cwd=CHECKOUT, check=False).returncode
     except FileNotFoundError as error:
         raise UserError("There is no `pulumi` on the PATH. Nothing is gone.") from error
     if code == 0:  # The next machines of that name are others, with keys of their own.
         for file in forget_all(inventory.name):
-            print(f"The machines' host keys are forgotten; {file}.old still has them.")
+            say(f"The machines' host keys are forgotten; {file}.old still has them.")
     return code
 
 
@@ -89,10 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return destroy(read_inventory(), chosen)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing was asked of Pulumi", file=sys.stderr)
+        say("\ninterrupted; nothing was asked of Pulumi", error=True)
         return 130
 
 

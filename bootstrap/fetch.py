@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import DownloadColumn, Progress, TimeElapsedColumn
 
 from bootstrap import asking, durable, origin
 from bootstrap.errors import UserError
+from bootstrap.foreign import column, say
 from bootstrap.hosts import Host, OnBytes
 from bootstrap.inventory import Inventory
 from bootstrap.layout import records
@@ -125,16 +126,16 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     """Fetch with a line of progress."""
     head = hosts[0]
     name = asking.the_run(head, chosen.run)["name"]
-    columns = (TextColumn("fetching {task.description}"), DownloadColumn(), TimeElapsedColumn())
+    columns = (column("fetching {task.description}"), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(name, total=None)
         where = bring_home(
             head, inventory.name, name, lambda count: progress.advance(task, count), chosen.full
         )
-    print(f"{name}: {where}/ is up to date")
+    say(f"{name}: {where}/ is up to date")
     left = unfetched(inventory.name, asking.the_run(head, name))
     if left:
-        print(f"still on {head.name} alone: {left}")
+        say(f"still on {head.name} alone: {left}")
     return 0
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bootstrap.errors import UserError
+from bootstrap.foreign import say
 from bootstrap.host_keys import Pins
 from bootstrap.layout import records
 
@@ -60,14 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if chosen.all:
             changed = forget_all(chosen.cluster)
             for file in changed:
-                print(f"All of {file} is forgotten; it is {file.name}.old now.")
+                say(f"All of {file} is forgotten; it is {file.name}.old now.")
             if not changed:
-                print("No host key is pinned; nothing was forgotten.")
+                say("No host key is pinned; nothing was forgotten.")
             return 0
         for file in forget(chosen.node, chosen.cluster):
-            print(f"{chosen.node} is forgotten in {file}.")
+            say(f"{chosen.node} is forgotten in {file}.")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 1
     return 0
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from bootstrap import asking, origin
 from bootstrap.errors import UserError
 from bootstrap.fetch import disk_errors_named
+from bootstrap.foreign import cell, say
 from bootstrap.hosts import Host
 from bootstrap.inventory import Inventory
 
@@ -45,11 +46,11 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     with disk_errors_named(name):
         here = origin.claim(inventory.name, run)
     console = Console(stderr=True)
-    with console.status(f"{head.name}: loading the model") as status:
+    with console.status(cell(f"{head.name}: loading the model")) as status:
 
         def tell(line: str) -> None:
             if line.startswith("drawing"):
-                status.update(f"{head.name}: {line}")
+                status.update(cell(f"{head.name}: {line}"))
 
         finished = head.run(command(head, name, chosen), on_line=tell, check=False)
         if finished.exit_code != 0:
@@ -61,7 +62,7 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
             target = here / "generated" / path.rpartition("/")[2]
             with disk_errors_named(name):
                 head.fetch(path, target)
-            print(target)
+            say(str(target))
     return 0
 
 

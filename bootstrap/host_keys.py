@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bootstrap.errors import UserError
+from bootstrap.foreign import say
 from bootstrap.inventory import Node
 
 ACCEPT_FLAG = "--accept-host-keys"
@@ -198,7 +199,7 @@ def ask_on_terminal(text: str) -> bool:
         raise UserError(
             f"{text}\nThere is no terminal to ask in. If they are right, pass {ACCEPT_FLAG}."
         )
-    print(text)
+    say(text)
     while True:
         answer = input("Accept them? [yes/no] ").strip().lower()
         if answer in ("yes", "no"):
@@ -207,6 +208,6 @@ def ask_on_terminal(text: str) -> bool:
 
 def accept_all(text: str) -> bool:
     """For scripts: show and accept."""
-    print(text)
-    print(f"Accepted ({ACCEPT_FLAG}).")
+    say(text)
+    say(f"Accepted ({ACCEPT_FLAG}).")
     return True

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from bootstrap import asking, fetch, run_state
 from bootstrap.errors import ConnectionLost, UserError
+from bootstrap.foreign import say, say_on
 from bootstrap.hosts import Host
 from bootstrap.inventory import Inventory
 from bootstrap.progress import RunProgress
@@ -104,19 +105,18 @@ def ended(state: dict[str, Any], name: str, console: Console, fetched: bool = Tr
     phase, reason = state.get("phase"), state.get("reason") or ""
     if phase == "done":
         where = f"are in {fetch.target(name)}/" if fetched else "are still on the head: fab fetch"
-        console.print(f"{name}: done; its results {where}", highlight=False)
+        say_on(console, f"{name}: done; its results {where}")
         return 0
     if phase == "stopped":
-        console.print(
-            f"{name}: stopped. {reason} fab train --resume --run {name} goes on.", highlight=False
-        )
+        say_on(console, f"{name}: stopped. {reason} fab train --resume --run {name} goes on.")
         return 0
     why = reason or "its supervisor is gone (was the head restarted?)"
-    console.print(f"{name}: {phase}: {why}", highlight=False)
-    console.print(
+    say_on(console, f"{name}: {phase}: {why}")
+    say_on(
+        console,
         f"What it printed: fab logs --all. fab train --resume --run {name} goes on from the newest "
-        "checkpoint.", highlight=False,
-    )  # fmt: skip
+        "checkpoint.",
+    )
     return 1
 
 
@@ -126,7 +126,8 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     name = asking.the_run(head, chosen.run)["name"]
     if chosen.all:
         log = f"{head.layout.runs}/{name}/{run_state.LOG}"
-        print(head.read(log).decode("utf-8", "replace"), end="")
+        printed = head.read(log).decode("utf-8", "replace")
+        say(printed.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n"))
         return 0
     return attach(head, inventory.name, name, Console(stderr=True))
 

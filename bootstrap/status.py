@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from bootstrap import asking, fetch, run_state
 from bootstrap.errors import UserError
+from bootstrap.foreign import Rows, draw, say_on
 from bootstrap.hosts import Host
 from bootstrap.inventory import Inventory
 
@@ -130,16 +130,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def table_of(hosts: Sequence[Host], loads: Sequence[Load | str]) -> Table:
+def table_of(hosts: Sequence[Host], loads: Sequence[Load | str]) -> Rows:
     """CPU and memory of each node."""
-    table = Table("node", "CPU", "memory")
+    table = Rows("node", "CPU", "memory")
     for host, found in zip(hosts, loads, strict=True):
         if isinstance(found, str):
-            table.add_row(host.name, f"[red]{found}[/red]", "")
+            table.add(host.name, found, "", style="red")
         else:
-            table.add_row(
-                host.name, f"{found.cpu:.0%}", f"{found.used:.1f} of {found.total:.1f} GiB"
-            )
+            table.add(host.name, f"{found.cpu:.0%}", f"{found.used:.1f} of {found.total:.1f} GiB")
     return table
 
 
@@ -159,10 +157,10 @@ def act(
         runs = [asking.the_run(hosts[0], chosen.run)]
     for run in runs:
         for line in lines_of(run, inventory, now()):
-            console.print(line, highlight=False, markup=False)
+            say_on(console, line)
     if not runs:
-        console.print("no run yet: fab train starts one")
-    console.print(table_of(hosts, loads))
+        say_on(console, "no run yet: fab train starts one")
+    draw(console, table_of(hosts, loads))
     return 0
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from bootstrap import asking, logs
+from bootstrap.foreign import say
 from bootstrap.hosts import Host
 from bootstrap.inventory import Inventory
 
@@ -27,10 +28,10 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     head = hosts[0]
     name = asking.the_run(head, chosen.run)["name"]
     if not stop(head, name):
-        print(f"{name} is not running. fab status says how it ended.")
+        say(f"{name} is not running. fab status says how it ended.")
         return 0
     if chosen.no_wait:
-        print(f"{name} ends after the step that it is in.")
+        say(f"{name} ends after the step that it is in.")
         return 0
     return logs.attach(head, inventory.name, name, Console(stderr=True))
 

@@ -26,6 +26,7 @@ from bootstrap.claim import claimed
 from bootstrap.cluster_environment import MASTER_PORT
 from bootstrap.errors import UserError
 from bootstrap.flags import Asked
+from bootstrap.foreign import say, say_on
 from bootstrap.hosts import Host
 from bootstrap.inventory import Inventory
 from bootstrap.job import FILE_NAME, Job
@@ -45,7 +46,7 @@ def answering(hosts: Sequence[Host], minimum: int, console: Console) -> list[Hos
     """
     for host in hosts:
         if host.unreachable is not None:
-            console.print(f"left out: {host.unreachable}", highlight=False, markup=False)
+            say_on(console, f"left out: {host.unreachable}")
     there = [host for host in hosts if host.unreachable is None]
     if len(there) < minimum:
         raise UserError(f"{len(there)} of {len(hosts)} nodes answer; {minimum} are asked for.")
@@ -142,12 +143,12 @@ def train(asked: Asked, inventory: Inventory, hosts: list[Host]) -> int:
     with claimed(hosts, "fab train") if not own.get("dry_run") else contextlib.nullcontext():
         job, placed = _prepare(asked, inventory, hosts, console)
         if own.get("dry_run"):
-            print(describe(job, placed, head))
+            say(describe(job, placed, head))
             return 0
         start(head, job)
-    console.print(f"{job.name}: started on {head.name}, in {job.folder}", highlight=False)
+    say_on(console, f"{job.name}: started on {head.name}, in {job.folder}")
     if own.get("detach"):
-        console.print("fab logs attaches, fab status looks, fab stop ends it.", highlight=False)
+        say_on(console, "fab logs attaches, fab status looks, fab stop ends it.")
         return 0
     return logs.attach(head, inventory.name, job.name, console)
 
@@ -174,7 +175,7 @@ def _prepare(
     for each in placed:
         warning = too_little_memory(each.machine, each.node.ranks)
         if warning:
-            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+            say_on(console, f"warning: {warning}")
     return make_job(asked, inventory, hosts, placed, name, values), placed
 
 
@@ -182,12 +183,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`fab train`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if any(word in ("-h", "--help", "--flags") for word in words):
-        print(__doc__ if "--flags" not in words else "", flags.described(), sep="\n")
+        say(f"{__doc__ if '--flags' not in words else ''}\n{flags.described()}")
         return 0
     try:
         asked = flags.parse(words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 1
     chosen = argparse.Namespace(
         inventory=asked.own.get("inventory", ""),

@@ -14,6 +14,7 @@ from rich.console import Console
 from bootstrap import inputs
 from bootstrap.errors import UserError
 from bootstrap.flags import Asked
+from bootstrap.foreign import say_on
 from bootstrap.handout import hand_out, seal
 from bootstrap.hosts import Host
 from bootstrap.transfer import script
@@ -96,7 +97,7 @@ def _complete(
     if not lacking or not send:
         return
     names = ", ".join(host.name for host in lacking)
-    console.print(f"{path}: from {having[0].name} to {names}", highlight=False, markup=False)
+    say_on(console, f"{path}: from {having[0].name} to {names}")
     if key == EMBEDS:
         content = having[0].read(path)
         for host in lacking:
@@ -171,7 +172,7 @@ def _hand_out(hosts: Sequence[Host], wanted: inputs.Input, console: Console) -> 
     head, workers = hosts[0], list(hosts[1:])
 
     def say(text: str) -> None:
-        console.print(f"{head.name}: {text}", highlight=False, markup=False)
+        say_on(console, f"{head.name}: {text}")
 
     tree = inputs.bring(head, wanted, say, record=False)
     if workers:
