@@ -36,6 +36,7 @@ from bootstrap.node_setup import NodeSetup
 from bootstrap.ssh_host import BootLog
 from bootstrap.steps import run_steps
 from bootstrap.table import watching
+from bootstrap.urls import checked
 
 WAIT_SECONDS = 600
 EXAMPLES = f"""examples:
@@ -67,8 +68,10 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
     add("--environment", choices=("auto", "conda", "venv"), default="auto",
         help="venv needs a package index only; auto: conda where its channel answers")  # fmt: skip
-    add("--conda-channel", metavar="URL", help="in place of conda-forge's own")
-    add("--package-index", metavar="URL", help="in place of PyPI, PyTorch's and Intel's")
+    add("--conda-channel", metavar="URL", help="in place of conda-forge's own; - reads it")
+    add("--package-index", metavar="URL",
+        help="in place of PyPI, PyTorch's and Intel's; - reads it from standard input, for one with"
+             " a password: what is typed is in the shell's history")  # fmt: skip
     add("--pretrained-model-name-or-path", default=DEFAULT_MODEL, metavar="MODEL",
         help="a repository on the hub or a folder here (default: %(default)s)")  # fmt: skip
     add("--revision", help="of that repository")
@@ -145,12 +148,20 @@ def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -
         kit=make_kit(CHECKOUT, records(inventory.name).folder.absolute()),
         environment=chosen.environment,
         conda_lock=read_lock(CHECKOUT, CONDA),
-        conda_channel=chosen.conda_channel,
-        package_index=chosen.package_index,
+        conda_channel=_url("--conda-channel", chosen.conda_channel),
+        package_index=_url("--package-index", chosen.package_index),
         wanted=wanted,
         hub_token=_hub_token(chosen.hub_token_file),
         say=lambda text: say_on(console, text),
     )
+
+
+def _url(flag: str, given: str | None) -> str | None:
+    """The URL that a flag gives; "-": a line of standard input, for one with a password."""
+    if given is None:
+        return None
+    url = sys.stdin.readline().strip() if given == "-" else given
+    return checked(flag, url, ("https", "http", "file"))
 
 
 def _hub_token(source: str | None) -> str | None:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootstrap.conda_node import EXPLICIT
-from bootstrap.conda_packages import shown
 from bootstrap.errors import UserError
 from bootstrap.handout import PUT_IN_PLACE, Say
 from bootstrap.transfer import script
+from bootstrap.urls import secrets, shown
 
 if TYPE_CHECKING:
     from bootstrap.hosts import Host
@@ -106,6 +106,7 @@ def fetch(head: Host, kit: Kit, python: str, wheels: str, channel: str, say: Say
     Raises:
         UserError: the channel does not answer, lacks a package, or sends what it did not list.
     """
+    head.hide(secrets(channel))
     target = folder_of(head)
     if head.run(script('test -d "$1"', target), check=False).exit_code != 0:
         filling = f"{target}.fetching"

@@ -9,12 +9,8 @@ import pytest
 
 from bootstrap.errors import UserError
 from bootstrap.lock import BATCH, ONECCL_INDEX, OWN_INDEX, STACKS, TORCH_INDEX, Part, read_lock
-from bootstrap.packages import (
-    advice,
-    download_line,
-    requirement_file,
-    without_password,
-)
+from bootstrap.packages import advice, download_line, requirement_file
+from bootstrap.urls import shown
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,7 +93,7 @@ def test_the_index_and_its_password_are_in_no_argument() -> None:
     assert "secret" not in line
     assert "--require-hashes" in line
     assert requirement_file(part).startswith("--index-url https://me:secret@mirror/simple\n")
-    assert without_password(part.index or "") == "https://***@mirror/simple"
+    assert shown(part.index or "") == "https://***@mirror/simple"
 
 
 def test_a_part_without_hashes_is_fetched_without_them() -> None:
