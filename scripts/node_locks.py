@@ -74,7 +74,7 @@ def text(stack: str, pinned: Sequence[str], found: Mapping[str, set[str]]) -> st
         f"#     python -m scripts.node_locks {stack}",
         "# from the extras in pyproject.toml: change those, not this.",
         "",
-        "# From indexes of their own (bootstrap/packages.py):",
+        "# From indexes of their own (bootstrap/setup/python/packages.py):",
         *own_index(stack),
         "",
         "# From the package index:",

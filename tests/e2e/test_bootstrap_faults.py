@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from bootstrap import forget_host, logs, run_state, stop, train
-from bootstrap.inventory import Inventory
-from bootstrap.job import Job
-from bootstrap.layout import Layout
-from bootstrap.processor import cpu_list
+from bootstrap.commands import forget_host, logs, stop, train
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.node import run_state
+from bootstrap.node.job import Job
+from bootstrap.paths import CHECKOUT, Layout
+from bootstrap.setup.processor import cpu_list
 from tests.equipped_rig import equip, join, put_on
 from tests.rig.host import RigHost
 from tests.rig.rig import Rig, rig_of
@@ -154,10 +155,10 @@ def test_the_persons_connection_is_cut_and_the_training_goes_on(
     rig: Rig, inventory: Inventory, home: Path
 ) -> None:
     person = subprocess.Popen(
-        [sys.executable, "-m", "bootstrap.train", *FLAGS, "--run", "alone", "--max-train-steps",
-         "300"],
+        [sys.executable, "-m", "bootstrap.commands.train", *FLAGS, "--run", "alone",
+         "--max-train-steps", "300"],
         stderr=subprocess.PIPE, text=True, cwd=home,
-        env={**os.environ, "PYTHONPATH": str(Path(train.__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     )  # fmt: skip
     assert person.stderr is not None
     for line in person.stderr:

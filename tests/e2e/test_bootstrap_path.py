@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from infra import plan
+from infra.plan import plan
 from tests.hub import Hub, serving
 from tests.rig.rig import Rig, rig_of
 from tests.rig.stand_in import PackageIndex, serving_packages

@@ -12,15 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import clean, cluster_ssh, connecting, home_sharing, ssh_host
+from bootstrap.commands import clean
+from bootstrap.commands.forget_host import forget
 from bootstrap.errors import ConnectionLost, UserError
-from bootstrap.forget_host import forget
-from bootstrap.host_keys import HostKey, HostKeyRefused, Pins
-from bootstrap.hosts import Host, open_hosts
-from bootstrap.inventory import Inventory, read_inventory
-from bootstrap.layout import records
-from bootstrap.steps import Step, run_steps
-from bootstrap.table import watching_on_terminal
+from bootstrap.inventory.inventory import Inventory, read_inventory
+from bootstrap.paths import records
+from bootstrap.setup import cluster_ssh, home_sharing
+from bootstrap.setup.setup_progress import watching_on_terminal
+from bootstrap.setup.step_runner import Step, run_steps
+from bootstrap.ssh import connection, ssh_host
+from bootstrap.ssh.host import Host, open_hosts
+from bootstrap.ssh.host_keys import HostKey, HostKeyRefused, Pins
 from tests.rig.fixtures import MakeRig
 from tests.rig.rig import Rig
 
@@ -195,8 +197,8 @@ def test_homes_of_their_own_are_not_taken_for_one(make_rig: MakeRig) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes minutes to be noticed, in seconds."""
-    monkeypatch.setattr(connecting, "KEEPALIVE_SECONDS", 1)
-    monkeypatch.setattr(connecting, "UNANSWERED_MILLISECONDS", 3000)
+    monkeypatch.setattr(connection, "KEEPALIVE_SECONDS", 1)
+    monkeypatch.setattr(connection, "UNANSWERED_MILLISECONDS", 3000)
     monkeypatch.setattr(ssh_host, "IDLE_SECONDS", 1.0)
     monkeypatch.setattr(ssh_host, "CONNECT_SECONDS", 4)
 
@@ -251,11 +253,11 @@ def test_ctrl_c_ends_what_runs_on_the_nodes(make_rig: MakeRig, step: str) -> Non
         pass
     program = (
         "import os\n"
-        "from bootstrap.hosts import open_hosts\n"
-        "from bootstrap.inventory import read_inventory\n"
+        "from bootstrap.ssh.host import open_hosts\n"
+        "from bootstrap.inventory.inventory import read_inventory\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "from bootstrap.steps import Step, Together, run_steps\n"
-        "from bootstrap.table import watching_on_terminal\n"
+        "from bootstrap.setup.step_runner import Step, Together, run_steps\n"
+        "from bootstrap.setup.setup_progress import watching_on_terminal\n"
         "def work(host, say):\n"
         # In one piece each, as both nodes speak at once.
         "    host.run('echo up; sleep 1000', on_line=lambda line: os.write(1, b'up\\n'))\n"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import claim
-from bootstrap.claim import claimed
 from bootstrap.errors import UserError
-from bootstrap.hosts import Host, LocalHost
-from bootstrap.inventory import Node
+from bootstrap.inventory.inventory import Node
+from bootstrap.setup import cluster_lock
+from bootstrap.setup.cluster_lock import claimed
+from bootstrap.ssh.host import Host, LocalHost
 
 CHECKOUT = Path(__file__).parents[2]
 SECONDS = 60
@@ -79,18 +79,18 @@ def test_who_is_cut_off_holds_it_no_longer_than_the_lease(
     head: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A head whose sshd has not noticed that the connection is gone."""
-    monkeypatch.setattr(claim, "RENEW_SECONDS", 1000.0)
+    monkeypatch.setattr(cluster_lock, "RENEW_SECONDS", 1000.0)
     other = LocalHost(head.node, head.layout.root)
     with claimed(head, "fab bootstrap"):
-        long_ago = time.time() - 60 * claim.LEASE_MINUTES
-        os.utime(Path(head.layout.root) / claim.LEASE, (long_ago, long_ago))
+        long_ago = time.time() - 60 * cluster_lock.LEASE_MINUTES
+        os.utime(Path(head.layout.root) / cluster_lock.LEASE, (long_ago, long_ago))
         wait_for_the_lock(other)
 
 
 def test_who_says_that_it_lives_keeps_it(head: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(cluster_lock, "RENEW_SECONDS", 0.1)
     with claimed(head, "fab bootstrap"):
-        lease = Path(head.layout.root) / claim.LEASE
+        lease = Path(head.layout.root) / cluster_lock.LEASE
         os.utime(lease, (0, 0))
         end = time.monotonic() + SECONDS
         while lease.stat().st_mtime == 0:

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import environment, packages
-from bootstrap.environment import Plan, installed, set_up, venv_lines
 from bootstrap.errors import UserError
-from bootstrap.hosts import LocalHost
-from bootstrap.inventory import Node
-from bootstrap.kit import Kit, make_kit, send_kit
-from bootstrap.lock import Lock
-from bootstrap.probe import Python, probe
-from bootstrap.project_wheel import build, source_key
+from bootstrap.inventory.inventory import Node
+from bootstrap.setup.node_facts import Python, probe
+from bootstrap.setup.python import environment, packages
+from bootstrap.setup.python.environment import Plan, installed, set_up, venv_lines
+from bootstrap.setup.python.package_pins import Lock
+from bootstrap.setup.python.payload import Kit, make_kit, send_kit
+from bootstrap.setup.python.project_wheel import build, source_key
+from bootstrap.ssh.host import LocalHost
 from tests.rig.stand_in import PackageIndex, serving_packages
 from tests.tiny_wheels import tiny_wheel
 

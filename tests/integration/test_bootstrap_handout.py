@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from bootstrap import handout, waves
 from bootstrap.errors import UserError
-from bootstrap.handout import Tree, hand_out, hand_out_each, missing, seal, untouched
-from bootstrap.hosts import Host, LocalHost
-from bootstrap.inventory import Node
-from bootstrap.transfer import script
+from bootstrap.inventory.inventory import Node
+from bootstrap.setup import broadcast, fanout
+from bootstrap.setup.broadcast import Tree, hand_out, hand_out_each, missing, seal, untouched
+from bootstrap.ssh.host import Host, LocalHost
+from bootstrap.ssh.transfer import script
 
 ROOT = "/root-of-every-node"
 SSH = """#!/bin/sh
@@ -72,7 +72,7 @@ class KilledHost(FolderHost):
 
     def stream(self, line: str, *arguments: Any, **named: Any) -> Any:
         """The shell kills itself before the second."""
-        assert handout.PUT_IN_PLACE.count(SECOND_RENAME) == 1
+        assert broadcast.PUT_IN_PLACE.count(SECOND_RENAME) == 1
         return super().stream(line.replace(SECOND_RENAME, "kill -9 $$"), *arguments, **named)
 
 
@@ -181,7 +181,9 @@ def test_a_changed_picture_is_noticed_though_its_time_was_kept(
 def test_of_a_large_folder_the_times_are_believed(
     hosts: list[Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handout, "UNTOUCHED", handout.UNTOUCHED.replace(f"-lt {64 << 10}", "-lt 0"))
+    monkeypatch.setattr(
+        broadcast, "UNTOUCHED", broadcast.UNTOUCHED.replace(f"-lt {64 << 10}", "-lt 0")
+    )
     fill(hosts[0])
     assert give(hosts) == {}
     assert untouched(hosts[1], f"{ROOT}/data/five")
@@ -249,7 +251,7 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_one_that_was_there(
     fill(hosts[0])
     place = folder_of(hosts[0])
     finished = hosts[0].run(
-        script(handout.PUT_IN_PLACE, f"{ROOT}/data/nothing", f"{ROOT}/data/five"), check=False
+        script(broadcast.PUT_IN_PLACE, f"{ROOT}/data/nothing", f"{ROOT}/data/five"), check=False
     )
     assert finished.exit_code != 0
     assert (place / "a.txt").read_text() == "one"
@@ -315,7 +317,7 @@ def test_a_node_that_failed_is_not_sent_the_next_one(hosts: list[Host], tmp_path
         yield seal(hosts[0], f"{ROOT}/data/six")
 
     assert set(hand_out_each(trees(), hosts[:1], hosts[1:], lambda host, text: None)) == {"n2"}
-    assert sum(line.endswith(" n2") for line in transfers(tmp_path)) == waves.TRIES
+    assert sum(line.endswith(" n2") for line in transfers(tmp_path)) == fanout.TRIES
 
 
 def test_nodes_without_python_check_and_hand_out_alike(tmp_path: Path) -> None:

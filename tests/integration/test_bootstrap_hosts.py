@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import connecting, ssh_host
+from bootstrap.commands.forget_host import forget
 from bootstrap.errors import CommandFailed, ConnectionLost, Interrupted, TimedOut, UserError
-from bootstrap.forget_host import forget
-from bootstrap.host_keys import HostKeyRefused
-from bootstrap.hosts import Host, LocalHost, open_hosts
-from bootstrap.inventory import Inventory, Node
-from bootstrap.ssh_host import SshHost
+from bootstrap.inventory.inventory import Inventory, Node
+from bootstrap.ssh import connection, ssh_host
+from bootstrap.ssh.host import Host, LocalHost, open_hosts
+from bootstrap.ssh.host_keys import HostKeyRefused
+from bootstrap.ssh.ssh_host import SshHost
 from tests.sshd import Sshd, free_port, make_key, serving
 
 Start = Callable[..., Sshd]
@@ -284,7 +284,7 @@ def test_nobody_there(start: Start, person: Path) -> None:
         assert "through 127.0.0.1" in said
         assert "does not answer" in said
         assert hosts[2].run("true").exit_code == 0
-        with pytest.raises(connecting.Unreachable):
+        with pytest.raises(connection.Unreachable):
             hosts[1].run("true")
 
 
@@ -395,8 +395,8 @@ def test_a_node_without_a_place_for_us_is_not_reached_and_the_others_are(
 def test_what_ran_ends_with_whoever_asked_for_it(tmp_path: Path) -> None:
     """On this machine, too, where no connection breaks."""
     program = (
-        "from bootstrap.hosts import LocalHost\n"
-        "from bootstrap.inventory import Node\n"
+        "from bootstrap.ssh.host import LocalHost\n"
+        "from bootstrap.inventory.inventory import Node\n"
         "host = LocalHost(Node('local', '127.0.0.1'))\n"
         "host.run('echo $$; exec sleep 1000', on_line=lambda line: print(line, flush=True))\n"
     )

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from bootstrap import leftovers, run_state
-from bootstrap.job import Job, JobNode
+from bootstrap.node import run_processes, run_state
+from bootstrap.node.job import Job, JobNode
 from tests.local_cluster import make_root, node_variables, training_arguments
 
 SECONDS = 240
@@ -35,9 +35,9 @@ def nothing_is_left(root: Path) -> Iterator[None]:
     yield
     for down in (root / "down").iterdir():
         down.unlink()
-    left = [run for run in (root / "runs").iterdir() if leftovers.processes_of(str(run))]
+    left = [run for run in (root / "runs").iterdir() if run_processes.processes_of(str(run))]
     for run in left:
-        leftovers.end_all(str(run))
+        run_processes.end_all(str(run))
     assert not left
     assert not run_state.is_held(root)
 
@@ -64,7 +64,7 @@ def make_job(root: Path, name: str, **changes: Any) -> Job:
 
 
 def start(job: Job, detach: bool = False) -> subprocess.Popen[str]:
-    words = [job.python, "-m", "bootstrap.supervisor", str(job.folder / "job.json")]
+    words = [job.python, "-m", "bootstrap.node.supervisor", str(job.folder / "job.json")]
     log = None if detach else (job.folder / run_state.LOG).open("a")
     return subprocess.Popen(
         [*words, *(["--detach"] if detach else [])], env={**os.environ, **node_variables()},
@@ -114,7 +114,7 @@ def a_rank(job: Job) -> int:
     """A process of the run that trains, the last one started."""
     return max(
         pid
-        for pid in leftovers.processes_of(str(job.folder))
+        for pid in run_processes.processes_of(str(job.folder))
         if b"training.textual_inversion" in Path(f"/proc/{pid}/cmdline").read_bytes()
         and b"mpi" not in Path(f"/proc/{pid}/comm").read_bytes()
     )
@@ -226,7 +226,7 @@ def test_a_supervisor_that_was_killed_is_taken_over_from(root: Path, whole: byte
 
 
 def test_job_json_holds_the_job(root: Path) -> None:
-    from bootstrap.job import read_job
+    from bootstrap.node.job import read_job
 
     job = make_job(root, "json")
     assert read_job(job.folder / "job.json") == job

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from bootstrap import destroy, fetch, generate, leftovers, logs, run_state, status, stop, train
+from bootstrap.commands import destroy, fetch, generate, logs, status, stop, train
 from bootstrap.errors import UserError
-from bootstrap.inventory import local_inventory
+from bootstrap.inventory.inventory import local_inventory
+from bootstrap.node import run_processes, run_state
 from tests.local_cluster import make_root, node_variables
 
 ROWS = "learned_embeds.safetensors"
@@ -58,7 +59,7 @@ def at_home(
     yield home
     runs = root / "runs"
     for run in runs.iterdir() if runs.exists() else ():
-        assert not leftovers.processes_of(str(run))
+        assert not run_processes.processes_of(str(run))
 
 
 def trained(*words: str) -> int:
@@ -132,7 +133,7 @@ def test_detached_killed_watched_again_it_ends_as_if_nothing_had_been(
         assert state(root, "detached")["phase"] not in run_state.ENDED
         if (folder / "checkpoint-2").is_dir():
             ranks = [
-                pid for pid in leftovers.processes_of(str(folder))
+                pid for pid in run_processes.processes_of(str(folder))
                 if b"training.textual_inversion" in Path(f"/proc/{pid}/cmdline").read_bytes()
                 and b"python" in Path(f"/proc/{pid}/comm").read_bytes()
             ]  # fmt: skip
@@ -237,7 +238,8 @@ def test_destroy_asks_before_anything_unfetched_is_lost(
 def test_ctrl_c_detaches(root: Path) -> None:
     """A real terminal's way: SIGINT to the command; the training goes on to its end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bootstrap.train", *LOCAL, *SHORT, "-n", "1", "--run", "ctrl-c"],
+        [sys.executable, "-m", "bootstrap.commands.train",
+         *LOCAL, *SHORT, "-n", "1", "--run", "ctrl-c"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bootstrap import inputs
 from bootstrap.errors import UserError
-from bootstrap.flags import Asked
-from bootstrap.hosts import Host
-from bootstrap.training_inputs import inputs_again, inputs_of
+from bootstrap.runs.flags import Asked
+from bootstrap.runs.training_inputs import inputs_again, inputs_of
+from bootstrap.setup import model_and_data
+from bootstrap.ssh.host import Host
 from tests.integration.test_bootstrap_handout import ROOT, FolderHost
 
 QUIET = Console(quiet=True)
@@ -85,7 +85,9 @@ def test_pictures_for_one_run_do_not_become_everybodys(
         (tmp_path / name / "0.jpg").write_text(content)
     record = place(hosts[0]) / "cluster" / "model.json"
     record.write_text(json.dumps({"path": f"{ROOT}/models/base", "source": "a/b", "name": "base"}))
-    inputs.bring(hosts[0], inputs.read_input("pictures", str(tmp_path / "of/dicoo")), print)
+    model_and_data.bring(
+        hosts[0], model_and_data.read_input("pictures", str(tmp_path / "of/dicoo")), print
+    )
     known = (place(hosts[0]) / "cluster" / "data.json").read_text()
     for folder, content in (("my/cat", "cat"), ("my/dicoo", "mine"), ("of/dicoo", "dicoo")):
         asked = Asked(training={"train_data_dir": str(tmp_path / folder)})

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import transfer
 from bootstrap.errors import ConnectionLost, UserError
-from bootstrap.hosts import Host, open_hosts
-from bootstrap.inventory import Inventory, Node
+from bootstrap.inventory.inventory import Inventory, Node
+from bootstrap.ssh import transfer
+from bootstrap.ssh.host import Host, open_hosts
 from tests.sshd import Sshd, make_key, serving
 
 

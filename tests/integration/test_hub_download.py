@@ -25,7 +25,7 @@ def download(
         **variables,
     }
     return subprocess.run(
-        [sys.executable, "-m", "bootstrap.hub_download", *words],
+        [sys.executable, "-m", "bootstrap.node.downloads.hub_download", *words],
         cwd=ROOT,
         env=environment,
         capture_output=True,

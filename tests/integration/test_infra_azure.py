@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
 
-from infra import boot_log, power, preflight, prices, settings
-from infra.arm import Azure, only_subscription
+from infra import prices
+from infra.azure import boot_log, power, preflight
+from infra.azure.arm import Azure, only_subscription
+from infra.config import settings
 from infra.errors import UserError
 from infra.inventory import Inventory
 from scripts import live
@@ -260,10 +262,10 @@ def test_the_commands_say_what_is_missing_without_a_traceback(tmp_path: Path) ->
     quiet = {**os.environ, "PATH": str(tmp_path)}
     absent = str(tmp_path / "absent.json")
     for words, says in (
-        (["infra.power", "pause", "--inventory", absent], "cannot be read"),
-        (["infra.power", "resume"], "pulumi is not on the PATH"),
-        (["infra.preflight"], "pulumi is not on the PATH"),
-        (["infra.preflight", "--set", "node_cout=3"], "did you mean node_count?"),
+        (["infra.azure.power", "pause", "--inventory", absent], "cannot be read"),
+        (["infra.azure.power", "resume"], "pulumi is not on the PATH"),
+        (["infra.azure.preflight"], "pulumi is not on the PATH"),
+        (["infra.azure.preflight", "--set", "node_cout=3"], "did you mean node_count?"),
     ):
         finished = subprocess.run(
             [sys.executable, "-m", *words],

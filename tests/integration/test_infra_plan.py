@@ -21,12 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from infra import picture, plan, plan_table, rules
 from infra.errors import UserError
 from infra.inventory import SCHEMA_FILE, Inventory, main, read, schema_text
-from infra.packets import LOAD_BALANCER, PEERED, Packet, allows
-from infra.power_role import definition_id
-from infra.recording import PRINCIPAL, SUBSCRIPTION, record
+from infra.plan import picture, plan, plan_table, rules
+from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
+from infra.plan.recording import PRINCIPAL, SUBSCRIPTION, record
+from infra.program.power_role import definition_id
 from tests.azure_models import complaints
 from tests.infra_plans import BASE, planned, resource
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.accelerate_config import accelerate_config
-from bootstrap.activation import activation
-from bootstrap.cluster_environment import cluster_environment
 from bootstrap.errors import UserError
-from bootstrap.layout import node_root
+from bootstrap.paths import node_root
+from bootstrap.setup.python.accelerate_config import accelerate_config
+from bootstrap.setup.python.activation import activation
+from bootstrap.setup.python.rank_environment import cluster_environment
 
 ROOT = "/home/me/.xeon-diffusion"
 

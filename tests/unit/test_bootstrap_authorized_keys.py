@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import cluster_ssh
 from bootstrap.errors import CommandFailed
-from bootstrap.hosts import LocalHost
-from bootstrap.inventory import Inventory, Node
-from bootstrap.transfer import script
+from bootstrap.inventory.inventory import Inventory, Node
+from bootstrap.setup import cluster_ssh
+from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.transfer import script
 
 FOREIGN = (
     b"ssh-ed25519 AAA anna@m\xfcller\n",  # Latin-1, and what a crashed editor has left

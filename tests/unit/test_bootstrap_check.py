@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bootstrap import check, check_links, check_nodes, node_report
+from bootstrap.commands import check
+from bootstrap.commands.checks import links, nodes
+from bootstrap.commands.checks.report import Finding, show
 from bootstrap.errors import TimedOut
-from bootstrap.finding import Finding, show
-from bootstrap.hosts import Finished, LocalHost
-from bootstrap.inventory import Node
-from bootstrap.lock import Lock
+from bootstrap.inventory.inventory import Node
+from bootstrap.node.reports import node_report
+from bootstrap.setup.python.package_pins import Lock
+from bootstrap.ssh.host import Finished, LocalHost
 
 LOCK = Lock("upstream", {"torch": "2.13.0", "typing_extensions": "4.1"}, {})
 
@@ -41,11 +43,11 @@ def handed_out(root: Path) -> Path:
 def test_a_changed_and_a_missing_picture_are_named(tmp_path: Path) -> None:
     folder = handed_out(tmp_path)
     head = node_report.report(tmp_path)
-    assert all(finding.well for finding in check_nodes.files("n0", head, head))
+    assert all(finding.well for finding in nodes.files("n0", head, head))
     (folder / "1.jpeg").write_bytes(b"another")
     (folder / "0.jpeg").unlink()
     (tmp_path / "activate").unlink()
-    found = check_nodes.files("n1", node_report.report(tmp_path), head)
+    found = nodes.files("n1", node_report.report(tmp_path), head)
     told = {finding.what: finding for finding in found if not finding.well}
     assert set(told) == {"paths", "data/dicoo"}
     assert "0.jpeg is not what was handed out; 1.jpeg is" in told["data/dicoo"].found
@@ -58,14 +60,14 @@ def test_another_hand_out_and_a_missing_folder_are_told(tmp_path: Path) -> None:
     head: dict[str, Any] = node_report.report(tmp_path)
     other = json.loads(json.dumps(head))
     other["folders"]["data/dicoo"]["digest"] = "0" * 64
-    assert "of another hand-out than the head's" in check_nodes.files("n1", other, head)[1].found
+    assert "of another hand-out than the head's" in nodes.files("n1", other, head)[1].found
     other["folders"] = {}
-    assert check_nodes.files("n1", other, head)[1].found == "is not there"
+    assert nodes.files("n1", other, head)[1].found == "is not there"
 
 
 def test_the_report_is_one_line_of_json(tmp_path: Path) -> None:
     handed_out(tmp_path)
-    command = [sys.executable, "-m", "bootstrap.node_report", str(tmp_path)]
+    command = [sys.executable, "-m", "bootstrap.node.reports.node_report", str(tmp_path)]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     report = json.loads(finished.stdout)
     assert report["packages"]["pytest"]
@@ -81,23 +83,23 @@ def test_the_report_is_one_line_of_json(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_package_is_named(installed: dict[str, str], says: str) -> None:
-    finding = check_nodes.packages("n1", {"packages": installed}, LOCK)
+    finding = nodes.packages("n1", {"packages": installed}, LOCK)
     assert finding.found == says
     assert finding.well == ("pinned" in says)
     assert finding.fix == ("" if finding.well else "fab bootstrap")
 
 
 def test_a_full_disk_and_a_skewed_clock_are_named() -> None:
-    full = check_nodes.disk("n1", {"disk_free": 1 << 20}, "/home/ana/.xeon-diffusion")
+    full = nodes.disk("n1", {"disk_free": 1 << 20}, "/home/ana/.xeon-diffusion")
     assert (full.well, full.found) == (False, "0.0 GiB free")
     assert "/home/ana/.xeon-diffusion/runs" in full.fix
-    assert check_nodes.disk("n1", {"disk_free": 1 << 40}, "/r").well
-    head = check_nodes.Clock(0.3, 0.1)
-    assert check_nodes.clock("n1", check_nodes.Clock(1.3, 0.1), head).well
-    late = check_nodes.clock("n1", check_nodes.Clock(-9.7, 0.1), head)
+    assert nodes.disk("n1", {"disk_free": 1 << 40}, "/r").well
+    head = nodes.Clock(0.3, 0.1)
+    assert nodes.clock("n1", nodes.Clock(1.3, 0.1), head).well
+    late = nodes.clock("n1", nodes.Clock(-9.7, 0.1), head)
     assert (late.well, late.found) == (False, "-10.0 s to the head's, within 0.2 s")
     # A slow line cannot tell: what it may be off by is allowed for.
-    assert check_nodes.clock("n1", check_nodes.Clock(-9.7, 9.0), head).well
+    assert nodes.clock("n1", nodes.Clock(-9.7, 9.0), head).well
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def host(tmp_path: Path) -> LocalHost:
 
 
 def test_the_clock_of_this_machine_is_this_machines(host: LocalHost) -> None:
-    seen = check_nodes.read_clock(host)
+    seen = nodes.read_clock(host)
     assert abs(seen.ahead) <= seen.within + 0.01
 
 
@@ -118,7 +120,7 @@ def test_pairs_are_asked_at_once_and_told_apart(host: LocalHost, tmp_path: Path)
     others = [
         LocalHost(Node(name=f"n{i}", address=f"10.0.0.{4 + i}"), str(tmp_path)) for i in (1, 2, 3)
     ]
-    found = {finding.where: finding for finding in check_links.pairs(host, others)}
+    found = {finding.where: finding for finding in links.pairs(host, others)}
     assert found["n0 to n1"].well
     assert "host key" in found["n0 to n2"].found
     assert "drops packets" in found["n0 to n3"].found
@@ -177,7 +179,8 @@ def answering(root: Path) -> None:
         "env/bin/mpirun": '#!/bin/sh\ncase "$*" in *hostname*) echo a; echo b;; *"python -P -m "*)'
         ' echo \'{"latency_seconds": 1, "bytes_per_second": 1, "bytes": 1}\';; esac\n',
         "env/bin/python": '#!/bin/sh\ncase "$*" in *node_report*) exec'
-        f" env PYTHONPATH={Path.cwd()} {sys.executable} -m bootstrap.node_report {root};;\n"
+        f" env PYTHONPATH={Path.cwd()} {sys.executable}"
+        f" -m bootstrap.node.reports.node_report {root};;\n"
         "'-P -m '*) ;; *) exit 3;; esac\n"
         'while [ "$1" != --output_dir ]; do shift; done; mkdir "$2"\n'
         'echo \'{"event": "step", "loss": 1.0}\' > "$2/events.jsonl"\n',

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import conda
 from bootstrap.errors import UserError
-from bootstrap.transfer import script
+from bootstrap.setup.python import conda
+from bootstrap.ssh.transfer import script
 
 LIST = """\
 # This file may be used to create an environment using:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import flags
 from bootstrap.errors import UserError
+from bootstrap.runs import flags
 from training.command_line import parse as training_parses
 from training.config import TextualInversionConfig
 

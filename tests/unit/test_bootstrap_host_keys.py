@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import destroy
+from bootstrap.commands import destroy
+from bootstrap.commands.forget_host import main as forget
 from bootstrap.errors import UserError
-from bootstrap.forget_host import main as forget
-from bootstrap.host_keys import (
+from bootstrap.inventory.inventory import Inventory, Node
+from bootstrap.ssh.host_keys import (
     HostKey,
     HostKeyRefused,
     Pins,
@@ -21,7 +22,6 @@ from bootstrap.host_keys import (
     question,
     refused,
 )
-from bootstrap.inventory import Inventory, Node
 
 HEAD = Node("xeon-0", "10.0.0.4", public_address="20.1.2.3")
 WORKER = Node("xeon-1", "10.0.0.5", port=2222)

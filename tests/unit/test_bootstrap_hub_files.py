@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bootstrap.hub_files import picture_files, pipeline_files, without_safetensors
+from bootstrap.node.downloads.hub_files import picture_files, pipeline_files, without_safetensors
 
 SD15 = [
     ".gitattributes",

@@ -9,11 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import inputs
 from bootstrap.errors import UserError
-from bootstrap.hosts import LocalHost
-from bootstrap.inputs import Input, bring, content_key, download_line, read_input, tree_sha256
-from bootstrap.inventory import Node
+from bootstrap.inventory.inventory import Node
+from bootstrap.setup import model_and_data
+from bootstrap.setup.model_and_data import (
+    Input,
+    bring,
+    content_key,
+    download_line,
+    read_input,
+    tree_sha256,
+)
+from bootstrap.ssh.host import LocalHost
 
 
 @pytest.fixture
@@ -79,13 +86,15 @@ def test_the_hub_is_asked_by_the_head_and_no_token_is_in_the_line(head: LocalHos
     assert "HF_ENDPOINT=https://mirror" in line
     assert f"HF_TOKEN_PATH={head.layout.hub_token}" in line
     assert "hf_secret" not in line
-    assert line.endswith("bootstrap.hub_download model a/model /r/models/model.filling main")
+    assert line.endswith(
+        "bootstrap.node.downloads.hub_download model a/model /r/models/model.filling main"
+    )
 
 
 def test_the_token_is_read_by_its_owner_alone(head: LocalHost) -> None:
     said: list[str] = []
     head.log = said.append
-    inputs.store_token(head, "hf_secret\n")
+    model_and_data.store_token(head, "hf_secret\n")
     path = Path(head.layout.hub_token)
     assert path.read_text() == "hf_secret"
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
@@ -93,8 +102,8 @@ def test_the_token_is_read_by_its_owner_alone(head: LocalHost) -> None:
 
 
 def test_the_defaults() -> None:
-    assert Input("model", inputs.DEFAULT_MODEL).name == "stable-diffusion-v1-5"
-    assert Input("pictures", inputs.DEFAULT_PICTURES).name == "dicoo"
+    assert Input("model", model_and_data.DEFAULT_MODEL).name == "stable-diffusion-v1-5"
+    assert Input("pictures", model_and_data.DEFAULT_PICTURES).name == "dicoo"
 
 
 def test_what_is_neither(tmp_path: Path) -> None:

@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 
 from bootstrap.errors import UserError
-from bootstrap.lock import BATCH, ONECCL_INDEX, OWN_INDEX, STACKS, TORCH_INDEX, Part, read_lock
-from bootstrap.packages import (
+from bootstrap.setup.python.package_pins import (
+    BATCH,
+    ONECCL_INDEX,
+    OWN_INDEX,
+    STACKS,
+    TORCH_INDEX,
+    Part,
+    read_lock,
+)
+from bootstrap.setup.python.packages import (
     advice,
     download_line,
     requirement_file,

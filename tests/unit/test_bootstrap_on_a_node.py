@@ -10,13 +10,16 @@ from typing import cast
 
 import pytest
 
-from bootstrap import bootstrap, check, clean, cluster_ssh, node_setup, run_state, transfer
-from bootstrap.host_keys import HostKeyRefused
-from bootstrap.hosts import LocalHost
-from bootstrap.inventory import Inventory, Node
-from bootstrap.kit import Kit
-from bootstrap.lock import Lock
-from bootstrap.steps import Together
+from bootstrap.commands import bootstrap, check, clean
+from bootstrap.inventory.inventory import Inventory, Node
+from bootstrap.node import run_state
+from bootstrap.setup import cluster_ssh, setup_steps
+from bootstrap.setup.python.package_pins import Lock
+from bootstrap.setup.python.payload import Kit
+from bootstrap.setup.step_runner import Together
+from bootstrap.ssh import transfer
+from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host_keys import HostKeyRefused
 
 
 @pytest.fixture
@@ -40,24 +43,24 @@ def way(
 
 @pytest.mark.usefixtures("way")
 def test_a_live_run_is_named_and_nothing_is_changed(host: LocalHost) -> None:
-    assert node_setup.live_run(host) is None
+    assert setup_steps.live_run(host) is None
     root = Path(host.layout.root)
     for name in ("older", "of-now"):
         (root / "runs" / name).mkdir(parents=True)
         (root / "runs" / name / "state.json").write_text(json.dumps({"phase": "training"}))
     with run_state.held(root) as lock:
         assert lock is not None
-        said = str(node_setup.live_run(host))
+        said = str(setup_steps.live_run(host))
     assert "n0: of-now is running" in said
     assert "fab stop" in said
-    assert node_setup.live_run(host) is None
+    assert setup_steps.live_run(host) is None
 
 
 def test_bootstrap_stops_before_it_chooses_while_a_run_is_live(
     host: LocalHost, tmp_path: Path
 ) -> None:
     other = LocalHost(Node("n1", "127.0.0.2"), str(tmp_path / "other"))
-    setup = node_setup.NodeSetup(
+    setup = setup_steps.NodeSetup(
         inventory=Inventory("mine", "file", (host.node, other.node)),
         lock=Lock("upstream", {}, {}),
         kit=cast(Kit, None),
@@ -86,7 +89,7 @@ def test_who_only_looks_is_no_live_run(host: LocalHost) -> None:
     root = Path(host.layout.root)
     with run_state.held(root):
         found: list[object] = []
-        looked = threading.Thread(target=lambda: found.append(node_setup.live_run(host)))
+        looked = threading.Thread(target=lambda: found.append(setup_steps.live_run(host)))
         looked.start()
         looked.join(0.7)
     looked.join()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.hosts import LocalHost
-from bootstrap.inventory import Node
-from bootstrap.probe import Probe, probe, read_probe, read_pythons, read_route
+from bootstrap.inventory.inventory import Node
+from bootstrap.setup.node_facts import Probe, probe, read_probe, read_pythons, read_route
+from bootstrap.ssh.host import LocalHost
 from tests.unit.test_bootstrap_processor import SAPPHIRE_RAPIDS, topology
 
 BY_IP = """\

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bootstrap.processor import NumaNode, cpu_list, generation, read_processor, read_topology
+from bootstrap.setup.processor import NumaNode, cpu_list, generation, read_processor, read_topology
 
 ICE_LAKE = """\
 processor\t: 0

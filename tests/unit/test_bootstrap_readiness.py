@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bootstrap import readiness
 from bootstrap.errors import UserError
-from bootstrap.probe import Probe, read_probe
+from bootstrap.setup import node_requirements
+from bootstrap.setup.node_facts import Probe, read_probe
 from tests.unit.test_bootstrap_probe import recorded
 from tests.unit.test_bootstrap_processor import ICE_LAKE
 
@@ -19,12 +19,14 @@ def node(**changes: str) -> Probe:
 
 def refusals(probe: Probe, **changes: bool) -> str:
     choice = {"conda": False, "equipped": False, **changes}
-    return "\n".join(readiness.refusals("n1", probe, stack="intel", root="/home/me/x", **choice))
+    return "\n".join(
+        node_requirements.refusals("n1", probe, stack="intel", root="/home/me/x", **choice)
+    )
 
 
 def test_a_good_node() -> None:
     assert refusals(node()) == ""
-    assert readiness.warnings({"n1": node()}, stack="intel") == []
+    assert node_requirements.warnings({"n1": node()}, stack="intel") == []
 
 
 @pytest.mark.parametrize(
@@ -54,28 +56,30 @@ def test_conda_brings_its_own_python() -> None:
 
 def test_a_mixed_cluster() -> None:
     probes = {"n1": node(), "n2": node(cpuinfo=ICE_LAKE)}
-    said = "\n".join(readiness.warnings(probes, stack="intel"))
+    said = "\n".join(node_requirements.warnings(probes, stack="intel"))
     assert "mixed cluster" in said
     assert "Sapphire Rapids (AMX): n1" in said
     assert "Ice Lake (no bf16): n2" in said
     assert "no bf16 in hardware on n2" in said
-    assert readiness.mixed_precision(probes) == "no"
-    assert readiness.mixed_precision({"n1": node()}) == "bf16"
+    assert node_requirements.mixed_precision(probes) == "no"
+    assert node_requirements.mixed_precision({"n1": node()}) == "bf16"
 
 
 def test_clocks() -> None:
     probes = {"a": node(), "b": node(), "c": node(clock="1760000090.0")}
-    assert "clocks differ (c by +90 s)" in "\n".join(readiness.warnings(probes, stack="intel"))
+    assert "clocks differ (c by +90 s)" in "\n".join(
+        node_requirements.warnings(probes, stack="intel")
+    )
 
 
 def test_the_python_that_all_have() -> None:
     both = "3.12 /usr/bin/python3.12\n3.11 /usr/bin/python3.11"
     probes = {"a": node(pythons=both), "b": node(pythons="3.11 /opt/python3.11")}
-    assert readiness.common_python(probes) == "3.11"
-    assert readiness.python_of(probes["b"], "3.11").path == "/opt/python3.11"
+    assert node_requirements.common_python(probes) == "3.11"
+    assert node_requirements.python_of(probes["b"], "3.11").path == "/opt/python3.11"
 
 
 def test_no_python_in_common() -> None:
     probes = {"a": node(pythons="3.12 /a"), "b": node(pythons="3.13 /b")}
     with pytest.raises(UserError, match=r"a: 3\.12; b: 3\.13.*conda"):
-        readiness.common_python(probes)
+        node_requirements.common_python(probes)

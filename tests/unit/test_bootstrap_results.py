@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bootstrap import asking, checkpoints, fetch, logs, origin, run_state, runs
+from bootstrap.commands import command_line, fetch, logs
 from bootstrap.errors import UserError
-from bootstrap.hosts import LocalHost
-from bootstrap.inventory import Node
-from bootstrap.progress import RunProgress
+from bootstrap.inventory.inventory import Node
+from bootstrap.node import checkpoints, run_query, run_state
+from bootstrap.runs import results_owner
+from bootstrap.runs.run_progress import RunProgress
+from bootstrap.ssh.host import LocalHost
 
 
 @pytest.fixture
@@ -27,9 +29,9 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
 
     def ask(_: object, what: str, name: str) -> str:
         assert what == "gather"
-        return json.dumps(runs.gather(Path(host.layout.runs) / name))
+        return json.dumps(run_query.gather(Path(host.layout.runs) / name))
 
-    monkeypatch.setattr(asking, "ask_head", ask)
+    monkeypatch.setattr(command_line, "ask_head", ask)
     return host
 
 
@@ -54,11 +56,11 @@ def test_another_runs_results_are_not_written_over(head: LocalHost) -> None:
     with pytest.raises(UserError, match=r"runs/x/ here holds the results of another run.*--run"):
         fetch.bring_home(head, "c", "x")
     with pytest.raises(UserError, match="mv runs/x"):
-        origin.refuse_taken("x")
+        results_owner.refuse_taken("x")
     assert (here / "rows").read_text() == "1.0"
     assert not list(Path(head.layout.runs).glob(".gathered/*"))
     here.rename("old")
-    origin.refuse_taken("x")
+    results_owner.refuse_taken("x")
     fetch.bring_home(head, "c", "x")
     assert (here / "rows").read_text() == "2.0"
 
@@ -93,12 +95,12 @@ def test_full_covers_what_was_there(head: LocalHost) -> None:
     folder = write_run(head, 1.0)
     (folder / "model_index.json").write_text("{}")
     fetch.bring_home(head, "c", "x", full=True)
-    assert fetch.unfetched("c", runs.summary(folder)) == ""
+    assert fetch.unfetched("c", run_query.summary(folder)) == ""
     fetch.bring_home(head, "c", "x")
-    assert fetch.unfetched("c", runs.summary(folder)) == ""
+    assert fetch.unfetched("c", run_query.summary(folder)) == ""
     run_state.append_event(folder, "done", step=9)
     fetch.bring_home(head, "c", "x")
-    assert fetch.unfetched("c", runs.summary(folder)) == "the whole pipeline (--full)"
+    assert fetch.unfetched("c", run_query.summary(folder)) == "the whole pipeline (--full)"
 
 
 def test_a_disk_that_cannot_be_written_is_said_once(head: LocalHost) -> None:
@@ -127,7 +129,7 @@ def test_two_gather_at_once_and_files_go_away(
     folder = write_run(head, 1.0)
     (folder / "samples").mkdir()
     (folder / "samples" / ".half").write_text("")
-    first, second = runs.gather(folder), runs.gather(folder)
+    first, second = run_query.gather(folder), run_query.gather(folder)
     assert first["path"] != second["path"]
     link = os.link
 
@@ -137,7 +139,7 @@ def test_two_gather_at_once_and_files_go_away(
         link(source, target)
 
     monkeypatch.setattr(os, "link", vanishing)
-    third = Path(runs.gather(folder)["path"])
+    third = Path(run_query.gather(folder)["path"])
     assert {path.name for path in third.iterdir()} == {"config.toml", "events.jsonl", "samples"}
     assert not list((third / "samples").iterdir())
     assert checkpoints.run_record(third) == {"seed": 7}

@@ -16,13 +16,14 @@ from typing import Any, ClassVar
 import pytest
 from rich.console import Console
 
-from bootstrap import checkpoints, deallocate, fetch, leftovers, run_state, runs, status
+from bootstrap.commands import fetch, status
 from bootstrap.errors import UserError
-from bootstrap.inventory import Inventory, Node
-from bootstrap.mpi import RUN_VARIABLE
-from bootstrap.placing import ranges
-from bootstrap.progress import RunProgress
-from bootstrap.run_names import check_name, free_name
+from bootstrap.inventory.inventory import Inventory, Node
+from bootstrap.node import azure_deallocate, checkpoints, run_processes, run_query, run_state
+from bootstrap.node.mpi import RUN_VARIABLE
+from bootstrap.runs.rank_placement import ranges
+from bootstrap.runs.run_names import check_name, free_name
+from bootstrap.runs.run_progress import RunProgress
 
 CLUSTER = Inventory(
     "c", "stack", (Node("head", "10.0.0.1"),), price_per_hour_usd=2.0, price_as_of="2026-01-01"
@@ -99,14 +100,14 @@ START = event("start", step=0, max_train_steps=13, global_batch=4, ranks=4)
 def test_a_runs_summary_and_its_results(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "x"
     write_events(folder, START, *STEPS[:2], event("checkpoint", step=2), STEPS[2], torn='{"eve')
-    found = runs.summary(folder)
+    found = run_query.summary(folder)
     assert (found["began"], found["checkpoint"], found["step"]["step"]) == (100.0, 2, 3)
     assert status.seconds_left(found) == 20.0
     until = found["results_until"]
     raw = (folder / "events.jsonl").read_bytes()
     assert raw[:until].endswith(b'"checkpoint", "time": 100.0, "step": 2}\n')
     said: list[dict[str, Any]] = []
-    runs.follow(folder, until, lambda line: said.append(json.loads(line)))
+    run_query.follow(folder, until, lambda line: said.append(json.loads(line)))
     assert [each["event"]["step"] for each in said if "event" in each] == [3]
 
 
@@ -152,7 +153,7 @@ def test_status_says_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = tmp_path / "runs" / "x"
     write_events(folder, START, *STEPS)
     run_state.write_state(folder, {"phase": "done", "pid": 1, "ended": 3700.0, "reason": ""})
-    text = "\n".join(status.lines_of(runs.summary(folder), CLUSTER, 99999.0))
+    text = "\n".join(status.lines_of(run_query.summary(folder), CLUSTER, 99999.0))
     assert "x: done" in text
     assert "step 3 of 13, loss 0.3333, 2.00 images/s" in text
     assert "$2.00 from its start to its end ($2.00 an hour for the whole cluster, prices of" in text
@@ -205,10 +206,10 @@ def test_leftovers_are_found_by_the_runs_own_mark(tmp_path: Path) -> None:
     mpirun = subprocess.Popen([*wait, "-genv", RUN_VARIABLE, run], stdin=subprocess.PIPE)
     bystander = subprocess.Popen([*wait, run], stdin=subprocess.PIPE)
     try:
-        assert set(leftovers.processes_of(run)) == {started[0].pid, mpirun.pid}
-        assert leftovers.ranks_of(run) == [started[0].pid]
+        assert set(run_processes.processes_of(run)) == {started[0].pid, mpirun.pid}
+        assert run_processes.ranks_of(run) == [started[0].pid]
         Thread(target=lambda: (started[0].wait(), mpirun.wait()), daemon=True).start()
-        assert leftovers.end_all(run) == 2
+        assert run_processes.end_all(run) == 2
         assert started[1].poll() is None
         assert bystander.poll() is None
     finally:
@@ -250,25 +251,25 @@ def test_the_head_deallocates_itself_last(monkeypatch: pytest.MonkeyPatch) -> No
     server = HTTPServer(("127.0.0.1", 0), Azure)
     Thread(target=server.serve_forever, daemon=True).start()
     here = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(deallocate, "BETWEEN_TRIES", 0.0)
+    monkeypatch.setattr(azure_deallocate, "BETWEEN_TRIES", 0.0)
     monkeypatch.setenv("XEON_DIFFUSION_METADATA", f"{here}/metadata")
     monkeypatch.setenv("XEON_DIFFUSION_ARM", here)
     vms = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines"
     try:
-        assert deallocate.main(["worker-1", "head"]) == 0
+        assert azure_deallocate.main(["worker-1", "head"]) == 0
         assert Azure.asked[2:] == [
             f"POST {vms}/worker-1/deallocate Bearer t0ken",
             f"POST {vms}/head/deallocate Bearer t0ken",
         ]
         Azure.asked = []
-        assert deallocate.main(["--check", "head"]) == 0
+        assert azure_deallocate.main(["--check", "head"]) == 0
         assert Azure.asked[2:] == [f"GET {vms}/head Bearer t0ken"]
         Azure.refused = {"head"}
         with pytest.raises(UserError, match="answered 403"):
-            deallocate.deallocate(["head"], check=True)
+            azure_deallocate.deallocate(["head"], check=True)
         Azure.asked, Azure.refused, Azure.once = [], {"worker-1", "worker-2"}, {"worker-2"}
         with pytest.raises(UserError, match=r"worker-1: .* answered 403"):
-            deallocate.deallocate(["worker-1", "worker-2", "head"], check=False)
+            azure_deallocate.deallocate(["worker-1", "worker-2", "head"], check=False)
         asked = [line.split("/")[-2] for line in Azure.asked[2:]]
         assert asked == [
             "worker-1",
@@ -294,7 +295,7 @@ def test_the_metadata_service_is_asked_without_a_proxy(monkeypatch: pytest.Monke
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     try:
-        assert deallocate._identity() == ("t0ken", "/subscriptions/s/resourceGroups/g")
+        assert azure_deallocate._identity() == ("t0ken", "/subscriptions/s/resourceGroups/g")
     finally:
         server.shutdown()
         server.server_close()

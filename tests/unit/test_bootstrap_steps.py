@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bootstrap.errors import UserError
-from bootstrap.hosts import Host, LocalHost
-from bootstrap.inventory import Node
-from bootstrap.steps import Say, Step, Together, run_steps
+from bootstrap.inventory.inventory import Node
+from bootstrap.setup.step_runner import Say, Step, Together, run_steps
+from bootstrap.ssh.host import Host, LocalHost
 
 
 class Seen:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from bootstrap import run_state, supervisor
-from bootstrap.job import Job, JobNode
-from bootstrap.supervisor import Attempt, Supervisor, activated
+from bootstrap.node import run_state, supervisor
+from bootstrap.node.job import Job, JobNode
+from bootstrap.node.supervisor import Attempt, Supervisor, activated
 
 
 def make(tmp_path: Path, **changes: Any) -> Supervisor:
@@ -133,7 +133,7 @@ def test_a_job_is_not_written_while_another_runs(tmp_path: Path) -> None:
     made = make(tmp_path)
     path = made.job.folder / "job.json"
     path.write_text("the other's")
-    words = [sys.executable, "-P", "-m", "bootstrap.supervisor", str(path), "--given"]
+    words = [sys.executable, "-P", "-m", "bootstrap.node.supervisor", str(path), "--given"]
     with run_state.held(Path(made.job.root)) as lock:
         assert lock is not None
         finished = subprocess.run(

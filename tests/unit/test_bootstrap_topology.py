@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from bootstrap.errors import UserError
-from bootstrap.processor import NumaNode
-from bootstrap.topology import (
+from bootstrap.runs.core_pinning import (
     GIB,
     Machine,
     Placement,
@@ -17,6 +16,7 @@ from bootstrap.topology import (
     spread,
     too_little_memory,
 )
+from bootstrap.setup.processor import NumaNode
 
 
 def machine(*cores: int, memory: int = 1024, name: str = "node") -> Machine:

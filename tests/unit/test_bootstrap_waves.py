@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from bootstrap.waves import TRIES, Waves
+from bootstrap.setup.fanout import TRIES, Waves
 
 
 def names(count: int) -> list[str]:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from infra import settings, sizes
-from infra.config import ClusterConfig
+from infra.config import settings, sizes
+from infra.config.config import ClusterConfig
 from infra.errors import UserError
-from infra.names import Names
+from infra.program.names import Names
 from scripts import pulumi_requirements
 from tests.infra_plans import BASE, KEY
 

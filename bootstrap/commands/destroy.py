@@ -1,0 +1,102 @@
+"""`fab destroy`: ask before anything is lost that has not been fetched, then `pulumi destroy`.
+
+`pulumi destroy` itself asks once more, with its own list of what goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from bootstrap.commands import command_line, fetch
+from bootstrap.commands.forget_host import forget_all
+from bootstrap.errors import UserError
+from bootstrap.inventory.inventory import Inventory, read_inventory
+from bootstrap.node import run_state
+from bootstrap.paths import CHECKOUT
+from bootstrap.ssh.host import open_hosts
+from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
+
+
+def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
+    """What would be lost, a line each; a head that cannot be asked is one of them."""
+    try:
+        with open_hosts(inventory, accept_all if accept_host_keys else ask_on_terminal) as hosts:
+            head = hosts[0]
+            if head.unreachable is not None:
+                raise head.unreachable
+            there = head.run(["test", "-d", head.layout.runs], check=False).exit_code == 0
+            runs = command_line.all_runs(head) if there else []
+    except UserError as error:
+        first = str(error).splitlines()[0]
+        return [f"{inventory.head.name} cannot be asked what it holds: {first}"]
+    lines = []
+    for run in runs:
+        phase = run["state"].get("phase")
+        if phase and phase not in (*run_state.ENDED, "lost"):
+            lines.append(f"{run['name']} is {phase}: it would be cut (fab stop ends it cleanly)")
+        left = fetch.unfetched(inventory.name, run)
+        if left:
+            lines.append(f"{run['name']}: not fetched: {left}")
+    return lines
+
+
+def _agreed(lines: Sequence[str]) -> bool:
+    print("This would be lost:", *(f"  - {line}" for line in lines), sep="\n")
+    print("fab fetch --full brings results home.")
+    if not sys.stdin.isatty():
+        raise UserError("There is no terminal to ask in. Pass --yes to lose it. Nothing is gone.")
+    return input("Destroy it all the same? [yes/no] ").strip().lower() == "yes"
+
+
+def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
+    """Ask where something would be lost, then call Pulumi.
+
+    Raises:
+        UserError: this is not a stack of Pulumi's, or there is nobody to ask.
+    """
+    if inventory.kind != "stack":
+        raise UserError("fab destroy is for the selected Pulumi stack. These machines are not "
+                        "its own: fab clean removes what was put on them.")  # fmt: skip
+    head_only = Inventory(**{**vars(inventory), "nodes": (inventory.head,)})
+    lost = losses(head_only, chosen.accept_host_keys)
+    if lost and not chosen.yes and not _agreed(lost):
+        print("Nothing is gone.")
+        return 1
+    words = ["pulumi", "destroy", *(["--yes"] if chosen.yes else [])]
+    print(f"$ {' '.join(words)}", flush=True)
+    try:
+        code = subprocess.run(words, cwd=CHECKOUT, check=False).returncode
+    except FileNotFoundError as error:
+        raise UserError("There is no `pulumi` on the PATH. Nothing is gone.") from error
+    if code == 0:  # The next machines of that name are others, with keys of their own.
+        for file in forget_all(inventory.name):
+            print(f"The machines' host keys are forgotten; {file}.old still has them.")
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`fab destroy`."""
+    parser = argparse.ArgumentParser(
+        prog="fab destroy", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument(
+        "--yes", action="store_true", help="ask nothing, and let Pulumi ask nothing"
+    )
+    parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
+    chosen = parser.parse_args(argv)
+    try:
+        return destroy(read_inventory(), chosen)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was asked of Pulumi", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Forget a node's host key, after it was replaced: the next command shows the new one and asks.
+
+Do this only when you know why the key has changed: a node that `pulumi up` made anew has a new
+one, and so has a machine that was installed anew. Nothing is sent to any node by this command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bootstrap.errors import UserError
+from bootstrap.paths import records
+from bootstrap.ssh.host_keys import Pins
+
+CLUSTERS = records("x").folder.parent
+
+
+def pins_of(cluster: str | None) -> list[Pins]:
+    """The pins of one cluster, or of all."""
+    folders = [records(cluster).folder] if cluster else sorted(CLUSTERS.glob("*/"))
+    return [Pins(records(folder.name).known_hosts) for folder in folders]
+
+
+def forget_all(cluster: str | None = None) -> list[Path]:
+    """Unpin every node of one cluster, or of all; returns the files that are `.old` now."""
+    return [pin.file for pin in pins_of(cluster) if pin.forget_all()]
+
+
+def forget(node: str, cluster: str | None = None) -> list[Path]:
+    """Unpin a node in one cluster, or in all that know it; returns the files that changed.
+
+    Raises:
+        UserError: no cluster knows it; the names that are known are listed.
+    """
+    pins = pins_of(cluster)
+    changed = [pin.file for pin in pins if pin.forget(node)]
+    if not changed:
+        known = [f"{name} ({pin.file})" for pin in pins for name in pin.names()]
+        raise UserError(
+            f"No cluster here knows a node named {node}."
+            + (f" Known: {', '.join(known)}." if known else " No host key is pinned yet.")
+        )
+    return changed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`fab forget-host --node NAME`, or `--all`."""
+    parser = argparse.ArgumentParser(
+        prog="fab forget-host", description=__doc__, allow_abbrev=False
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--node", help="its name, as the message has it")
+    which.add_argument("--all", action="store_true", help="every node; a copy stays beside")
+    parser.add_argument("--cluster", help="only in this one: a folder's name in .cluster/")
+    chosen = parser.parse_args(argv)
+    try:
+        if chosen.all:
+            changed = forget_all(chosen.cluster)
+            for file in changed:
+                print(f"All of {file} is forgotten; it is {file.name}.old now.")
+            if not changed:
+                print("No host key is pinned; nothing was forgotten.")
+            return 0
+        for file in forget(chosen.node, chosen.cluster):
+            print(f"{chosen.node} is forgotten in {file}.")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
