@@ -22,7 +22,8 @@ from pathlib import Path
 from rich.console import Console
 
 from bootstrap.errors import UserError
-from bootstrap.inventory.inventory import Inventory, read_inventory
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import CHECKOUT, ROOT_VARIABLE, records
 from bootstrap.setup.cluster_lock import claimed
 from bootstrap.setup.model_and_data import DEFAULT_MODEL, DEFAULT_PICTURES, read_input
@@ -31,9 +32,10 @@ from bootstrap.setup.python.payload import make_kit
 from bootstrap.setup.setup_progress import watching
 from bootstrap.setup.setup_steps import NodeSetup
 from bootstrap.setup.step_runner import run_steps
-from bootstrap.ssh.host import Host, open_hosts
+from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.ssh.node_log import log_file
+from bootstrap.ssh.open_hosts import open_hosts
 from bootstrap.ssh.ssh_host import BootLog
 
 WAIT_SECONDS = 600

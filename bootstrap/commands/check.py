@@ -16,13 +16,14 @@ from bootstrap.commands import command_line
 from bootstrap.commands.checks import links, nodes
 from bootstrap.commands.checks.report import Finding, show
 from bootstrap.errors import UserError
-from bootstrap.inventory.inventory import read_inventory
+from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import CHECKOUT
 from bootstrap.setup.model_and_data import RECORD
 from bootstrap.setup.python.environment import installed
 from bootstrap.setup.python.package_pins import read_lock
-from bootstrap.ssh.host import Host, open_hosts
+from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import FORGET, HostKeyRefused
+from bootstrap.ssh.open_hosts import open_hosts
 
 WAIT_SECONDS = 15.0
 """A node that does not answer at once may be busy; one that is off costs no more than this."""

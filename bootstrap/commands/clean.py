@@ -13,13 +13,15 @@ import sys
 from collections.abc import Sequence
 
 from bootstrap.errors import UserError
-from bootstrap.inventory.inventory import Inventory, read_inventory
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.setup import cluster_ssh
 from bootstrap.setup.cluster_lock import claimed
 from bootstrap.setup.setup_progress import watching_on_terminal
 from bootstrap.setup.step_runner import Say, Step, run_steps
-from bootstrap.ssh.host import Host, open_hosts
+from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
+from bootstrap.ssh.open_hosts import open_hosts
 from bootstrap.ssh.transfer import script
 
 # Standard input: the root, so that no process's words hold it on our account. Prints who runs.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from bootstrap.errors import UserError
-from bootstrap.inventory.inventory import Inventory, read_inventory
-from bootstrap.ssh.host import Ask, Host, open_hosts
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.inventory.read_inventory import read_inventory
+from bootstrap.ssh.host import Ask, Host
 from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
+from bootstrap.ssh.open_hosts import open_hosts
 
 Act = Callable[[argparse.Namespace, Inventory, list[Host]], int]
 
@@ -60,46 +61,6 @@ def run_command(
     except KeyboardInterrupt:
         print(f"\n{interrupted or 'interrupted'}", file=sys.stderr)
         return 130
-
-
-def ask_head(head: Host, *words: str, on_line: Callable[[str], None] | None = None) -> str:
-    """What `bootstrap.node.run_query` says on the head.
-
-    Raises:
-        UserError: there is no environment there yet.
-    """
-    what, *rest = words
-    command = [head.python, "-P", "-m", "bootstrap.node.run_query", what, head.layout.root, *rest]
-    finished = head.run(command, on_line=on_line, check=False)
-    if finished.exit_code == 127:  # the shell's: no such program
-        raise UserError(f"{head.name} has no environment yet: fab bootstrap sets it up.")
-    if finished.exit_code != 0:
-        raise UserError(f"{head.name}: {finished.stderr.strip()[-500:]}")
-    return finished.stdout
-
-
-def all_runs(head: Host) -> list[dict[str, Any]]:
-    """See `runs.summary`; the run started last at the end."""
-    found: list[dict[str, Any]] = json.loads(ask_head(head, "list"))
-    return found
-
-
-def the_run(head: Host, name: str) -> dict[str, Any]:
-    """The run that is meant: by its name, or the last one started.
-
-    Raises:
-        UserError: there is no such run.
-    """
-    found = all_runs(head)
-    if not found:
-        raise UserError(f"{head.name} has no run yet: fab train starts one.")
-    if not name:
-        return found[-1]
-    for run in found:
-        if run["name"] == name:
-            return run
-    raise UserError(f"there is no run {name} on {head.name}; there is: "
-                    f"{', '.join(run['name'] for run in found)}.")  # fmt: skip
 
 
 def main_of(

@@ -10,14 +10,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from bootstrap.commands import command_line, fetch
-from bootstrap.commands.forget_host import forget_all
 from bootstrap.errors import UserError
-from bootstrap.inventory.inventory import Inventory, read_inventory
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.node import run_state
 from bootstrap.paths import CHECKOUT
-from bootstrap.ssh.host import open_hosts
-from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
+from bootstrap.runs import results, runs_on_head
+from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal, forget_all
+from bootstrap.ssh.open_hosts import open_hosts
 
 
 def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
@@ -28,7 +28,7 @@ def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
             if head.unreachable is not None:
                 raise head.unreachable
             there = head.run(["test", "-d", head.layout.runs], check=False).exit_code == 0
-            runs = command_line.all_runs(head) if there else []
+            runs = runs_on_head.all_runs(head) if there else []
     except UserError as error:
         first = str(error).splitlines()[0]
         return [f"{inventory.head.name} cannot be asked what it holds: {first}"]
@@ -37,7 +37,7 @@ def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
         phase = run["state"].get("phase")
         if phase and phase not in (*run_state.ENDED, "lost"):
             lines.append(f"{run['name']} is {phase}: it would be cut (fab stop ends it cleanly)")
-        left = fetch.unfetched(inventory.name, run)
+        left = results.unfetched(inventory.name, run)
         if left:
             lines.append(f"{run['name']}: not fetched: {left}")
     return lines

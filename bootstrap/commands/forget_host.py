@@ -12,21 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bootstrap.errors import UserError
-from bootstrap.paths import records
-from bootstrap.ssh.host_keys import Pins
-
-CLUSTERS = records("x").folder.parent
-
-
-def pins_of(cluster: str | None) -> list[Pins]:
-    """The pins of one cluster, or of all."""
-    folders = [records(cluster).folder] if cluster else sorted(CLUSTERS.glob("*/"))
-    return [Pins(records(folder.name).known_hosts) for folder in folders]
-
-
-def forget_all(cluster: str | None = None) -> list[Path]:
-    """Unpin every node of one cluster, or of all; returns the files that are `.old` now."""
-    return [pin.file for pin in pins_of(cluster) if pin.forget_all()]
+from bootstrap.ssh import host_keys
 
 
 def forget(node: str, cluster: str | None = None) -> list[Path]:
@@ -35,7 +21,7 @@ def forget(node: str, cluster: str | None = None) -> list[Path]:
     Raises:
         UserError: no cluster knows it; the names that are known are listed.
     """
-    pins = pins_of(cluster)
+    pins = host_keys.pins_of(cluster)
     changed = [pin.file for pin in pins if pin.forget(node)]
     if not changed:
         known = [f"{name} ({pin.file})" for pin in pins for name in pin.names()]
@@ -58,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv)
     try:
         if chosen.all:
-            changed = forget_all(chosen.cluster)
+            changed = host_keys.forget_all(chosen.cluster)
             for file in changed:
                 print(f"All of {file} is forgotten; it is {file.name}.old now.")
             if not changed:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from bootstrap.commands import command_line
-from bootstrap.commands.fetch import disk_errors_named
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
-from bootstrap.runs import results_owner
+from bootstrap.runs import results_owner, runs_on_head
+from bootstrap.runs.results import disk_errors_named
 from bootstrap.ssh.host import Host
 
 PASSED_ON = ("num_images", "seed", "step", "num_inference_steps", "guidance_scale")
@@ -41,7 +41,7 @@ def command(head: Host, name: str, chosen: argparse.Namespace) -> str:
 def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:
     """Draw and bring the pictures."""
     head = hosts[0]
-    run = command_line.the_run(head, chosen.run)
+    run = runs_on_head.the_run(head, chosen.run)
     name = run["name"]
     with disk_errors_named(name):
         here = results_owner.claim(inventory.name, run)

@@ -7,136 +7,34 @@ run. `--all` prints what the ranks print (supervisor.log) in place of the bar.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import threading
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 
-from bootstrap.commands import command_line, fetch
-from bootstrap.errors import ConnectionLost, UserError
+from bootstrap.commands import command_line
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.node import run_state
-from bootstrap.runs.run_progress import RunProgress
+from bootstrap.runs import attach, runs_on_head
 from bootstrap.ssh.host import Host
-
-GOES_ON = "detached: the training goes on. fab logs attaches again, fab stop ends it."
-
-
-class Bringer:
-    """Brings results home in a thread of its own: while the bar moves, and never twice at once.
-
-    Attributes:
-        problem: why the last time failed; "": it did not.
-    """
-
-    def __init__(self, head: Host, cluster: str, name: str, progress: RunProgress) -> None:
-        self._head, self._cluster, self._name, self._progress = head, cluster, name, progress
-        self.problem = ""
-        self._wanted = threading.Event()
-        self._over = False
-        self._thread = threading.Thread(target=self._bring, daemon=True)
-
-    def __enter__(self) -> Bringer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over = True
-        self._wanted.set()
-        if error[0] is None:
-            self._thread.join()
-
-    def more(self) -> None:
-        """There is something new."""
-        self._wanted.set()
-
-    def _bring(self) -> None:
-        over = False
-        while not over:
-            self._wanted.wait()
-            self._wanted.clear()
-            over = self._over
-            try:
-                fetch.bring_home(self._head, self._cluster, self._name)
-                self.problem = ""
-            except UserError as error:
-                before, self.problem = self.problem, str(error).splitlines()[0]
-                if self.problem != before:  # a full disk is full at the next checkpoint too
-                    self._progress.note(f"not fetched yet: {self.problem}")
-
-
-def attach(head: Host, cluster: str, name: str, console: Console) -> int:
-    """Show a run until it ends; returns 0 where it ended well.
-
-    Raises:
-        UserError: the connection broke; the run goes on.
-    """
-    end: dict[str, Any] = {}
-    with RunProgress(name, console) as progress, Bringer(head, cluster, name, progress) as bringer:
-
-        def take(line: str) -> None:
-            try:
-                said = json.loads(line)
-            except ValueError:
-                return
-            if "state" in said:
-                end.clear()
-                end.update(said["state"])
-                progress.state(said["state"])
-            elif "event" in said:
-                progress.event(said["event"])
-                if said["event"]["event"] in ("checkpoint", "sample", "done", "stopped"):
-                    bringer.more()
-
-        try:
-            command_line.ask_head(head, "follow", name, "0", on_line=take)
-        except ConnectionLost as error:
-            raise UserError(f"The connection is lost, and the training goes on without it: "
-                            f"fab logs attaches again. ({error})") from error  # fmt: skip
-        bringer.more()
-    return ended(end, name, console, fetched=not bringer.problem)
-
-
-def ended(state: dict[str, Any], name: str, console: Console, fetched: bool = True) -> int:
-    """A last word on a run that has ended."""
-    phase, reason = state.get("phase"), state.get("reason") or ""
-    if phase == "done":
-        where = f"are in {fetch.target(name)}/" if fetched else "are still on the head: fab fetch"
-        console.print(f"{name}: done; its results {where}", highlight=False)
-        return 0
-    if phase == "stopped":
-        console.print(
-            f"{name}: stopped. {reason} fab train --resume --run {name} goes on.", highlight=False
-        )
-        return 0
-    why = reason or "its supervisor is gone (was the head restarted?)"
-    console.print(f"{name}: {phase}: {why}", highlight=False)
-    console.print(
-        f"What it printed: fab logs --all. fab train --resume --run {name} goes on from the newest "
-        "checkpoint.", highlight=False,
-    )  # fmt: skip
-    return 1
 
 
 def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:
     """Attach, or print the whole log."""
     head = hosts[0]
-    name = command_line.the_run(head, chosen.run)["name"]
+    name = runs_on_head.the_run(head, chosen.run)["name"]
     if chosen.all:
         log = f"{head.layout.runs}/{name}/{run_state.LOG}"
         print(head.read(log).decode("utf-8", "replace"), end="")
         return 0
-    return attach(head, inventory.name, name, Console(stderr=True))
+    return attach.attach(head, inventory.name, name, Console(stderr=True))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`fab logs`."""
     parser = command_line.parser("logs", __doc__)
     parser.add_argument("--all", action="store_true", help="print everything that ranks printed")
-    return command_line.run_command(parser.parse_args(argv), act, interrupted=GOES_ON)
+    return command_line.run_command(parser.parse_args(argv), act, interrupted=attach.GOES_ON)
 
 
 if __name__ == "__main__":

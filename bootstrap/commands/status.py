@@ -13,10 +13,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bootstrap.commands import command_line, fetch
+from bootstrap.commands import command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.node import run_state
+from bootstrap.runs import results, runs_on_head
+from bootstrap.runs.run_names import local_folder
 from bootstrap.ssh.host import Host
 
 SECONDS = 20.0
@@ -114,11 +116,11 @@ def lines_of(run: dict[str, Any], inventory: Inventory, now: float) -> list[str]
             f"(${inventory.price_per_hour_usd:.2f} an hour for the whole cluster{as_of}; "
             "the time before and after is not counted)"
         )
-    left_there = fetch.unfetched(inventory.name, run)
+    left_there = results.unfetched(inventory.name, run)
     if left_there:
         lines.append(f"  not fetched: {left_there}")
     elif run["results_until"]:
-        lines.append(f"  everything is in {fetch.target(run['name'])}/")
+        lines.append(f"  everything is in {local_folder(run['name'])}/")
     return lines
 
 
@@ -154,10 +156,10 @@ def act(
     console = Console()
     with ThreadPoolExecutor(len(hosts)) as pool:
         asked = [pool.submit(load, host) for host in hosts]
-        runs = command_line.all_runs(hosts[0])
+        runs = runs_on_head.all_runs(hosts[0])
         loads = [each.result() for each in asked]
     if chosen.run:
-        runs = [command_line.the_run(hosts[0], chosen.run)]
+        runs = [runs_on_head.the_run(hosts[0], chosen.run)]
     for run in runs:
         for line in lines_of(run, inventory, now()):
             console.print(line, highlight=False, markup=False)

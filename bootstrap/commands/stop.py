@@ -12,27 +12,28 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from bootstrap.commands import command_line, logs
+from bootstrap.commands import command_line
 from bootstrap.inventory.inventory import Inventory
+from bootstrap.runs import attach, runs_on_head
 from bootstrap.ssh.host import Host
 
 
 def stop(head: Host, name: str) -> bool:
     """Ask a run to end; False: it is not running."""
-    return bool(json.loads(command_line.ask_head(head, "stop", name)))
+    return bool(json.loads(runs_on_head.ask_head(head, "stop", name)))
 
 
 def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:
     """Ask, and wait until it has ended."""
     head = hosts[0]
-    name = command_line.the_run(head, chosen.run)["name"]
+    name = runs_on_head.the_run(head, chosen.run)["name"]
     if not stop(head, name):
         print(f"{name} is not running. fab status says how it ended.")
         return 0
     if chosen.no_wait:
         print(f"{name} ends after the step that it is in.")
         return 0
-    return logs.attach(head, inventory.name, name, Console(stderr=True))
+    return attach.attach(head, inventory.name, name, Console(stderr=True))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,12 +21,20 @@ from typing import Any
 
 from rich.console import Console
 
-from bootstrap.commands import command_line, logs
+from bootstrap.commands import command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
-from bootstrap.node import azure_deallocate, mpi, run_state
+from bootstrap.node import mpi, run_state
 from bootstrap.node.job import FILE_NAME, Job
-from bootstrap.runs import flags, rank_placement, results_owner, resume
+from bootstrap.runs import (
+    attach,
+    deallocation,
+    flags,
+    rank_placement,
+    results_owner,
+    resume,
+    runs_on_head,
+)
 from bootstrap.runs.core_pinning import too_little_memory
 from bootstrap.runs.flags import Asked
 from bootstrap.runs.rank_placement import Placed
@@ -86,7 +94,7 @@ def make_job(
     """The job that the supervisor is given."""
     head, own = hosts[0], asked.own
     values = {**values, "output_dir": f"{head.layout.runs}/{name}"}
-    afterwards = azure_deallocate.command(head, inventory) if own.get("then_pause") else ()
+    afterwards = deallocation.command(head, inventory) if own.get("then_pause") else ()
     return Job(
         name=name,
         root=head.layout.root,
@@ -151,14 +159,14 @@ def train(asked: Asked, inventory: Inventory, hosts: list[Host]) -> int:
     if own.get("detach"):
         console.print("fab logs attaches, fab status looks, fab stop ends it.", highlight=False)
         return 0
-    return logs.attach(head, inventory.name, job.name, console)
+    return attach.attach(head, inventory.name, job.name, console)
 
 
 def _prepare(
     asked: Asked, inventory: Inventory, hosts: Sequence[Host], console: Console
 ) -> tuple[Job, list[Placed]]:
     head, own = hosts[0], asked.own
-    runs = command_line.all_runs(head)
+    runs = runs_on_head.all_runs(head)
     refuse_while_training(runs)
     ccl = rank_placement.uses_ccl(head)
     if own.get("resume"):
@@ -197,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     return command_line.run_command(
         chosen, lambda _, inventory, hosts: train(asked, inventory, hosts), all_nodes=True,
-        interrupted=logs.GOES_ON,
+        interrupted=attach.GOES_ON,
     )  # fmt: skip
 
 

@@ -4,39 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from bootstrap.node.job import Job, JobNode
-
-if TYPE_CHECKING:
-    from bootstrap.runs.core_pinning import Placement
 
 RUN_VARIABLE = "XEON_DIFFUSION_RUN"
 """In the environment of every rank: the run's folder, by which leftovers are found."""
 MODULE = "training.textual_inversion"
-
-
-def placement_environment(placement: Placement, preload: str) -> dict[str, str]:
-    """Threads and pinning of one node's ranks.
-
-    Args:
-        preload: LD_PRELOAD; KMP_* mean something only where libiomp5 is in it.
-    """
-    variables = {
-        "OMP_NUM_THREADS": str(placement.threads),
-        "I_MPI_PIN_DOMAIN": f"[{','.join(mask(domain) for domain in placement.domains)}]",
-    }
-    if "libiomp5" in preload:
-        variables["KMP_AFFINITY"] = "granularity=fine,compact,1,0"
-        variables["KMP_BLOCKTIME"] = "1"
-    if placement.workers:
-        variables["CCL_WORKER_AFFINITY"] = ",".join(str(core) for core in placement.workers)
-    return variables
-
-
-def mask(cores: Sequence[int]) -> str:
-    """CPU numbers as the hexadecimal mask that I_MPI_PIN_DOMAIN takes."""
-    return hex(sum(1 << core for core in cores))
 
 
 def command(

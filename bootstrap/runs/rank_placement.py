@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bootstrap.errors import UserError
-from bootstrap.node import mpi
 from bootstrap.node.job import JobNode
 from bootstrap.runs import core_pinning
 from bootstrap.runs.core_pinning import Machine, Placement
@@ -75,7 +74,7 @@ def place(
     placed = []
     for host, found, machine, ranks in zip(hosts, probes, machines, counts, strict=True):
         placement = core_pinning.place(machine, ranks, ccl) if ranks else Placement(())
-        environment = mpi.placement_environment(placement, preload) if ranks else {}
+        environment = placement_environment(placement, preload) if ranks else {}
         interface = found.interface if len(hosts) > 1 else LOOPBACK
         if interface:
             environment["FI_TCP_IFACE"] = interface
@@ -83,6 +82,29 @@ def place(
         node = JobNode(host.name, host.node.address, ranks, environment)
         placed.append(Placed(node, machine, placement))
     return placed
+
+
+def placement_environment(placement: Placement, preload: str) -> dict[str, str]:
+    """Threads and pinning of one node's ranks.
+
+    Args:
+        preload: LD_PRELOAD; KMP_* mean something only where libiomp5 is in it.
+    """
+    variables = {
+        "OMP_NUM_THREADS": str(placement.threads),
+        "I_MPI_PIN_DOMAIN": f"[{','.join(mask(domain) for domain in placement.domains)}]",
+    }
+    if "libiomp5" in preload:
+        variables["KMP_AFFINITY"] = "granularity=fine,compact,1,0"
+        variables["KMP_BLOCKTIME"] = "1"
+    if placement.workers:
+        variables["CCL_WORKER_AFFINITY"] = ",".join(str(core) for core in placement.workers)
+    return variables
+
+
+def mask(cores: Sequence[int]) -> str:
+    """CPU numbers as the hexadecimal mask that I_MPI_PIN_DOMAIN takes."""
+    return hex(sum(1 << core for core in cores))
 
 
 def shown(placed: Sequence[Placed]) -> str:

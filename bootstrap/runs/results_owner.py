@@ -26,7 +26,7 @@ def claim(cluster: str, run: dict[str, Any]) -> Path:
     `events-<when it began>.jsonl`.
 
     Args:
-        run: as `runs.summary` or `runs.gather` has it.
+        run: as `run_query.summary` or `run_query.gather` has it.
 
     Raises:
         UserError: it holds the results of another run.

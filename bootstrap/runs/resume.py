@@ -10,6 +10,7 @@ from typing import Any
 
 from bootstrap.errors import UserError
 from bootstrap.runs import flags
+from bootstrap.runs.node_version import check_version
 from bootstrap.runs.run_names import check_name
 from bootstrap.ssh.host import Host
 
@@ -43,6 +44,7 @@ def _newest(host: Host, name: str) -> dict[str, Any]:
     words = [host.python, "-P", "-m", "bootstrap.node.checkpoints", "newest"]
     finished = host.run([*words, f"{host.layout.runs}/{name}"], check=False)
     if finished.exit_code != 0:
+        check_version(host, finished.stderr)
         raise UserError(f"{host.name} has no environment yet: fab bootstrap sets it up.")
     there: dict[str, Any] = json.loads(finished.stdout)
     return there

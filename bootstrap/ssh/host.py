@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from bootstrap.errors import CommandFailed, UserError
-from bootstrap.inventory.inventory import Inventory, Node
-from bootstrap.paths import Layout, node_root, records
+from bootstrap.inventory.inventory import Node
+from bootstrap.paths import Layout, node_root
 from bootstrap.ssh import transfer
 from bootstrap.ssh.command_output import Output
-from bootstrap.ssh.node_log import logging_to
 from bootstrap.ssh.shell_watchdog import GRACE_SECONDS, one_line, watched
 
 CHUNK = 1 << 16
@@ -266,30 +265,3 @@ def _end(process: subprocess.Popen[bytes], pumps: Sequence[threading.Thread]) ->
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-@contextmanager
-def open_hosts(inventory: Inventory, ask: Ask, **how: Any) -> Iterator[list[Host]]:
-    """Connect to every node; the head is the first of the list.
-
-    A node that cannot be reached is in the list too, and says why in `unreachable`.
-
-    Args:
-        inventory: the nodes.
-        ask: a question with the fingerprints of hosts met for the first time; True: go on.
-        how: see `ssh_host.connect_all`.
-    """
-    if inventory.kind == "local":
-        hosts: list[Host] = [LocalHost(inventory.head)]
-    else:
-        from bootstrap.ssh.ssh_host import (
-            connect_all,  # Nodes, which need no fabric, read this module.
-        )
-
-        hosts = connect_all(inventory, ask, **how)
-    with logging_to(records(inventory.name).logs, hosts):
-        try:
-            yield hosts
-        finally:
-            for host in reversed(hosts):
-                host.close()

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
+from bootstrap.paths import records
 
 ACCEPT_FLAG = "--accept-host-keys"
 FORGET = "fab forget-host --node"
+CLUSTERS = records("x").folder.parent
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,17 @@ class Pins:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self.file)
+
+
+def pins_of(cluster: str | None) -> list[Pins]:
+    """The pins of one cluster, or of all."""
+    folders = [records(cluster).folder] if cluster else sorted(CLUSTERS.glob("*/"))
+    return [Pins(records(folder.name).known_hosts) for folder in folders]
+
+
+def forget_all(cluster: str | None = None) -> list[Path]:
+    """Unpin every node of one cluster, or of all; returns the files that are `.old` now."""
+    return [pin.file for pin in pins_of(cluster) if pin.forget_all()]
 
 
 def _names(node: Node) -> list[str]:

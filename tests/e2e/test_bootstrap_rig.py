@@ -15,14 +15,16 @@ import pytest
 from bootstrap.commands import clean
 from bootstrap.commands.forget_host import forget
 from bootstrap.errors import ConnectionLost, UserError
-from bootstrap.inventory.inventory import Inventory, read_inventory
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import records
 from bootstrap.setup import cluster_ssh, home_sharing
 from bootstrap.setup.setup_progress import watching_on_terminal
 from bootstrap.setup.step_runner import Step, run_steps
 from bootstrap.ssh import connection, ssh_host
-from bootstrap.ssh.host import Host, open_hosts
+from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import HostKey, HostKeyRefused, Pins
+from bootstrap.ssh.open_hosts import open_hosts
 from tests.rig.fixtures import MakeRig
 from tests.rig.rig import Rig
 

@@ -19,8 +19,9 @@ from bootstrap.commands.forget_host import forget
 from bootstrap.errors import CommandFailed, ConnectionLost, Interrupted, TimedOut, UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.ssh import connection, ssh_host
-from bootstrap.ssh.host import Host, LocalHost, open_hosts
+from bootstrap.ssh.host import Host, LocalHost
 from bootstrap.ssh.host_keys import HostKeyRefused
+from bootstrap.ssh.open_hosts import open_hosts
 from bootstrap.ssh.ssh_host import SshHost
 from tests.sshd import Sshd, free_port, make_key, serving
 

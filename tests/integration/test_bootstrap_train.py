@@ -19,7 +19,7 @@ import pytest
 
 from bootstrap.commands import destroy, fetch, generate, logs, status, stop, train
 from bootstrap.errors import UserError
-from bootstrap.inventory.inventory import local_inventory
+from bootstrap.inventory.read_inventory import local_inventory
 from bootstrap.node import run_processes, run_state
 from tests.local_cluster import make_root, node_variables
 

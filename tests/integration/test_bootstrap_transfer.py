@@ -12,7 +12,8 @@ import pytest
 from bootstrap.errors import ConnectionLost, UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.ssh import transfer
-from bootstrap.ssh.host import Host, open_hosts
+from bootstrap.ssh.host import Host
+from bootstrap.ssh.open_hosts import open_hosts
 from tests.sshd import Sshd, make_key, serving
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bootstrap.errors import UserError
-from bootstrap.inventory.inventory import OutputNode, Outputs, read_inventory
+from bootstrap.inventory.read_inventory import OutputNode, Outputs, read_inventory
 
 SCHEMA = Path(__file__).parents[2] / "infra" / "inventory.schema.json"
 

@@ -9,6 +9,7 @@ import pytest
 from bootstrap.errors import UserError
 from bootstrap.node import mpi
 from bootstrap.node.job import Job, JobNode, read_job
+from bootstrap.runs import rank_placement
 from bootstrap.runs.core_pinning import Placement
 
 PRELOAD = "/root/env/lib/libiomp5.so:/usr/lib/libtcmalloc.so.4"
@@ -22,19 +23,19 @@ JOB = Job(
 
 def test_the_environment_of_a_placement() -> None:
     placement = Placement(((0, 1, 2), (4, 5, 6)), (3, 7))
-    assert mpi.placement_environment(placement, PRELOAD) == {
+    assert rank_placement.placement_environment(placement, PRELOAD) == {
         "OMP_NUM_THREADS": "3",
         "I_MPI_PIN_DOMAIN": "[0x7,0x70]",
         "KMP_AFFINITY": "granularity=fine,compact,1,0",
         "KMP_BLOCKTIME": "1",
         "CCL_WORKER_AFFINITY": "3,7",
     }
-    without = mpi.placement_environment(Placement(((0, 1),)), "")
+    without = rank_placement.placement_environment(Placement(((0, 1),)), "")
     assert without == {"OMP_NUM_THREADS": "2", "I_MPI_PIN_DOMAIN": "[0x3]"}
 
 
 def test_masks_of_many_cores() -> None:
-    assert mpi.mask((64, 65)) == "0x30000000000000000"
+    assert rank_placement.mask((64, 65)) == "0x30000000000000000"
 
 
 def test_nodes_that_are_alike_make_one_line() -> None:

@@ -16,11 +16,12 @@ from typing import Any, ClassVar
 import pytest
 from rich.console import Console
 
-from bootstrap.commands import fetch, status
+from bootstrap.commands import status
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.node import azure_deallocate, checkpoints, run_processes, run_query, run_state
 from bootstrap.node.mpi import RUN_VARIABLE
+from bootstrap.runs import results
 from bootstrap.runs.rank_placement import ranges
 from bootstrap.runs.run_names import check_name, free_name
 from bootstrap.runs.run_progress import RunProgress
@@ -131,21 +132,21 @@ def test_what_has_not_come_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     run = {
         "name": "x", "began": 1.0, "results_until": 50, "checkpoint": 4, "whole_pipeline": True,
     }  # fmt: skip
-    assert fetch.unfetched("c", run) == (
+    assert results.unfetched("c", run) == (
         "rows and samples up to checkpoint-4, the whole pipeline (--full)"
     )
-    fetch.note_fetched("c", "x", fetch.Fetched(1.0, 50))
-    assert "rows" in fetch.unfetched("c", run)  # noted, and not here any more
+    results.note_fetched("c", "x", results.Fetched(1.0, 50))
+    assert "rows" in results.unfetched("c", run)  # noted, and not here any more
     (tmp_path / "runs" / "x").mkdir(parents=True)
-    assert fetch.unfetched("c", run) == "the whole pipeline (--full)"
-    fetch.note_fetched("c", "x", fetch.Fetched(1.0, 50, full_until=50))
-    assert fetch.unfetched("c", run) == ""
+    assert results.unfetched("c", run) == "the whole pipeline (--full)"
+    results.note_fetched("c", "x", results.Fetched(1.0, 50, full_until=50))
+    assert results.unfetched("c", run) == ""
     # A pipeline that is written later, by a run that went on, has not come home.
-    fetch.note_fetched("c", "x", fetch.Fetched(1.0, 70, full_until=50))
+    results.note_fetched("c", "x", results.Fetched(1.0, 70, full_until=50))
     later = run | {"results_until": 70}
-    assert fetch.unfetched("c", later) == "the whole pipeline (--full)"
-    assert "rows" in fetch.unfetched("c", run | {"results_until": 71})
-    assert "rows" in fetch.unfetched("c", run | {"began": 2.0})  # another run of that name
+    assert results.unfetched("c", later) == "the whole pipeline (--full)"
+    assert "rows" in results.unfetched("c", run | {"results_until": 71})
+    assert "rows" in results.unfetched("c", run | {"began": 2.0})  # another run of that name
 
 
 def test_status_says_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bootstrap.commands.checks.report import Finding
 from bootstrap.errors import UserError
+from bootstrap.runs.node_version import check_version
 from bootstrap.setup.python.package_pins import Lock
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.transfer import bash_script
@@ -55,6 +56,7 @@ def read_report(host: Host) -> dict[str, Any]:
     command = [host.python, "-I", "-m", "bootstrap.node.reports.node_report", host.layout.root]
     finished = host.run(command, check=False, timeout=REPORT_SECONDS)
     if finished.exit_code != 0:
+        check_version(host, finished.stderr)
         said = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise UserError(f"{host.name}: its environment does not start: {said}")
     found: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
