@@ -12,7 +12,7 @@ import pytest
 
 import fabfile
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[4]
 FAB = Path(sys.executable).with_name("fab")
 
 

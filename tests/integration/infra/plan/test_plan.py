@@ -30,7 +30,7 @@ from infra.program.power_role import definition_id
 from tests.azure_models import complaints
 from tests.infra_plans import BASE, planned, resource
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[4]
 GROUP_ID = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg-xeon-diffusion-dev"
 OTHER_CONFIGS: list[dict[str, str]] = [
     {},

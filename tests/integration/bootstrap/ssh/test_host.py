@@ -403,8 +403,8 @@ def test_what_ran_ends_with_whoever_asked_for_it(tmp_path: Path) -> None:
     )
     with subprocess.Popen(
         [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=Path(__file__).parents[4],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])},
         stdout=subprocess.PIPE,
     ) as asker:
         assert asker.stdout is not None

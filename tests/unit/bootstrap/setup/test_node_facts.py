@@ -10,7 +10,7 @@ import pytest
 from bootstrap.inventory.inventory import Node
 from bootstrap.setup.node_facts import Probe, probe, read_probe, read_pythons, read_route
 from bootstrap.ssh.host import LocalHost
-from tests.unit.test_bootstrap_processor import SAPPHIRE_RAPIDS, topology
+from tests.unit.bootstrap.setup.test_processor import SAPPHIRE_RAPIDS, topology
 
 BY_IP = """\
 1: lo    inet 127.0.0.1/8 scope host lo\\       valid_lft forever preferred_lft forever

@@ -15,7 +15,7 @@ from infra.program.names import Names
 from scripts import pulumi_requirements
 from tests.infra_plans import BASE, KEY
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[4]
 
 
 def complaint(**changes: Any) -> str:

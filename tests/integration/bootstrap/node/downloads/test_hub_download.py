@@ -11,7 +11,7 @@ import pytest
 
 from tests.hub import serving
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[5]
 
 
 def download(

@@ -15,7 +15,7 @@ from bootstrap.runs.flags import Asked
 from bootstrap.runs.training_inputs import inputs_again, inputs_of
 from bootstrap.setup import model_and_data
 from bootstrap.ssh.host import Host
-from tests.integration.test_bootstrap_handout import ROOT, FolderHost
+from tests.integration.bootstrap.setup.test_broadcast import ROOT, FolderHost
 
 QUIET = Console(quiet=True)
 DATA, EMBEDS = f"{ROOT}/data", f"{ROOT}/data/.embeds/rows.safetensors"

@@ -24,7 +24,7 @@ from tests.rig.rig import Rig, rig_of
 from tests.rig.stand_in import PackageIndex, serving_packages
 from tests.rig.wheels import fetch_wheels
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 MINIATURE = CHECKOUT / "training" / "miniature"
 FAB = Path(sys.executable).with_name("fab")
 SECONDS = 1200

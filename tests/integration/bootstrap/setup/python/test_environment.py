@@ -26,7 +26,7 @@ from bootstrap.ssh.host import LocalHost
 from tests.rig.stand_in import PackageIndex, serving_packages
 from tests.tiny_wheels import tiny_wheel
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[5]
 
 
 def quiet(text: str) -> None:

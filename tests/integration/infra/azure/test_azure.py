@@ -26,7 +26,7 @@ from scripts import live
 from tests.arm_server import Answer, ArmServer, serving
 from tests.infra_plans import BASE, planned
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[4]
 Pair = tuple[ArmServer, Azure]
 THROTTLED = Answer(429, headers=(("Retry-After", "1"),))
 

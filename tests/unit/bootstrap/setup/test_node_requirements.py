@@ -7,8 +7,8 @@ import pytest
 from bootstrap.errors import UserError
 from bootstrap.setup import node_requirements
 from bootstrap.setup.node_facts import Probe, read_probe
-from tests.unit.test_bootstrap_probe import recorded
-from tests.unit.test_bootstrap_processor import ICE_LAKE
+from tests.unit.bootstrap.setup.test_node_facts import recorded
+from tests.unit.bootstrap.setup.test_processor import ICE_LAKE
 
 DISK = "/dev/root 129886128 100 {} 5% /"
 

@@ -30,7 +30,7 @@ from tests.rig.rig import Rig
 
 pytestmark = pytest.mark.rig
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from bootstrap.setup.python.packages import (
     without_password,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[5]
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -12,7 +12,7 @@ import pytest
 from bootstrap.errors import UserError
 from bootstrap.inventory.read_inventory import OutputNode, Outputs, read_inventory
 
-SCHEMA = Path(__file__).parents[2] / "infra" / "inventory.schema.json"
+SCHEMA = Path(__file__).parents[4] / "infra" / "inventory.schema.json"
 
 
 def outputs(**changes: Any) -> dict[str, Any]:

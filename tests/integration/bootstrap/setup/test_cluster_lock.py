@@ -17,7 +17,7 @@ from bootstrap.setup import cluster_lock
 from bootstrap.setup.cluster_lock import claimed
 from bootstrap.ssh.host import Host, LocalHost
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[4]
 SECONDS = 60
 CLAIM = """
 import sys, time
