@@ -1,7 +1,7 @@
 """What a run's folder says of it: state.json, the lock of its supervisor, its events.
 
-Contract 2's files are the training's. The supervisor adds `job.json`, `state.json`,
-`supervisor.log`, and events of its own kinds to events.jsonl: `restart` and `gave_up`.
+Contract 2's files are the training's. The supervisor adds `job.json`, `state.json` (which process
+it is, for one), `supervisor.log`, and events of its own kinds: `restart` and `gave_up`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bootstrap import atomic_files
+from bootstrap.node.process_identity import identity
 
 STATE = "state.json"
 EVENTS = "events.jsonl"
@@ -73,7 +74,13 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def _is_alive(folder: Path, state: dict[str, Any]) -> bool:
-    return is_held(folder.parent.parent) and Path(f"/proc/{state.get('pid')}").exists()
+    supervisor = state.get("process")
+    return (
+        isinstance(state.get("pid"), int)
+        and supervisor is not None
+        and supervisor == identity(state["pid"])
+        and is_held(folder.parent.parent)
+    )
 
 
 def append_event(folder: Path, event: str, **values: Any) -> None:

@@ -38,6 +38,7 @@ from bootstrap.errors import UserError
 from bootstrap.node import checkpoints, detach, mpi, run_processes, run_state
 from bootstrap.node.heartbeat import Watch
 from bootstrap.node.job import Job, JobNode, read_job
+from bootstrap.node.process_identity import identity
 from bootstrap.node.worker_nodes import Peers
 
 USERS_ERROR = 2
@@ -72,8 +73,9 @@ class Supervisor:
         self.stop = threading.Event()
         self._log_start = 0
         self.state: dict[str, Any] = {
-            "phase": "starting", "pid": os.getpid(), "started": round(time.time(), 3), "tries": 0,
-            "of_tries": job.tries, "nodes": [], "ranks": 0, "mpirun": None, "reason": "",
+            "phase": "starting", "pid": os.getpid(), "process": identity(os.getpid()),
+            "started": round(time.time(), 3), "tries": 0, "of_tries": job.tries,
+            "nodes": [], "ranks": 0, "mpirun": None, "reason": "",
         }  # fmt: skip
 
     def note(self, **values: Any) -> None:

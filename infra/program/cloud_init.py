@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import base64
 
-# The daily upgrade holds apt's lock when bootstrap needs it, and restarts services under a run.
-CLOUD_CONFIG = """\
+# Succeeds where nothing of ours runs: neither a training nor a command of bootstrap's. (The pattern
+# does not match itself, as it stands in this command's own line.)
+IDLE = '! grep -Eqs "training[.]textual_inversion|[.]xeon-diffusion/" /proc/[0-9]*/cmdline'
+# The image's own unattended upgrades go on, as the head is open to the internet; they take cores
+# and restart services, so they wait for a run to end. What does the work (apt.systemd.daily)
+# keeps to once a day by itself: an hourly timer only asks more often.
+CLOUD_CONFIG = f"""\
 #cloud-config
-bootcmd:
-  - [systemctl, mask, --now, apt-daily.timer, apt-daily-upgrade.timer]
+write_files:
+  - path: /etc/systemd/system/apt-daily-upgrade.service.d/between-runs.conf
+    content: |
+      [Service]
+      ExecCondition=/bin/sh -c '{IDLE}'
+  - path: /etc/systemd/system/apt-daily-upgrade.timer.d/between-runs.conf
+    content: |
+      [Timer]
+      OnCalendar=
+      OnCalendar=hourly
+      RandomizedDelaySec=10min
+runcmd:
+  - [systemctl, daemon-reload]
+  - [systemctl, restart, apt-daily-upgrade.timer]
 """
 
 

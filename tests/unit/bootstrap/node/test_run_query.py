@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,7 +20,14 @@ from rich.console import Console
 from bootstrap.commands import status
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory, Node
-from bootstrap.node import azure_deallocate, checkpoints, run_processes, run_query, run_state
+from bootstrap.node import (
+    azure_deallocate,
+    checkpoints,
+    process_identity,
+    run_processes,
+    run_query,
+    run_state,
+)
 from bootstrap.node.mpi import RUN_VARIABLE
 from bootstrap.runs import results
 from bootstrap.runs.rank_placement import ranges
@@ -159,6 +167,31 @@ def test_status_says_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "step 3 of 13, loss 0.3333, 2.00 images/s" in text
     assert "$2.00 from its start to its end ($2.00 an hour for the whole cluster, prices of" in text
     assert "left" not in text
+
+
+def test_a_stranger_with_a_supervisors_old_number_is_not_signalled(tmp_path: Path) -> None:
+    """After a reboot: OLD's number is another process's, and a new run holds the lock."""
+    folder = tmp_path / "runs" / "old"
+    folder.mkdir(parents=True)
+    stranger = subprocess.Popen(["sleep", "1000"])
+    mine = process_identity.identity(stranger.pid)
+    assert mine is not None
+    boot, began = mine.split()
+    try:
+        with run_state.held(tmp_path):
+            for recorded in (None, f"{boot} {int(began) - 1}", f"another-boot {began}"):
+                state = {"phase": "training", "pid": stranger.pid, "process": recorded}
+                run_state.write_state(folder, state)
+                assert run_state.read_state(folder)["phase"] == "lost"
+                assert run_query.stop(folder) is False
+            assert stranger.poll() is None
+            run_state.write_state(folder, state | {"process": mine})
+            assert run_query.stop(folder) is True
+            assert stranger.wait() == -signal.SIGTERM
+        assert process_identity.identity(stranger.pid) is None
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_load() -> None:
