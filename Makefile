@@ -56,9 +56,10 @@ test-ipex: environment-intel ## Run the tests that need Intel's PyTorch extensio
 test-rig: environment environment-cluster ## Run those that bring up hosts on this machine (Linux, as root)
 	@.venv-cluster/bin/python -m pytest -m rig $(ARGS)
 
-lint: environment environment-cluster ## Check style and types (ruff, mypy)
+lint: environment environment-cluster ## Check style, imports and types (ruff, import-linter, mypy)
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/lint-imports --no-cache --no-logo
 	@.venv/bin/python -m mypy $(CLUSTER:%=--exclude '%')
 	@.venv-cluster/bin/python -m mypy --cache-dir .mypy_cache/cluster \
 		$$(git ls-files --cached --others --exclude-standard '*.py' \
