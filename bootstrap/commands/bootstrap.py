@@ -27,7 +27,7 @@ from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import CHECKOUT, ROOT_VARIABLE, records
 from bootstrap.setup.cluster_lock import claimed
 from bootstrap.setup.model_and_data import DEFAULT_MODEL, DEFAULT_PICTURES, read_input
-from bootstrap.setup.python.package_pins import STACKS, read_lock
+from bootstrap.setup.python.package_pins import CONDA, ONECCL_PACKAGE, STACKS, read_lock
 from bootstrap.setup.python.payload import make_kit
 from bootstrap.setup.setup_progress import watching
 from bootstrap.setup.setup_steps import NodeSetup
@@ -63,8 +63,12 @@ def parser() -> argparse.ArgumentParser:
     add("--stack", choices=STACKS, default="intel",
         help="intel: torch 2.8 with Intel's extension and oneCCL; upstream: current torch and gloo"
              " (default: %(default)s)")  # fmt: skip
+    add("--without-oneccl", action="store_true",
+        help="where Intel's index does not answer: the ranks of the intel stack then use gloo",
+        )  # fmt: skip
     add("--environment", choices=("auto", "conda", "venv"), default="auto",
         help="venv needs a package index only; auto: conda where its channel answers")  # fmt: skip
+    add("--conda-channel", metavar="URL", help="in place of conda-forge's own")
     add("--package-index", metavar="URL", help="in place of PyPI, PyTorch's and Intel's")
     add("--pretrained-model-name-or-path", default=DEFAULT_MODEL, metavar="MODEL",
         help="a repository on the hub or a folder here (default: %(default)s)")  # fmt: skip
@@ -129,6 +133,9 @@ def _one_at_a_time(head: Host) -> contextlib.AbstractContextManager[None]:
 
 def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -> NodeSetup:
     lock = read_lock(CHECKOUT, chosen.stack)
+    if chosen.without_oneccl:
+        lock = lock.without([ONECCL_PACKAGE])
+        _print(console, "oneCCL's bindings are left out: ranks on several nodes use gloo.")
     wanted = [
         read_input("model", chosen.pretrained_model_name_or_path, chosen.revision),
         read_input("pictures", chosen.train_data_dir),
@@ -138,6 +145,8 @@ def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -
         lock=lock,
         kit=make_kit(CHECKOUT, records(inventory.name).folder.absolute()),
         environment=chosen.environment,
+        conda_lock=read_lock(CHECKOUT, CONDA),
+        conda_channel=chosen.conda_channel,
         package_index=chosen.package_index,
         wanted=wanted,
         hub_token=_hub_token(chosen.hub_token_file),
