@@ -23,7 +23,7 @@ CLAIM = """
 import sys, time
 from bootstrap.setup.cluster_lock import claimed
 from bootstrap.ssh.host import LocalHost
-from bootstrap.inventory import Node
+from bootstrap.inventory.inventory import Node
 with claimed(LocalHost(Node("n0", "127.0.0.1"), sys.argv[1]), "fab bootstrap"):
     print("claimed", flush=True)
     time.sleep(1000)
