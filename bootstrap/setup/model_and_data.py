@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DEFAULT_PICTURES = "sd-concepts-library/dicoo"
-FOLDERS = {"model": "models", "pictures": "data"}
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
 HUB_VARIABLES = ("HF_ENDPOINT",)
 """Of the person's; all others, the token's among them, are not handed to a command line."""
