@@ -34,9 +34,10 @@ def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
         return [f"{inventory.head.name} cannot be asked what it holds: {first}"]
     lines = []
     for run in runs:
-        phase = run["state"].get("phase")
-        if phase and phase not in (*run_state.ENDED, "lost"):
-            lines.append(f"{run['name']} is {phase}: it would be cut (fab stop ends it cleanly)")
+        state = run["state"]
+        if run_state.is_live(state):
+            name = f"{run['name']} is {state['phase']}"
+            lines.append(f"{name}: it would be cut (fab stop ends it cleanly)")
         left = results.unfetched(inventory.name, run)
         if left:
             lines.append(f"{run['name']}: not fetched: {left}")

@@ -65,11 +65,10 @@ def answering(hosts: Sequence[Host], minimum: int, console: Console) -> list[Hos
 def refuse_while_training(runs: Sequence[dict[str, Any]]) -> None:
     """Raises UserError where a run is going on."""
     for run in runs:
-        phase = run["state"].get("phase")
-        if phase and phase not in (*run_state.ENDED, "lost"):
+        if run_state.is_live(run["state"]):
             raise UserError(
-                f"{run['name']} is {phase} on this cluster. fab logs attaches to it, fab stop ends "
-                "it with a checkpoint."
+                f"{run['name']} is {run['state']['phase']} on this cluster. fab logs attaches to "
+                "it, fab stop ends it with a checkpoint."
             )
 
 
