@@ -238,7 +238,7 @@ class Supervisor:
                 return self._wait(process, nodes, watch)
         finally:
             if process.poll() is None:  # something unforeseen: mpirun is not left to itself
-                detach.end_tree(process.pid)
+                run_processes.end_tree(process.pid)
                 process.wait()
 
     def _wait(
@@ -256,7 +256,7 @@ class Supervisor:
                     self.say(f"asked {count} ranks to end with a checkpoint")
             late = asked_at is not None and time.monotonic() - asked_at > self.job.stop_seconds
             if watch.lost or late:
-                detach.end_tree(process.pid)
+                run_processes.end_tree(process.pid)
                 process.wait()
                 if watch.lost:
                     return Attempt("failed", f"lost {', '.join(watch.lost)}", again=True)
