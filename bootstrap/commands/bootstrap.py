@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bootstrap.errors import UserError
+from bootstrap.errors import UserError, exit_status
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import CHECKOUT, ROOT_VARIABLE, records
@@ -92,6 +92,7 @@ def bootstrap(hosts: Sequence[Host], setup: NodeSetup, console: Console) -> dict
         return run_steps(hosts, setup.steps(hosts), watcher)
 
 
+@exit_status(interrupted="interrupted; the same command goes on where this one was")
 def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> int:
     """`fab bootstrap`; 1 when a node failed.
 
@@ -102,28 +103,21 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
     chosen = parser().parse_args(argv)
     console = Console()
     begun = time.monotonic()
-    try:
-        inventory = read_inventory(chosen.inventory)
-        setup = _setup(chosen, inventory, console)
-        waits: set[str] = set()
+    inventory = read_inventory(chosen.inventory)
+    setup = _setup(chosen, inventory, console)
+    waits: set[str] = set()
 
-        def on_wait(text: str) -> None:
-            if text not in waits:
-                waits.add(text)
-                _print(console, f"waiting up to {chosen.wait:.0f} s: {text}")
+    def on_wait(text: str) -> None:
+        if text not in waits:
+            waits.add(text)
+            _print(console, f"waiting up to {chosen.wait:.0f} s: {text}")
 
-        ask = accept_all if chosen.accept_host_keys else ask_on_terminal
-        opened = open_hosts(
-            inventory, ask, wait_seconds=chosen.wait, boot_log=boot_log, on_wait=on_wait
-        )
-        with opened as hosts, _one_at_a_time(hosts[0]):
-            failed = bootstrap(hosts, setup, console)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one was", file=sys.stderr)
-        return 130
+    ask = accept_all if chosen.accept_host_keys else ask_on_terminal
+    opened = open_hosts(
+        inventory, ask, wait_seconds=chosen.wait, boot_log=boot_log, on_wait=on_wait
+    )
+    with opened as hosts, _one_at_a_time(hosts[0]):
+        failed = bootstrap(hosts, setup, console)
     return _report(inventory, failed, time.monotonic() - begun, console)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from bootstrap.commands import command_line
 from bootstrap.commands.checks import links, nodes
 from bootstrap.commands.checks.report import Finding, show
-from bootstrap.errors import UserError
+from bootstrap.errors import UserError, exit_status
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import CHECKOUT
 from bootstrap.setup.model_and_data import RECORD
@@ -257,6 +257,7 @@ def _steps(
     return [finding for one in found for finding in one]
 
 
+@exit_status(failed=2, interrupted="interrupted; nothing was changed.")
 def main(argv: Sequence[str] | None = None) -> int:
     """Check and print; 1 where something is not as it must be, 2 where nothing can be asked."""
     parser = command_line.parser("check", __doc__, run=False)
@@ -264,19 +265,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv)
     console = Console(highlight=False)
     progress = Console(stderr=True, highlight=False)
-    try:
-        inventory = read_inventory(chosen.inventory)
-        opened = open_hosts(inventory, command_line.question_of(chosen), wait_seconds=WAIT_SECONDS)
-        with opened as hosts, progress.status("") as status:
-            findings = check(
-                hosts, lambda text: status.update(f"looking at {text}"), steps=not chosen.no_steps
-            )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was changed.", file=sys.stderr)
-        return 130
+    inventory = read_inventory(chosen.inventory)
+    opened = open_hosts(inventory, command_line.question_of(chosen), wait_seconds=WAIT_SECONDS)
+    with opened as hosts, progress.status("") as status:
+        findings = check(
+            hosts, lambda text: status.update(f"looking at {text}"), steps=not chosen.no_steps
+        )
     show(findings, console)
     return 0 if all(finding.well for finding in findings) else 1
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from bootstrap.errors import UserError
+from bootstrap.errors import UserError, exit_status
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.node import run_state
@@ -78,6 +78,7 @@ def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
     return code
 
 
+@exit_status(interrupted="\ninterrupted; nothing was asked of Pulumi")
 def main(argv: Sequence[str] | None = None) -> int:
     """`fab destroy`."""
     parser = argparse.ArgumentParser(
@@ -89,14 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
     chosen = parser.parse_args(argv)
-    try:
-        return destroy(read_inventory(), chosen)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing was asked of Pulumi", file=sys.stderr)
-        return 130
+    return destroy(read_inventory(), chosen)
 
 
 if __name__ == "__main__":
