@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.results import finish, machine, middle
 from tests.conda_channel import libiomp5_of, make_channel
 from tests.hub import serving
-from tests.person import CHECKOUT, Person, pulumi
+from tests.person import CHECKOUT, STATE, Person, pulumi
 from tests.rig.commands import RigError
 from tests.rig.rig import rig_of
 from tests.rig.stand_in import FileServer, serving_packages
@@ -136,8 +136,11 @@ def main() -> int:
             person.bootstrap()
         outside = person.rig.head.bytes().uplink_in
         inside = person.rig.head.bytes().private_out
+        before = [host.run(STATE).stdout for host in person.rig.hosts]
         with clock.timing("bootstrap again"):
             person.bootstrap()
+        if [host.run(STATE).stdout for host in person.rig.hosts] != before:
+            raise RigError("a second fab bootstrap changed something")
         with clock.timing("check"):
             checked = person.fab("check")
         if "All is well." not in checked:

@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bootstrap.setup.node_facts import TCMALLOC
+
 PLACEHOLDER = "/opt/placeholder_" + "_place" * 20
 SYSTEM_PYTHON = "/usr/bin/python3"
-LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
 
 
 class Channel:
@@ -114,7 +115,7 @@ def make_channel(folder: Path, libiomp5: bytes, *, libtcmalloc: bytes | None = N
     )
     channel.add("tzdata", "2026b", {"share/zoneinfo/UTC": b"TZif2"}, subdir="noarch")
     if libtcmalloc is None:
-        libtcmalloc = (LIBRARIES / "libtcmalloc_minimal.so.4").read_bytes()
+        libtcmalloc = _system_tcmalloc().read_bytes()
     channel.add(
         "gperftools",
         "2.10",
@@ -134,6 +135,13 @@ def libiomp5_of(wheels: Path) -> bytes:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("/libiomp5.so"))
         return archive.read(name)
+
+
+def _system_tcmalloc() -> Path:
+    for name in TCMALLOC:
+        for path in sorted(Path("/usr/lib").glob(f"*/{name}")):
+            return path
+    raise FileNotFoundError("no tcmalloc: apt-get install libtcmalloc-minimal4, as .ci/run does")
 
 
 def _path(path: str, content: bytes, kind: str = "hardlink") -> dict[str, Any]:
