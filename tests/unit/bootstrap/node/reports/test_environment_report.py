@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[5]
 
 
 def test_packages_are_the_same_whether_something_is_imported_or_not(tmp_path: Path) -> None:
