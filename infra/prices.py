@@ -1,7 +1,7 @@
 """What a cluster costs an hour, from a dated table in this package or live from Azure.
 
 The stack's outputs use the table alone, so that two runs say the same; `infra.plan` and
-`infra.preflight` also ask Azure's retail price service.
+`infra.azure.preflight` also ask Azure's retail price service.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from infra.config import ClusterConfig
+from infra.config.config import ClusterConfig
 
 TABLE_FILE = Path(__file__).with_name("prices.json")
 HOURS_A_MONTH = 730

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from infra import preflight, prices, settings
-from infra.arm import Azure, asking, pulumi_json, sign_in
+from infra import prices
+from infra.azure import preflight
+from infra.azure.arm import Azure, asking, pulumi_json, sign_in
+from infra.config import settings
 from infra.errors import UserError
-from infra.names import Names
-from infra.recording import PROJECT
+from infra.plan.recording import PROJECT
+from infra.program.names import Names
 
 FAB = str(Path(sys.executable).parent / "fab")
 LIFE = (

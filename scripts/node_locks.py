@@ -85,7 +85,7 @@ def text(stack: str, pinned: Sequence[str], found: Mapping[str, set[str]]) -> st
         "",
     ]
     if own := own_index(stack):
-        lines += ["# From indexes of their own (bootstrap/packages.py):", *own, ""]
+        lines += ["# From indexes of their own (bootstrap/setup/python/packages.py):", *own, ""]
     lines.append("# From the package index:")
     for pin in pinned:
         digests = sorted(found[pin.partition("==")[0]])

@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from infra.arm import Azure
+from infra.azure.arm import Azure
 
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
 OWN = {"subscriptionId": SUBSCRIPTION, "displayName": "Ana's", "state": "Enabled"}

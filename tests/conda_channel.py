@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bootstrap.probe import TCMALLOC
+from bootstrap.setup.node_facts import TCMALLOC
 
 ZSTD_BLOCK = 1 << 17
 PLACEHOLDER = "/opt/placeholder_" + "_place" * 20

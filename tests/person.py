@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra import plan
+from infra.plan import plan
 from tests.hub import Hub
 from tests.rig.rig import Rig
 from tests.rig.stand_in import PackageIndex

@@ -1,0 +1,337 @@
+"""Files between the person's machine and a node: only what differs, whole or not at all, resumed.
+
+Both ways the receiving side writes to a temporary name, syncs, checks SHA-256 and renames. Small
+files travel together in one tar stream; large ones alone, so that they go on where they were cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shlex
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from bootstrap.errors import UserError
+from bootstrap.ssh.own_files import PARTIAL, files_of
+
+if TYPE_CHECKING:
+    from bootstrap.ssh.host import Host
+
+OnBytes = Callable[[int], None]
+SPOOLED = 8 << 20
+SMALL = 1 << 20
+BATCH = 64 << 20
+CHUNK = 1 << 20
+INCOMING = ".incoming"
+
+# $1: the file, $2: its size, $3: its mode.
+WRITE = """
+set -e
+mkdir -p -- "$(dirname -- "$1")"
+new="$1.new-$$"
+trap 'rm -f -- "$new"' EXIT
+umask 077
+cat > "$new"
+[ "$(wc -c < "$new")" -eq "$2" ]
+chmod "$3" "$new"
+sync -- "$new"
+mv -f -- "$new" "$1"
+trap - EXIT
+sync -- "$(dirname -- "$1")"
+"""
+# $@: files. What they hold, then who may read them.
+LOOK = 'sha256sum -- "$@"; echo =; stat -c "%a %n" -- "$@"'
+# $1: a file or a folder. Size, hash of as many bytes (it may be growing), name: of each file in it.
+LIST = """
+if [ -d "$1" ]; then cd -- "$1"; only=
+elif [ -f "$1" ]; then cd -- "$(dirname -- "$1")"; only=$(basename -- "$1")
+else exit 0
+fi
+find "./$only" -type f -printf '%s\\0%p\\0' 2>/dev/null | xargs -0 -r -n 64 sh -c '
+  while [ $# -gt 0 ]; do
+    hash=$(head -c "$1" -- "$2" | sha256sum) && printf "%s %s %s\\0" "${hash%% *}" "$1" "$2"
+    shift 2
+  done' list
+"""
+# $1: the folder. Standard input: a tar of files to put there.
+UNPACK = f"""
+set -e
+mkdir -p -- "$1"
+cd -- "$1"
+rm -rf {INCOMING}
+mkdir {INCOMING}
+tar -xf - -C {INCOMING}
+find {INCOMING} -type f -print0 | xargs -0 -r sync --
+(cd {INCOMING} && find . -type d -print0) | xargs -0 -r mkdir -p --
+(cd {INCOMING} && find . -type f -print0) | xargs -0 -r -n 1 sh -c 'mv -f -- "{INCOMING}/$0" "$0"'
+rm -rf {INCOMING}
+sync -- .
+"""
+# $1: the file, $2: what it is called until it is whole, $3: its hash, $4: its mode. Standard input:
+# what is missing of it.
+APPEND = """
+set -e
+mkdir -p -- "$(dirname -- "$1")"
+cat >> "$2"
+found=$(sha256sum < "$2")
+if [ "${found%% *}" != "$3" ]; then rm -f -- "$2"; echo "$1 arrived damaged" >&2; exit 74; fi
+chmod "$4" "$2"
+sync -- "$2"
+mv -f -- "$2" "$1"
+sync -- "$(dirname -- "$1")"
+"""
+REMOVE = 'cd -- "$1" && xargs -0 -r rm -f --'
+SIZE = 'if [ -f "$1" ]; then wc -c < "$1"; else echo 0; fi'
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file's size and SHA-256."""
+
+    size: int
+    sha256: str
+
+
+def script(text: str, *arguments: object) -> str:
+    """The line that runs a shell script with arguments."""
+    return shlex.join(["sh", "-c", text, "sh", *map(str, arguments)])
+
+
+def bash_script(text: str, *arguments: object) -> str:
+    """The same in bash: what sources `activate` needs it, as oneCCL's own script does."""
+    return shlex.join(["bash", "-c", text, "bash", *map(str, arguments)])
+
+
+def write(host: Host, path: str, content: bytes, mode: int) -> None:
+    """See `Host.write`."""
+    host.run(script(WRITE, path, len(content), f"{mode:o}"), stdin=content)
+
+
+def read(host: Host, path: str) -> bytes:
+    """See `Host.read`."""
+    content = bytearray()
+    with tempfile.TemporaryFile() as nothing:
+        output = host.stream(f"cat -- {shlex.quote(path)}", nothing, 0, sink=content.extend)
+    if output.exit_code != 0:
+        raise UserError(f"{host.name}: {path} cannot be read: {output.stderr_text.strip()}")
+    return bytes(content)
+
+
+def put(host: Host, files: Mapping[str, tuple[bytes, int]]) -> None:
+    """Write those of `files` (path -> content and mode) that are not there as they should be."""
+    listed = host.run(script(LOOK, *files), check=False).stdout
+    hashes, _, modes = listed.partition("=\n")
+    there = {line[66:]: line[:64] for line in hashes.splitlines()}
+    mode_of = {path: mode for mode, _, path in (line.partition(" ") for line in modes.splitlines())}
+    for path, (content, mode) in files.items():
+        if there.get(path) != hashlib.sha256(content).hexdigest():
+            write(host, path, content, mode)
+        elif mode_of.get(path) != f"{mode:o}":
+            host.run(["chmod", f"{mode:o}", path])
+
+
+def send(host: Host, source: Path, path: str, on_bytes: OnBytes | None, *, exact: bool) -> None:
+    """See `Host.send`."""
+    if source.is_dir():
+        files = files_of(source)
+        folder = path
+    elif source.is_file():
+        folder, _, name = path.rpartition("/")
+        files = {name: source}
+    else:
+        raise UserError(f"{source} does not exist: there is nothing to send to {host.name}.")
+    there = _listed(host, path)
+    here = {name: _entry(found) for name, found in files.items()}
+    differing = [name for name in files if there.get(name) != here[name]]
+    for batch in _batches([name for name in differing if here[name].size <= SMALL], here):
+        _send_together(host, folder, {name: files[name] for name in batch}, on_bytes)
+    for name in differing:
+        if here[name].size > SMALL:
+            _send_alone(host, f"{folder}/{name}", files[name], here[name], on_bytes)
+    extra = [name for name in there if name not in files]
+    if exact and extra and source.is_dir():
+        host.run(script(REMOVE, folder), stdin=_null_ended(extra))
+
+
+def fetch(host: Host, path: str, target: Path, on_bytes: OnBytes | None) -> None:
+    """See `Host.fetch`."""
+    is_file = host.run(script('[ -f "$1" ]', path), check=False).exit_code == 0
+    there = _listed(host, path)
+    if not there and host.run(script('[ -d "$1" ]', path), check=False).exit_code != 0:
+        raise UserError(f"{host.name}: {path} does not exist there; nothing was fetched.")
+    folder = path.rpartition("/")[0] if is_file else path
+    local = {name: target if is_file else target / name for name in there}
+    differing = [name for name, entry in there.items() if not _has(local[name], entry)]
+    for batch in _batches([name for name in differing if there[name].size <= SMALL], there):
+        _fetch_together(host, folder, {name: there[name] for name in batch}, local, on_bytes)
+    for name in differing:
+        if there[name].size > SMALL:
+            _fetch_alone(host, f"{folder}/{name}", local[name], there[name], on_bytes)
+
+
+def _entry(path: Path) -> Entry:
+    with path.open("rb") as file:
+        return Entry(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _has(path: Path, entry: Entry) -> bool:
+    return path.is_file() and path.stat().st_size == entry.size and _entry(path) == entry
+
+
+def _listed(host: Host, path: str) -> dict[str, Entry]:
+    """What lies in a folder on the node, by its name there; a file is listed as itself."""
+    content = bytearray()
+    with tempfile.TemporaryFile() as nothing:
+        host.stream(script(LIST, path), nothing, 0, sink=content.extend)
+    listed = {}
+    for line in content.decode("utf-8", "surrogateescape").split("\0"):
+        if line:
+            sha256, size, name = line.split(" ", 2)
+            if PARTIAL not in name:
+                listed[name.removeprefix("./")] = Entry(int(size), sha256)
+    return listed
+
+
+def _null_ended(names: Iterable[str]) -> bytes:
+    return "".join(f"./{name}\0" for name in names).encode("utf-8", "surrogateescape")
+
+
+def _batches(names: list[str], entries: dict[str, Entry]) -> Iterable[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for name in names:
+        if batch and size + entries[name].size > BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(name)
+        size += entries[name].size
+    if batch:
+        yield batch
+
+
+def _mode(path: Path) -> int:
+    """Whoever may not read a file here may not read it there."""
+    return path.stat().st_mode & 0o755 | 0o600
+
+
+def _send_together(
+    host: Host, folder: str, files: dict[str, Path], on_bytes: OnBytes | None
+) -> None:
+    with tempfile.SpooledTemporaryFile(max_size=SPOOLED) as stream:
+        with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for name, path in files.items():
+                with path.open("rb") as file:
+                    info = tarfile.TarInfo(name)
+                    info.size, info.mode = os.fstat(file.fileno()).st_size, _mode(path)
+                    archive.addfile(info, file)
+        size = stream.tell()
+        stream.seek(0)
+        _checked(host, script(UNPACK, folder), stream, size, on_bytes)
+
+
+def _send_alone(
+    host: Host, path: str, source: Path, entry: Entry, on_bytes: OnBytes | None
+) -> None:
+    partial = f"{path}{PARTIAL}{entry.sha256[:12]}"
+    have = int(host.run(script(SIZE, partial)).stdout)
+    if have > entry.size:
+        host.run(["rm", "-f", "--", partial])
+        have = 0
+    with source.open("rb") as file:
+        file.seek(have)
+        line = script(APPEND, path, partial, entry.sha256, f"{_mode(source):o}")
+        _checked(host, line, file, entry.size - have, on_bytes)
+
+
+def _checked(host: Host, line: str, stream: IO[bytes], size: int, on_bytes: OnBytes | None) -> None:
+    output = host.stream(line, stream, size, on_bytes=on_bytes)
+    if output.exit_code != 0:
+        said = output.stderr_text.strip() or f"exit code {output.exit_code}"
+        raise UserError(f"{host.name}: {host.step or 'sending'} failed: {said}")
+
+
+def _fetch_together(
+    host: Host,
+    folder: str,
+    entries: dict[str, Entry],
+    local: dict[str, Path],
+    on_bytes: OnBytes | None,
+) -> None:
+    def count(piece: bytes) -> None:
+        stream.write(piece)
+        if on_bytes:
+            on_bytes(len(piece))
+
+    names = _null_ended(entries)
+    with (
+        tempfile.SpooledTemporaryFile(max_size=SPOOLED) as stream,
+        tempfile.SpooledTemporaryFile(max_size=SPOOLED) as wanted,
+    ):
+        wanted.write(names)
+        wanted.seek(0)
+        line = f"tar -C {shlex.quote(folder)} -cf - --null -T -"
+        host.stream(line, wanted, len(names), sink=count)
+        missing = set(entries)
+        stream.seek(0)
+        with tarfile.open(fileobj=stream) as archive:
+            for info in archive:
+                name = info.name.removeprefix("./")
+                file = archive.extractfile(info)
+                if file is not None and name in entries:
+                    # It may have grown since it was listed; as much as was listed is whole.
+                    content = file.read(entries[name].size)
+                    _place(host, name, local[name], content, entries[name])
+                    missing.discard(name)
+    for name in missing:
+        raise _changed(host, name)
+
+
+def _place(host: Host, name: str, target: Path, content: bytes, entry: Entry) -> None:
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise _changed(host, name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}{PARTIAL}{entry.sha256[:12]}")
+    with partial.open("wb") as file:
+        file.write(content)
+        _sync(file)
+    partial.replace(target)
+
+
+def _fetch_alone(
+    host: Host, path: str, target: Path, entry: Entry, on_bytes: OnBytes | None
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}{PARTIAL}{entry.sha256[:12]}")
+    have = partial.stat().st_size if partial.exists() else 0
+    with partial.open("ab") as file, tempfile.TemporaryFile() as nothing:
+
+        def take(piece: bytes) -> None:
+            file.write(piece)
+            if on_bytes:
+                on_bytes(len(piece))
+
+        line = f"tail -c +{have + 1} -- {shlex.quote(path)} | head -c {max(entry.size - have, 0)}"
+        host.stream(line, nothing, 0, sink=take)
+        _sync(file)
+    if not _has(partial, entry):
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise _changed(host, path)
+    partial.replace(target)
+
+
+def _changed(host: Host, name: str) -> UserError:
+    return UserError(
+        f"{host.name}: {name} changed while it was fetched, or arrived damaged. Fetch again."
+    )
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

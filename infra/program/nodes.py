@@ -1,0 +1,153 @@
+"""One node: a network interface with a fixed address, and a Trusted Launch VM on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pulumi
+from pulumi_azure_native import compute, network
+
+from infra.config.config import ClusterConfig
+from infra.program.cloud_init import custom_data
+from infra.program.names import Names
+
+SETTLED_AT_CREATION = [
+    "storageProfile.imageReference",
+    "osProfile.customData",
+    "osProfile.linuxConfiguration.ssh",
+]
+"""What Azure cannot change on a VM that exists: a change means a new VM with an empty disk."""
+
+
+class Node(pulumi.ComponentResource):
+    """A VM and its network interface; node 0 is the head and has the public address.
+
+    Attributes:
+        machine: the VM.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        config: ClusterConfig,
+        names: Names,
+        group: pulumi.Input[str],
+        subnet_id: pulumi.Input[str],
+        tags: Mapping[str, str],
+        opts: pulumi.ResourceOptions,
+        public_ip_id: pulumi.Input[str] | None = None,
+        placement_id: pulumi.Input[str] | None = None,
+    ) -> None:
+        super().__init__("xeon-diffusion:infra:Node", f"node-{index}", None, opts)
+        interface = network.NetworkInterface(
+            f"interface-{index}",
+            network_interface_name=names.network_interface(index),
+            resource_group_name=group,
+            location=config.location,
+            enable_accelerated_networking=True,
+            ip_configurations=[
+                network.NetworkInterfaceIPConfigurationArgs(
+                    name="primary",
+                    primary=True,
+                    subnet=network.SubnetArgs(id=subnet_id),
+                    private_ip_allocation_method="Static",
+                    private_ip_address=str(config.private_ip(index)),
+                    private_ip_address_version="IPv4",
+                    public_ip_address=(
+                        network.PublicIPAddressArgs(id=public_ip_id) if public_ip_id else None
+                    ),
+                )
+            ],
+            tags=tags,
+            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
+        )
+        self.machine = compute.VirtualMachine(
+            f"machine-{index}",
+            **machine(index, config, names),
+            resource_group_name=group,
+            network_profile=compute.NetworkProfileArgs(
+                network_interfaces=[
+                    # Detach: the interface is a resource of this stack and outlives a VM that is
+                    # replaced. `pulumi destroy` deletes it.
+                    compute.NetworkInterfaceReferenceArgs(
+                        id=interface.id, primary=True, delete_option="Detach"
+                    )
+                ]
+            ),
+            proximity_placement_group=(
+                compute.SubResourceArgs(id=placement_id) if placement_id else None
+            ),
+            tags=tags,
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                # The successor needs the same name, address and quota.
+                delete_before_replace=True,
+                ignore_changes=None if config.replace_nodes else SETTLED_AT_CREATION,
+                replace_on_changes=SETTLED_AT_CREATION if config.replace_nodes else None,
+            ),
+        )
+        self.register_outputs({})
+
+
+def machine(index: int, config: ClusterConfig, names: Names) -> dict[str, object]:
+    """The VM's own properties, those that do not refer to another resource."""
+    publisher, offer, sku, version = config.image.split(":")
+    name, user = names.virtual_machine(index), config.admin_username
+    properties: dict[str, object] = {
+        "vm_name": name,
+        "location": config.location,
+        "zones": [config.zone] if config.zone else None,
+        "hardware_profile": compute.HardwareProfileArgs(vm_size=config.vm_size),
+        "security_profile": compute.SecurityProfileArgs(
+            security_type="TrustedLaunch",
+            uefi_settings=compute.UefiSettingsArgs(secure_boot_enabled=True, v_tpm_enabled=True),
+        ),
+        "storage_profile": compute.StorageProfileArgs(
+            image_reference=compute.ImageReferenceArgs(
+                publisher=publisher, offer=offer, sku=sku, version=version
+            ),
+            os_disk=compute.OSDiskArgs(
+                name=names.os_disk(index),
+                create_option="FromImage",
+                caching="ReadWrite",
+                disk_size_gb=config.os_disk_size_gb,
+                managed_disk=compute.ManagedDiskParametersArgs(
+                    storage_account_type=config.os_disk_type
+                ),
+                # Azure's default, Detach, would leave a disk behind that is paid for.
+                delete_option="Delete",
+            ),
+        ),
+        "os_profile": compute.OSProfileArgs(
+            computer_name=name,
+            admin_username=user,
+            custom_data=custom_data(),
+            linux_configuration=compute.LinuxConfigurationArgs(
+                disable_password_authentication=True,
+                provision_vm_agent=True,
+                ssh=compute.SshConfigurationArgs(
+                    public_keys=[
+                        compute.SshPublicKeyArgs(
+                            path=f"/home/{user}/.ssh/authorized_keys",
+                            key_data=config.ssh_public_key,
+                        )
+                    ]
+                ),
+            ),
+        ),
+        # Without a storage account: Azure keeps the serial console's log in its own.
+        "diagnostics_profile": compute.DiagnosticsProfileArgs(
+            boot_diagnostics=compute.BootDiagnosticsArgs(enabled=True)
+        ),
+    }
+    if config.head_may_deallocate and index == 0:
+        properties["identity"] = compute.VirtualMachineIdentityArgs(
+            type=compute.ResourceIdentityType.SYSTEM_ASSIGNED
+        )
+    if config.spot:
+        properties |= {
+            "priority": "Spot",
+            "eviction_policy": config.spot_eviction_policy,
+            "billing_profile": compute.BillingProfileArgs(max_price=config.spot_max_price),
+        }
+    return properties
