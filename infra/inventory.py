@@ -31,6 +31,8 @@ class InventoryNode(BaseModel):
     public_ip: IPv4Address | None = Field(default=None, description="Only the head has one.")
     vcpus: int = Field(description="Hyper-threads; two of them are one core.", ge=1)
     size: str = Field(description="Azure's VM size.")
+    image: str | None = Field(default=None, description="Image that it was made from.")
+    ssh_public_key: str | None = Field(default=None, description="Key that it was made with.")
 
 
 class Inventory(BaseModel):
@@ -41,8 +43,10 @@ class Inventory(BaseModel):
     user: str = Field(description="Account to log in with, on every node.", min_length=1)
     ssh_private_key_path: str | None = Field(
         default=None,
-        description="Where the private key lies; null: an agent or a hardware key holds it.",
+        description="Where the private key lies; null: an agent or a hardware key holds it, or it"
+        " is the other half of ssh_public_key in ~/.ssh.",
     )
+    ssh_public_key: str | None = Field(default=None, description="The head's, one line.")
     gateway: IPv4Address = Field(description="Address that workers are reached through.")
     nodes: tuple[InventoryNode, ...] = Field(description="The head first.", min_length=1)
     resource_group: str = Field(description="Azure resource group that holds all of it.")
@@ -54,6 +58,9 @@ class Inventory(BaseModel):
         description="List price of everything; null where the table lacks the size or region.",
     )
     price_as_of: str = Field(description="Date of the price table (ISO 8601).")
+    config: dict[str, str] | None = Field(
+        default=None, description="The stack's config at the last pulumi up, as far as it was set."
+    )
     next: str = Field(description="What to type next.")
 
 

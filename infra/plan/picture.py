@@ -31,8 +31,10 @@ def draw(plan: dict[str, Any]) -> str:
     (group,) = rules.of_type(plan, rules.GROUP)
     (security,) = rules.of_type(plan, rules.NSG)
     admitted = {rule["name"]: rule for rule in security["inputs"]["securityRules"]}
-    space = vnet["inputs"]["addressSpace"]["addressPrefixes"][0]
-    ssh_range = admitted["AllowSshToHead"]["sourceAddressPrefix"]
+    space = ", ".join(vnet["inputs"]["addressSpace"]["addressPrefixes"])
+    ssh = admitted["AllowSshToHead"]
+    ssh_range = ", ".join(ssh.get("sourceAddressPrefixes") or [ssh["sourceAddressPrefix"]])
+    own = ", ".join(subnet["inputs"]["addressPrefixes"])
     head = LEFT + NODE_WIDTH / 2
     nat = LEFT + inside - NODE_WIDTH / 2
     height = TOP + NODE_HEIGHT + 120
@@ -48,7 +50,7 @@ def draw(plan: dict[str, Any]) -> str:
         _text(
             head + 20,
             162,
-            f"virtual network {space}, subnet {subnet['inputs']['addressPrefix']}",
+            f"virtual network {space}, subnet {own}",
             "s",
         ),
         _box(head - 100, 10, 200, 52, "b"),

@@ -31,14 +31,26 @@ def stand_ins(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
         complete["allowed_ssh_cidr"] = EXAMPLE_RANGE
         notes.append(f"allowed_ssh_cidr is not set: {EXAMPLE_RANGE} stands in for your address")
     default = ClusterConfig.model_fields["ssh_public_key_path"].default
-    if "ssh_public_key_path" not in complete and not Path(default).expanduser().exists():
+    given = {"ssh_public_key", "ssh_public_key_path"} & set(complete)
+    if not given and not Path(default).expanduser().exists():
         complete["ssh_public_key_path"] = str(EXAMPLE_KEY)
         notes.append(f"{default} is missing: an example key, whose other half is gone, stands in")
     return complete, notes
 
 
-def make(values: Mapping[str, str], stack: str = "dev", preview: bool = False) -> rules.PlanData:
+def make(
+    values: Mapping[str, str],
+    stack: str = "dev",
+    preview: bool = False,
+    living: Mapping[str, Mapping[str, Any]] | None = None,
+) -> rules.PlanData:
     """The plan for a stack's config.
+
+    Args:
+        values: the config by key.
+        stack: the stack's name.
+        preview: know nothing that only Azure can know.
+        living: the inputs of the resources that exist, by logical name.
 
     Returns:
         `resources` sorted so that whatever one depends on comes before it, `outputs`, `price`
@@ -48,7 +60,7 @@ def make(values: Mapping[str, str], stack: str = "dev", preview: bool = False) -
         UserError: the config is refused, with every reason.
     """
     config = settings.validate(values, "the config")
-    recorded = record(values, stack, preview)
+    recorded = record(values, stack, preview, living)
     plan: dict[str, Any] = {
         "resources": _in_order(recorded["requests"]),
         "outputs": dict(sorted(recorded["outputs"].items())),
@@ -67,11 +79,9 @@ def make(values: Mapping[str, str], stack: str = "dev", preview: bool = False) -
 def warnings(config: ClusterConfig) -> list[str]:
     """What is allowed and still deserves a thought before it is paid for."""
     found = []
-    if config.allowed_ssh_cidr.prefixlen < 24:
-        found.append(
-            f"SSH to the head is open to {config.allowed_ssh_cidr.num_addresses} addresses"
-            f" ({config.allowed_ssh_cidr})"
-        )
+    for one in config.allowed_ssh_cidr:
+        if one.prefixlen < 24:
+            found.append(f"SSH to the head is open to {one.num_addresses} addresses ({one})")
     if config.size.series.endswith("v5"):
         found.append(
             "hosts of version 5 sizes differ (Ice Lake, Sapphire Rapids, Emerald Rapids): only some"
@@ -84,7 +94,7 @@ def warnings(config: ClusterConfig) -> list[str]:
             f"the price table has no {config.vm_size} in {config.location} or no such disk"
         )
     if config.replace_nodes:
-        found.append("replace_nodes is on: a new image, key or cloud-init deletes nodes and disks")
+        found.append("replace_nodes is on: a change that Azure cannot make deletes nodes and disks")
     return found
 
 

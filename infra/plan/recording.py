@@ -7,10 +7,11 @@ The SDK's own mocks stand in for the engine. `Mocks` alone sees types and inputs
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import multiprocessing
 import runpy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pulumi_azure_native import compute, network, resources
 import infra.program.cluster  # noqa: F401  (see below)
 from infra.errors import UserError
 from infra.plan.rules import UNKNOWN
+from infra.program.changes import NAME_KEYS, at
 
 # Loaded here, before the fork: the SDK loads each module at its first use, and that takes seconds.
 LOADED = (compute.VirtualMachine, network.NetworkInterface, network.Subnet, resources.ResourceGroup)
@@ -36,19 +38,6 @@ PRINCIPAL = "11111111-1111-1111-1111-111111111111"
 PUBLIC_ADDRESSES = "198.51.100."
 """RFC 5737: addresses for documentation."""
 
-NAME_KEYS = {
-    "azure-native:resources:ResourceGroup": "resourceGroupName",
-    "azure-native:network:VirtualNetwork": "virtualNetworkName",
-    "azure-native:network:Subnet": "subnetName",
-    "azure-native:network:NetworkSecurityGroup": "networkSecurityGroupName",
-    "azure-native:network:PublicIPAddress": "publicIpAddressName",
-    "azure-native:network:NatGateway": "natGatewayName",
-    "azure-native:network:NetworkInterface": "networkInterfaceName",
-    "azure-native:compute:VirtualMachine": "vmName",
-    "azure-native:compute:ProximityPlacementGroup": "proximityPlacementGroupName",
-    "azure-native:authorization:RoleAssignment": "roleAssignmentName",
-}
-"""The input that becomes the last part of a resource's address in ARM."""
 COLLECTIONS = {
     "azure-native:resources:ResourceGroup": None,
     "azure-native:network:VirtualNetwork": "Microsoft.Network/virtualNetworks",
@@ -98,19 +87,26 @@ class _Azure(mocks.Mocks):
 class _Monitor(mocks.MockMonitor):
     """The SDK's mock engine, which also keeps the requests."""
 
-    def __init__(self, azure: _Azure) -> None:
+    def __init__(self, azure: _Azure, living: Mapping[str, Mapping[str, Any]]) -> None:
         super().__init__(azure)
+        self.living = living
         self.requests: list[dict[str, Any]] = []
         self.outputs: dict[str, Any] = {}
 
     def RegisterResource(self, request: Any) -> Any:  # the base class's spelling
         if request.type != "pulumi:pulumi:Stack":
+            inputs = _plain(rpc.deserialize_properties(request.object, True))
+            if (old := self.living.get(request.name)) is not None:
+                asked, inputs = inputs, keep(inputs, old, request.ignoreChanges)
+                changed = {key: part for key, part in inputs.items() if asked.get(key) != part}
+                request.object.update(changed)
             self.requests.append(
                 {
                     "type": request.type,
                     "name": request.name,
                     "custom": request.custom,
-                    "inputs": _plain(rpc.deserialize_properties(request.object, True)),
+                    "inputs": inputs,
+                    "hooks": list(request.hooks.before_update),
                     "depends_on": sorted({_name(urn) for urn in request.dependencies}),
                     "parent": _name(request.parent),
                     "protect": request.protect,
@@ -128,6 +124,24 @@ class _Monitor(mocks.MockMonitor):
         if "pulumi:pulumi:Stack" in request.urn:
             self.outputs = _plain(rpc.deserialize_properties(request.outputs, True))
         return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]
+
+
+def keep(
+    new: Mapping[str, Any], old: Mapping[str, Any], paths: Iterable[str]
+) -> dict[str, Any]:
+    """The new inputs with the old values at some paths, as Pulumi's engine does for ignoreChanges.
+
+    Where there is no old value, the new one stands (Pulumi 3.189; older ones refuse).
+    """
+    kept: dict[str, Any] = copy.deepcopy(dict(new))
+    for path in paths:
+        *parents, last = path.split(".")
+        source, target = at(old, ".".join(parents)) if parents else old, kept
+        for key in parents:
+            target = target.setdefault(key, {})
+        if isinstance(source, Mapping) and last in source:
+            target[last] = source[last]
+    return kept
 
 
 def _name(urn: str) -> str:
@@ -148,13 +162,20 @@ def _plain(value: Any) -> Any:
     return UNKNOWN
 
 
-def record(values: Mapping[str, str], stack: str = "dev", preview: bool = False) -> dict[str, Any]:
+def record(
+    values: Mapping[str, str],
+    stack: str = "dev",
+    preview: bool = False,
+    living: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
     """What the program asks for, in a process of its own, as Pulumi runs it.
 
     Args:
         values: the stack's config by key, without the project's name.
         stack: the stack's name.
         preview: answer nothing, as `pulumi preview` does before anything exists.
+        living: inputs of the resources that exist, by logical name: what the program ignores
+            changes of keeps its value.
 
     Returns:
         `requests` in the order of their arrival, and `outputs`.
@@ -163,7 +184,8 @@ def record(values: Mapping[str, str], stack: str = "dev", preview: bool = False)
         UserError: the program refused the config.
     """
     here, there = _CONTEXT.Pipe()
-    process = _CONTEXT.Process(target=_child, args=(there, dict(values), stack, preview))
+    words = (there, dict(values), stack, preview, dict(living or {}))
+    process = _CONTEXT.Process(target=_child, args=words)
     process.start()
     there.close()
     try:
@@ -178,10 +200,16 @@ def record(values: Mapping[str, str], stack: str = "dev", preview: bool = False)
     return result
 
 
-def _child(there: Connection, values: Mapping[str, str], stack: str, preview: bool) -> None:
+def _child(
+    there: Connection,
+    values: Mapping[str, str],
+    stack: str,
+    preview: bool,
+    living: Mapping[str, Mapping[str, Any]],
+) -> None:
     # What the program does wrong reaches the person once, as the refusal.
     logging.disable()
-    monitor = _Monitor(_Azure(preview))
+    monitor = _Monitor(_Azure(preview), living)
     set_all_config({f"{PROJECT}:{key}": value for key, value in values.items()})
     # What mocks.set_mocks does, without the root resource that it makes: run_in_stack makes the one
     # that has outputs.

@@ -6,24 +6,19 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 from typing import Any
 
 from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
+from infra.program.changes import GROUP, NIC, PLACEMENT, ROLE, SUBNET, VM, VNET
 from infra.program.power_role import POWER_ROLE
 
 PlanData = dict[str, Any]
 Rule = Callable[[PlanData], Iterator[str]]
 
-VM = "azure-native:compute:VirtualMachine"
-NIC = "azure-native:network:NetworkInterface"
 NSG = "azure-native:network:NetworkSecurityGroup"
-VNET = "azure-native:network:VirtualNetwork"
-SUBNET = "azure-native:network:Subnet"
-GROUP = "azure-native:resources:ResourceGroup"
-ROLE = "azure-native:authorization:RoleAssignment"
 UNKNOWN = "(known after creation)"
 """Stands in a preview for what only Azure can know."""
 UNTAGGED = {SUBNET, ROLE}
@@ -39,11 +34,20 @@ def of_type(plan: PlanData, kind: str) -> list[dict[str, Any]]:
     return [resource for resource in plan["resources"] if resource["type"] == kind]
 
 
-def _network(plan: PlanData) -> tuple[list[dict[str, Any]], IPv4Network]:
+def _network(plan: PlanData) -> tuple[list[dict[str, Any]], tuple[IPv4Network, ...]]:
     (vnet,) = of_type(plan, VNET)
     (group,) = of_type(plan, NSG)
-    prefix = vnet["inputs"]["addressSpace"]["addressPrefixes"][0]
-    return group["inputs"]["securityRules"], IPv4Network(prefix)
+    prefixes = vnet["inputs"]["addressSpace"]["addressPrefixes"]
+    return group["inputs"]["securityRules"], tuple(map(IPv4Network, prefixes))
+
+
+def _subnet(plan: PlanData) -> tuple[IPv4Network, ...]:
+    (subnet,) = of_type(plan, SUBNET)
+    return tuple(map(IPv4Network, subnet["inputs"]["addressPrefixes"]))
+
+
+def _within(address: IPv4Address, ranges: Iterable[IPv4Network]) -> bool:
+    return any(address in one for one in ranges)
 
 
 def not_open_to_the_world(plan: PlanData) -> Iterator[str]:
@@ -63,13 +67,12 @@ def workers_closed(plan: PlanData) -> Iterator[str]:
     rules, vnet = _network(plan)
     # The first address of each range that a rule admits, peers, and load balancers.
     sources = {PEERED, LOAD_BALANCER, STRANGER}
-    (subnet,) = of_type(plan, SUBNET)
-    own = IPv4Network(subnet["inputs"]["addressPrefix"])
+    own = _subnet(plan)
     for rule in rules:
         for text in [rule.get("sourceAddressPrefix"), *(rule.get("sourceAddressPrefixes") or [])]:
             if text and re.fullmatch(r"[\d.]+/\d+", text):
                 sources.add(IPv4Network(text)[0])
-    outside = [source for source in sorted(sources) if source not in own]
+    outside = [source for source in sorted(sources) if not _within(source, own)]
     for node in plan["outputs"]["nodes"][1:]:
         for source in outside:
             for port in PROBED_PORTS:
@@ -101,8 +104,7 @@ def one_public_interface(plan: PlanData) -> Iterator[str]:
 
 def static_private_addresses(plan: PlanData) -> Iterator[str]:
     """Each interface has one fixed address inside the subnet, with accelerated networking."""
-    (subnet,) = of_type(plan, SUBNET)
-    own = IPv4Network(subnet["inputs"]["addressPrefix"])
+    own = _subnet(plan)
     seen = set()
     for interface in of_type(plan, NIC):
         if interface["inputs"].get("enableAcceleratedNetworking") is not True:
@@ -110,8 +112,10 @@ def static_private_addresses(plan: PlanData) -> Iterator[str]:
         for one in interface["inputs"]["ipConfigurations"]:
             address = one.get("privateIPAddress")
             static = one.get("privateIPAllocationMethod") == "Static"
-            if not static or address is None or IPv4Address(address) not in own or address in seen:
-                yield f"{interface['name']}: {address} is not a static address of its own in {own}"
+            inside = address is not None and _within(IPv4Address(address), own)
+            if not static or not inside or address in seen:
+                where = ", ".join(map(str, own))
+                yield f"{interface['name']}: {address} is no static address of its own in {where}"
             seen.add(address)
 
 
@@ -190,7 +194,9 @@ def nothing_left_behind(plan: PlanData) -> Iterator[str]:
             yield f"{name}: is protected, retained or imported"
         if resource["custom"] and _group_of(resource["inputs"]) not in (*own, UNKNOWN):
             yield f"{name}: lies outside the stack's resource group"
-        if resource["custom"] and not resource["delete_before_replace"]:
+        # A placement group's successor has another name, and VMs move into it first.
+        second = resource["type"] != PLACEMENT and not resource["delete_before_replace"]
+        if resource["custom"] and second:
             yield f"{name}: would be replaced by a second one of the same name"
     for machine in of_type(plan, VM):
         if machine["inputs"]["storageProfile"]["osDisk"].get("deleteOption") != "Delete":

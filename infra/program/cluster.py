@@ -9,10 +9,16 @@ from pulumi_azure_native import compute, resources
 
 from infra import prices
 from infra.config.config import ClusterConfig
+from infra.program.changes import GROUP, PLACEMENT
 from infra.program.names import Names
 from infra.program.network import Network
 from infra.program.nodes import Node
+from infra.program.place import Place
 from infra.program.power_role import PowerRole
+from infra.program.settled import Settled
+
+ALONE = "cluster"
+"""A component of this name gives its parts no prefix."""
 
 
 class Cluster(pulumi.ComponentResource):
@@ -22,72 +28,74 @@ class Cluster(pulumi.ComponentResource):
         outputs: what the stack exports: an `infra.inventory.Inventory`.
     """
 
-    def __init__(self, config: ClusterConfig) -> None:
-        super().__init__("xeon-diffusion:infra:Cluster", "cluster")
-        names = Names.of(pulumi.get_project(), pulumi.get_stack())
-        tags = {
-            **config.tags,
-            "project": pulumi.get_project(),
-            "stack": pulumi.get_stack(),
-            "managed-by": "pulumi",
-        }
-        child = pulumi.ResourceOptions(parent=self, delete_before_replace=True)
+    def __init__(
+        self, name: str, config: ClusterConfig, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("xeon-diffusion:infra:Cluster", name, None, opts)
+        project, stack = pulumi.get_project(), pulumi.get_stack()
+        prefix = "" if name == ALONE else f"{name}-"
+        names = Names.chosen(config.name, project, f"{prefix}{stack}")
+        tags = {**config.tags, "project": project, "stack": stack, "managed-by": "pulumi"}
+        settled = Settled(name, config.replace_nodes)
         group = resources.ResourceGroup(
-            "resource-group",
+            f"{prefix}resource-group",
             resource_group_name=names.resource_group(),
             location=config.location,
             tags=tags,
-            opts=child,
+            opts=settled.options(GROUP, self),
         )
         inside = pulumi.ResourceOptions(parent=self)
-        network = Network(config, names, group.name, tags, inside)
+        place = Place(prefix, names, group.name, group.location, tags, settled, inside)
+        network = Network(config, place)
         placement = None
         if config.proximity_placement_group:
             placement = compute.ProximityPlacementGroup(
-                "placement",
-                proximity_placement_group_name=names.proximity_placement_group(),
+                place.logical("placement"),
+                proximity_placement_group_name=names.proximity_placement_group(config.zone),
                 resource_group_name=group.name,
-                location=config.location,
+                location=place.location,
                 proximity_placement_group_type="Standard",
                 tags=tags,
-                opts=child,
+                # Azure deletes none that holds VMs: they move to the next one first.
+                opts=settled.options(PLACEMENT, self, delete_before_replace=False),
             )
         nodes = [
             Node(
                 index,
                 config,
-                names,
-                group.name,
+                place,
                 network.subnet.id,
-                tags,
-                inside,
                 public_ip_id=network.head_address.id if index == 0 else None,
                 placement_id=placement.id if placement else None,
             )
             for index in range(config.node_count)
         ]
         if config.head_may_deallocate:
-            PowerRole(nodes[0].machine, group.id, inside)
+            PowerRole(nodes[0].machine, group.id, place)
         gateway = network.head_address.ip_address
         self.outputs: dict[str, Any] = {
             "user": config.admin_username,
             "ssh_private_key_path": config.private_key_path,
+            "ssh_public_key": nodes[0].key,
             "gateway": gateway,
             "nodes": [
                 {
-                    "name": names.virtual_machine(index),
+                    "name": node.name,
                     "private_ip": str(config.private_ip(index)),
                     "public_ip": gateway if index == 0 else None,
                     "vcpus": config.size.vcpus,
                     "size": config.vm_size,
+                    "image": node.image,
+                    "ssh_public_key": node.key,
                 }
-                for index in range(config.node_count)
+                for index, node in enumerate(nodes)
             ],
             "resource_group": group.name,
             "subscription_id": group.id.apply(lambda path: path.split("/")[2]),
-            "location": config.location,
+            "location": group.location,
             "ssh_command": gateway.apply(lambda ip: ssh_command(config, ip)),
             **prices.of(config).outputs(),
+            "config": config.as_strings(),
             "next": "pulumi stack output --json > cluster.json; then the ssh_command above",
         }
         self.register_outputs(self.outputs)

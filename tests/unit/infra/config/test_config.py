@@ -203,7 +203,7 @@ def test_names_fit_azures_limits_for_any_project_and_stack(project: str, stack: 
         names.network_security_group(): 80,
         names.nat_gateway(): 80,
         names.public_ip("head"): 80,
-        names.proximity_placement_group(): 80,
+        names.proximity_placement_group("3"): 80,
         names.network_interface(99): 80,
         names.virtual_machine(99): 63,
         names.os_disk(99): 80,

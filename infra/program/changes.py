@@ -1,0 +1,167 @@
+"""What a change does to a resource that exists: the one table behind program, plan and docs.
+
+The provider replaces a resource where a name, a group or (of some) the location changes, and sends
+all else as an update; its list of what forces a replacement has no compute entry. What Azure then
+refuses is known from its reference and from reports, so it is decided here instead:
+
+- kept: the old value stays until `replace_nodes` (Pulumi's ignoreChanges); a new node has the new;
+- refused: an error by name in the preview, before anything is touched (a hook of Pulumi's);
+- restarts: Azure restarts the VM for it;
+- grows: a list may get longer at its end, and nothing else.
+
+With `replace_nodes`, what is kept or refused of a VM replaces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from infra.config import sizes
+
+VM = "azure-native:compute:VirtualMachine"
+SUBNET = "azure-native:network:Subnet"
+VNET = "azure-native:network:VirtualNetwork"
+PLACEMENT = "azure-native:compute:ProximityPlacementGroup"
+GROUP = "azure-native:resources:ResourceGroup"
+NIC = "azure-native:network:NetworkInterface"
+ROLE = "azure-native:authorization:RoleAssignment"
+NAME_KEYS = {
+    GROUP: "resourceGroupName",
+    VNET: "virtualNetworkName",
+    SUBNET: "subnetName",
+    "azure-native:network:NetworkSecurityGroup": "networkSecurityGroupName",
+    "azure-native:network:PublicIPAddress": "publicIpAddressName",
+    "azure-native:network:NatGateway": "natGatewayName",
+    NIC: "networkInterfaceName",
+    VM: "vmName",
+    PLACEMENT: "proximityPlacementGroupName",
+    ROLE: "roleAssignmentName",
+}
+"""The input that becomes the last part of a resource's address in ARM."""
+Policy = Literal["kept", "refused", "restarts", "grows"]
+
+
+@dataclass(frozen=True)
+class Property:
+    """A property of a resource that Azure does not simply update.
+
+    Attributes:
+        path: its place in the inputs.
+        policy: what is done about a change.
+        why: what Azure says to it, for the message.
+        default: what an absent value means.
+    """
+
+    path: str
+    policy: Policy
+    why: str = ""
+    default: str | None = None
+
+
+OF_VM = (
+    Property("osProfile.computerName", "kept"),
+    Property("storageProfile.osDisk.name", "kept"),
+    Property("storageProfile.imageReference", "kept"),
+    Property("osProfile.customData", "kept"),
+    Property("osProfile.linuxConfiguration.ssh", "kept"),
+    Property("osProfile.adminUsername", "refused", "the account is settled when a VM is made"),
+    Property(
+        "storageProfile.osDisk.managedDisk.storageAccountType",
+        "refused",
+        "Azure does not change the kind of an attached OS disk",
+    ),
+    Property(
+        "storageProfile.osDisk.diskSizeGB",
+        "refused",
+        "Azure resizes the OS disk of a running VM neither down nor up",
+    ),
+    Property("zones", "refused", "Azure moves no VM between zones"),
+    Property("priority", "refused", "a VM is made as Spot or not", "Regular"),
+    Property("evictionPolicy", "refused", "what an eviction does is settled when a VM is made"),
+    Property("billingProfile", "refused", "Azure changes it on a deallocated VM only"),
+    Property("proximityPlacementGroup", "refused", "Azure changes it on a deallocated VM only"),
+    Property(
+        "hardwareProfile.vmSize",
+        "restarts",
+        "Azure resizes no VM between version 5 and 6 (SCSI, NVMe), nor between sizes with and"
+        " without a local disk",
+    ),
+)
+OF_SUBNET = Property(
+    "addressPrefixes", "grows", "Azure takes no range from a subnet that is in use; add one: A,B"
+)
+OF_VNET = Property(
+    "addressSpace.addressPrefixes",
+    "grows",
+    "Azure takes no range from a network that is in use; add one: A,B",
+)
+
+
+def of(kind: str) -> tuple[Property, ...]:
+    """What is decided for resources of a type, names and places first."""
+    if kind not in NAME_KEYS or kind == ROLE:
+        # A new head has a new identity, and the role goes to that one, under a name of its own.
+        return ()
+    place = ("virtualNetworkName",) if kind == SUBNET else ("location",)
+    keys = dict.fromkeys((NAME_KEYS[kind], "resourceGroupName", *place))
+    own = {VM: OF_VM, SUBNET: (OF_SUBNET,), VNET: (OF_VNET,)}.get(kind, ())
+    return (*(Property(key, "kept") for key in keys), *own)
+
+
+def ignored(kind: str, replace_nodes: bool) -> list[str]:
+    """Paths whose old value stays: Pulumi's ignoreChanges."""
+    if replace_nodes:
+        return []
+    return [one.path for one in of(kind) if one.policy == "kept"]
+
+
+def replacing(kind: str, replace_nodes: bool) -> list[str]:
+    """Paths whose change makes a new resource, beside the provider's own: replaceOnChanges."""
+    if kind != VM or not replace_nodes:
+        return []
+    return [one.path for one in OF_VM]
+
+
+def refusals(kind: str, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Why Azure would refuse an update from one set of inputs to another; none: it would not."""
+    for one in of(kind):
+        before = at(old, one.path) or one.default
+        after = at(new, one.path) or one.default
+        if before == after or one.policy == "kept":
+            continue
+        if one.policy == "grows":
+            if list(after or ())[: len(before or ())] != list(before or ()):
+                yield (
+                    f"{name}: {one.path} cannot become {_text(after)}: {one.why}. For other ranges:"
+                    " pulumi destroy, then pulumi up"
+                )
+        elif one.policy == "refused" or not resizable(str(before), str(after)):
+            yield (
+                f"{name}: {one.path} cannot become {_text(after)}: {one.why}. Set it back, or let"
+                " the VMs and their disks be replaced: pulumi config set replace_nodes true"
+            )
+
+
+def resizable(before: str, after: str) -> bool:
+    """Whether Azure resizes a VM from one size to another: same disk controller, same local disk.
+
+    https://learn.microsoft.com/azure/virtual-machines/sizes/resize-vm
+    """
+    old, new = sizes.parse(before).series, sizes.parse(after).series
+    return ("d" in old, old[-1] == "5") == ("d" in new, new[-1] == "5")
+
+
+def at(inputs: Mapping[str, Any], path: str) -> Any:
+    """The value at a path, or None."""
+    value: Any = inputs
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value)
