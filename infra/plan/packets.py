@@ -46,7 +46,9 @@ class Packet:
     protocol: str = "Tcp"
 
 
-def allows(rules: Iterable[Mapping[str, Any]], packet: Packet, vnet: Collection[IPv4Network]) -> str | None:
+def allows(
+    rules: Iterable[Mapping[str, Any]], packet: Packet, vnet: Collection[IPv4Network]
+) -> str | None:
     """The name of the rule that lets a packet in, or None where it is turned away."""
     inbound = [rule for rule in (*rules, *DEFAULT_RULES) if rule["direction"] == "Inbound"]
     for rule in sorted(inbound, key=lambda rule: int(rule["priority"])):

@@ -59,9 +59,9 @@ _CONTEXT.set_forkserver_preload(["infra.plan.recording"])
 class _Azure(mocks.Mocks):
     """Answers as Azure would: ids of ARM's shape, and addresses; in a preview, nothing."""
 
-    def __init__(self, preview: bool) -> None:
+    def __init__(self, preview: bool, living: Mapping[str, Mapping[str, Any]]) -> None:
         self.preview = preview
-        self.addresses = 0
+        self.living = living
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         if self.preview or not args.custom:
@@ -78,7 +78,10 @@ class _Azure(mocks.Mocks):
             outputs["ipAddress"] = PUBLIC_ADDRESSES + ("10" if "head" in args.name else "20")
         if "identity" in args.inputs:
             outputs["identity"] = {**args.inputs["identity"], "principalId": PRINCIPAL}
-        return path, outputs
+        # What exists has its own id, and what Azure chose for it.
+        old = self.living.get(args.name, {})
+        chosen = {k: part for k, part in old.get("outputs", {}).items() if k not in args.inputs}
+        return old.get("id", path), {**outputs, **chosen}
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], None]:
         raise RuntimeError(f"the program asked Azure {args.token}, which a plan cannot answer")
@@ -96,8 +99,9 @@ class _Monitor(mocks.MockMonitor):
     def RegisterResource(self, request: Any) -> Any:  # the base class's spelling
         if request.type != "pulumi:pulumi:Stack":
             inputs = _plain(rpc.deserialize_properties(request.object, True))
+            asked = inputs
             if (old := self.living.get(request.name)) is not None:
-                asked, inputs = inputs, keep(inputs, old, request.ignoreChanges)
+                inputs = keep(asked, old["inputs"], request.ignoreChanges)
                 changed = {key: part for key, part in inputs.items() if asked.get(key) != part}
                 request.object.update(changed)
             self.requests.append(
@@ -106,6 +110,8 @@ class _Monitor(mocks.MockMonitor):
                     "name": request.name,
                     "custom": request.custom,
                     "inputs": inputs,
+                    # Before the old values took the place of those that the program ignores.
+                    "asked": asked,
                     "hooks": list(request.hooks.before_update),
                     "depends_on": sorted({_name(urn) for urn in request.dependencies}),
                     "parent": _name(request.parent),
@@ -126,9 +132,7 @@ class _Monitor(mocks.MockMonitor):
         return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]
 
 
-def keep(
-    new: Mapping[str, Any], old: Mapping[str, Any], paths: Iterable[str]
-) -> dict[str, Any]:
+def keep(new: Mapping[str, Any], old: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
     """The new inputs with the old values at some paths, as Pulumi's engine does for ignoreChanges.
 
     Where there is no old value, the new one stands (Pulumi 3.189; older ones refuse).
@@ -174,8 +178,8 @@ def record(
         values: the stack's config by key, without the project's name.
         stack: the stack's name.
         preview: answer nothing, as `pulumi preview` does before anything exists.
-        living: inputs of the resources that exist, by logical name: what the program ignores
-            changes of keeps its value.
+        living: the resources that exist, by logical name: `inputs`, and where it is known `id` and
+            `outputs`. What the program ignores changes of keeps its value.
 
     Returns:
         `requests` in the order of their arrival, and `outputs`.
@@ -209,7 +213,7 @@ def _child(
 ) -> None:
     # What the program does wrong reaches the person once, as the refusal.
     logging.disable()
-    monitor = _Monitor(_Azure(preview), living)
+    monitor = _Monitor(_Azure(preview, living), living)
     set_all_config({f"{PROJECT}:{key}": value for key, value in values.items()})
     # What mocks.set_mocks does, without the root resource that it makes: run_in_stack makes the one
     # that has outputs.

@@ -240,7 +240,7 @@ def test_packets_are_judged_with_azures_own_rules() -> None:
     assert allows(without, Packet(PEERED, worker, 22), vnet) == "AllowVnetInBound"
     own = allows(without, Packet(LOAD_BALANCER, head, 22), vnet)
     assert own == "AllowAzureLoadBalancerInBound"
-    assert vnet == IPv4Network("10.0.0.0/16")
+    assert vnet == (IPv4Network("10.0.0.0/16"),)
 
 
 def test_a_wide_open_range_is_a_warning_for_the_heads_ssh_alone() -> None:
