@@ -81,7 +81,7 @@ class _Azure(mocks.Mocks):
         # What exists has its own id, and what Azure chose for it.
         old = self.living.get(args.name, {})
         chosen = {k: part for k, part in old.get("outputs", {}).items() if k not in args.inputs}
-        return old.get("id", path), {**outputs, **chosen}
+        return old.get("id") or path, {**outputs, **chosen}
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], None]:
         raise RuntimeError(f"the program asked Azure {args.token}, which a plan cannot answer")
@@ -99,31 +99,33 @@ class _Monitor(mocks.MockMonitor):
     def RegisterResource(self, request: Any) -> Any:  # the base class's spelling
         if request.type != "pulumi:pulumi:Stack":
             inputs = _plain(rpc.deserialize_properties(request.object, True))
-            asked = inputs
+            asked: dict[str, Any] = {}
             if (old := self.living.get(request.name)) is not None:
-                inputs = keep(asked, old["inputs"], request.ignoreChanges)
+                asked, inputs = inputs, keep(inputs, old["inputs"], request.ignoreChanges)
                 changed = {key: part for key, part in inputs.items() if asked.get(key) != part}
                 request.object.update(changed)
-            self.requests.append(
-                {
-                    "type": request.type,
-                    "name": request.name,
-                    "custom": request.custom,
-                    "inputs": inputs,
-                    # Before the old values took the place of those that the program ignores.
-                    "asked": asked,
-                    "hooks": list(request.hooks.before_update),
-                    "depends_on": sorted({_name(urn) for urn in request.dependencies}),
-                    "parent": _name(request.parent),
-                    "protect": request.protect,
-                    "retain_on_delete": request.retainOnDelete,
-                    "delete_before_replace": request.deleteBeforeReplace,
-                    "ignore_changes": list(request.ignoreChanges),
-                    "replace_on_changes": list(request.replaceOnChanges),
-                    "import_id": request.importId,
-                    "provider": request.provider,
-                }
-            )
+            asked_for = {
+                "type": request.type,
+                "name": request.name,
+                "custom": request.custom,
+                "inputs": inputs,
+                # Of what exists: before old values took the place of those that the program ignores.
+                "asked": asked,
+                "hooks": list(request.hooks.before_update),
+                "depends_on": sorted({_name(urn) for urn in request.dependencies}),
+                "parent": _name(request.parent),
+                "protect": request.protect,
+                "retain_on_delete": request.retainOnDelete,
+                "delete_before_replace": request.deleteBeforeReplace,
+                "ignore_changes": list(request.ignoreChanges),
+                "replace_on_changes": list(request.replaceOnChanges),
+                "import_id": request.importId,
+                "provider": request.provider,
+            }
+            self.requests.append(asked_for)
+            answer = super().RegisterResource(request)  # type: ignore[no-untyped-call]
+            asked_for["id"] = answer.id
+            return answer
         return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # the base class's spelling
