@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from infra.program.changes import GROUP, NAME_KEYS, ROLE, VM, at, refusals
+from infra.program.changes import at, refusals
+from infra.program.kinds import GROUP, NAME_KEYS, ROLE, VM
 
 Action = Literal["create", "delete", "kept", "update", "restart", "replace", "refused"]
 FORCED = {"location", "resourceGroupName", "virtualNetworkName", "principalId", "scope"}

@@ -26,7 +26,8 @@ from pulumi_azure_native import compute, network, resources
 import infra.program.cluster  # noqa: F401  (see below)
 from infra.errors import UserError
 from infra.plan.rules import UNKNOWN
-from infra.program.changes import NAME_KEYS, at
+from infra.program.changes import at
+from infra.program.kinds import NAME_KEYS
 
 # Loaded here, before the fork: the SDK loads each module at its first use, and that takes seconds.
 LOADED = (compute.VirtualMachine, network.NetworkInterface, network.Subnet, resources.ResourceGroup)
@@ -109,7 +110,7 @@ class _Monitor(mocks.MockMonitor):
                 "name": request.name,
                 "custom": request.custom,
                 "inputs": inputs,
-                # Of what exists: before old values took the place of those that the program ignores.
+                # Of what exists: before old values took the place of ignored ones.
                 "asked": asked,
                 "hooks": list(request.hooks.before_update),
                 "depends_on": sorted({_name(urn) for urn in request.dependencies}),

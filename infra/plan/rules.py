@@ -12,8 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
-from infra.program.changes import GROUP, NIC, PLACEMENT, ROLE, SUBNET, VM, VNET
-from infra.program.power_role import POWER_ROLE
+from infra.program.kinds import GROUP, NIC, PLACEMENT, POWER_ROLE, ROLE, SUBNET, VM, VNET
 
 PlanData = dict[str, Any]
 Rule = Callable[[PlanData], Iterator[str]]

@@ -19,27 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from infra.config import sizes
+from infra.program.kinds import NAME_KEYS, ROLE, SUBNET, VM, VNET
 
-VM = "azure-native:compute:VirtualMachine"
-SUBNET = "azure-native:network:Subnet"
-VNET = "azure-native:network:VirtualNetwork"
-PLACEMENT = "azure-native:compute:ProximityPlacementGroup"
-GROUP = "azure-native:resources:ResourceGroup"
-NIC = "azure-native:network:NetworkInterface"
-ROLE = "azure-native:authorization:RoleAssignment"
-NAME_KEYS = {
-    GROUP: "resourceGroupName",
-    VNET: "virtualNetworkName",
-    SUBNET: "subnetName",
-    "azure-native:network:NetworkSecurityGroup": "networkSecurityGroupName",
-    "azure-native:network:PublicIPAddress": "publicIpAddressName",
-    "azure-native:network:NatGateway": "natGatewayName",
-    NIC: "networkInterfaceName",
-    VM: "vmName",
-    PLACEMENT: "proximityPlacementGroupName",
-    ROLE: "roleAssignmentName",
-}
-"""The input that becomes the last part of a resource's address in ARM."""
 Policy = Literal["kept", "refused", "restarts", "grows"]
 
 

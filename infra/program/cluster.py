@@ -9,7 +9,7 @@ from pulumi_azure_native import compute, resources
 
 from infra import prices
 from infra.config.config import ClusterConfig
-from infra.program.changes import GROUP, PLACEMENT
+from infra.program.kinds import GROUP, PLACEMENT
 from infra.program.names import Names
 from infra.program.network import Network
 from infra.program.nodes import Node

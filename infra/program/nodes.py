@@ -8,8 +8,8 @@ import pulumi
 from pulumi_azure_native import compute, network
 
 from infra.config.config import ClusterConfig
-from infra.program.changes import NIC, VM
 from infra.program.cloud_init import custom_data
+from infra.program.kinds import NIC, VM
 from infra.program.names import Names
 from infra.program.place import Place
 

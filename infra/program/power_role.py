@@ -8,12 +8,8 @@ from collections.abc import Sequence
 import pulumi
 from pulumi_azure_native import authorization, compute
 
-from infra.program.changes import ROLE
+from infra.program.kinds import POWER_ROLE, ROLE
 from infra.program.place import Place
-
-POWER_ROLE = "40c5ff49-9181-41f8-ae61-143b0e78555e"
-"""Azure's built-in role "Desktop Virtualization Power On Off Contributor": among those that may
-deallocate a VM the one that may change least besides (no disks, no new VMs, no logins)."""
 
 
 class PowerRole(pulumi.ComponentResource):

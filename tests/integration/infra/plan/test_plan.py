@@ -23,7 +23,7 @@ from rich.console import Console
 
 from infra.errors import UserError
 from infra.inventory import SCHEMA_FILE, Inventory, main, read, schema_text
-from infra.plan import picture, plan, plan_table, rules
+from infra.plan import picture, plan, plan_table, policies, rules
 from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
 from infra.plan.recording import PRINCIPAL, SUBSCRIPTION, record
 from infra.program.power_role import definition_id
@@ -513,3 +513,37 @@ def test_the_docs_show_the_plan_as_it_is() -> None:
         assert title in text
     rows = [line.rstrip() for line in shown.splitlines() if line.startswith("│")]
     assert [row for row in rows if row not in text] == [], "stale: make plan, into docs/azure.md"
+
+
+def _as_a_pack_is_told(made: Plan) -> list[str]:
+    """The violations where the plan's resources come as a policy pack's do, children too."""
+    stack = policies.Stack()
+    urn = "urn:pulumi:dev::xeon-diffusion::{type}::{name}".format
+    urns = {one["name"]: urn(**one) for one in made["resources"]}
+    for one in made["resources"]:
+        inputs = policies.plain(one["inputs"], lambda values, key: values[key])
+        before = one["delete_before_replace"]
+        stack.add(urns[one["name"]], one["type"], inputs, one["protect"], before)
+    return stack.violations(
+        {urns[one["name"]]: [urns[name] for name in one["depends_on"]] for one in made["resources"]}
+    )
+
+
+def test_the_policy_pack_finds_what_the_plan_finds() -> None:
+    for changes in ({}, {"head_may_deallocate": "true", "node_count": "1"}):
+        assert _as_a_pack_is_told(planned(changes)) == []
+    made = planned()
+    _public_worker(made)
+    _rule(made)
+    found = _as_a_pack_is_told(made)
+    assert any(text.startswith("one_public_interface: interface-1") for text in found)
+    assert any(text.startswith("not_open_to_the_world: interface-0") for text in found)
+
+
+def test_a_preview_has_values_that_a_pack_cannot_read() -> None:
+    known = {"id": "x", "list": [1, {"deep": 2}]}
+
+    def look(values: Any, key: Any) -> Any:
+        return rules.UNKNOWN if key == "deep" else values[key]
+
+    assert policies.plain(known, look) == {"id": "x", "list": [1, {"deep": rules.UNKNOWN}]}
