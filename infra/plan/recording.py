@@ -174,6 +174,7 @@ def record(
     stack: str = "dev",
     preview: bool = False,
     living: Mapping[str, Mapping[str, Any]] | None = None,
+    program: Path = PROGRAM,
 ) -> dict[str, Any]:
     """What the program asks for, in a process of its own, as Pulumi runs it.
 
@@ -183,6 +184,7 @@ def record(
         preview: answer nothing, as `pulumi preview` does before anything exists.
         living: the resources that exist, by logical name: `inputs`, and where it is known `id` and
             `outputs`. What the program ignores changes of keeps its value.
+        program: whose requests; this repository's.
 
     Returns:
         `requests` in the order of their arrival, and `outputs`.
@@ -191,7 +193,7 @@ def record(
         UserError: the program refused the config.
     """
     here, there = _CONTEXT.Pipe()
-    words = (there, dict(values), stack, preview, dict(living or {}))
+    words = (there, dict(values), stack, preview, dict(living or {}), program)
     process = _CONTEXT.Process(target=_child, args=words)
     process.start()
     there.close()
@@ -213,6 +215,7 @@ def _child(
     stack: str,
     preview: bool,
     living: Mapping[str, Mapping[str, Any]],
+    program: Path,
 ) -> None:
     # What the program does wrong reaches the person once, as the refusal.
     logging.disable()
@@ -233,12 +236,12 @@ def _child(
     )
     runtime_settings.configure(stand_in)
     try:
-        asyncio.run(run_in_stack(_run_program))
+        asyncio.run(run_in_stack(lambda: _run(program)))
     except pulumi.RunError as error:
         there.send((str(error), None))
     else:
         there.send((None, {"requests": monitor.requests, "outputs": monitor.outputs}))
 
 
-def _run_program() -> None:
-    runpy.run_path(str(PROGRAM), run_name="__main__")
+def _run(program: Path) -> None:
+    runpy.run_path(str(program), run_name="__main__")

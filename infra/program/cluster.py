@@ -1,14 +1,16 @@
 """The cluster: everything that exists in Azure for one stack, and what the stack tells others."""
 
-from __future__ import annotations
-
+# No annotations from the future: Pulumi reads the types of a component as they are.
 from typing import Any
 
 import pulumi
 from pulumi_azure_native import compute, resources
 
 from infra import prices
+from infra.config import settings
 from infra.config.config import ClusterConfig
+from infra.errors import UserError
+from infra.program.cluster_args import ClusterArgs
 from infra.program.kinds import GROUP, PLACEMENT
 from infra.program.names import Names
 from infra.program.network import Network
@@ -28,10 +30,34 @@ class Cluster(pulumi.ComponentResource):
         outputs: what the stack exports: an `infra.inventory.Inventory`.
     """
 
+    resource_group: pulumi.Output[str]
+    """Name of the group that holds all of it."""
+    location: pulumi.Output[str]
+    """Azure region."""
+    gateway: pulumi.Output[str]
+    """Address that SSH reaches the head at."""
+    subnet_id: pulumi.Output[str]
+    """The nodes' subnet."""
+    machine_ids: pulumi.Output[list[str]]
+    """The VMs, the head first."""
+    names: pulumi.Output[list[str]]
+    """Their names."""
+    ssh_command: pulumi.Output[str]
+    """Reaches the head."""
+
     def __init__(
-        self, name: str, config: ClusterConfig, opts: pulumi.ResourceOptions | None = None
+        self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        super().__init__("xeon-diffusion:infra:Cluster", name, None, opts)
+        """Ask for everything of one cluster.
+
+        Raises:
+            pulumi.RunError: the arguments are refused, with every reason.
+        """
+        super().__init__("xeon-diffusion:index:Cluster", name, None, opts)
+        try:
+            config = settings.validate(args, f"the arguments of {name}")
+        except UserError as error:
+            raise pulumi.RunError(str(error)) from None
         project, stack = pulumi.get_project(), pulumi.get_stack()
         prefix = "" if name == ALONE else f"{name}-"
         names = Names.chosen(config.name, project, f"{prefix}{stack}")
@@ -98,7 +124,22 @@ class Cluster(pulumi.ComponentResource):
             "config": config.as_strings(),
             "next": "pulumi stack output --json > cluster.json; then the ssh_command above",
         }
-        self.register_outputs(self.outputs)
+        self.resource_group, self.location, self.gateway = group.name, group.location, gateway
+        self.subnet_id = network.subnet.id
+        self.machine_ids = pulumi.Output.all(*(node.machine.id for node in nodes))
+        self.names = pulumi.Output.all(*(node.name for node in nodes))
+        self.ssh_command = self.outputs["ssh_command"]
+        self.register_outputs(
+            {
+                "resource_group": self.resource_group,
+                "location": self.location,
+                "gateway": self.gateway,
+                "subnet_id": self.subnet_id,
+                "machine_ids": self.machine_ids,
+                "names": self.names,
+                "ssh_command": self.ssh_command,
+            }
+        )
 
 
 def ssh_command(config: ClusterConfig, address: str | None) -> str:
