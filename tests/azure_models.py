@@ -24,6 +24,7 @@ MODELS = {
         "azure.mgmt.compute.v2024_11_01.models",
         "VirtualMachine",
     ),
+    "azure-native:compute:Disk": ("azure.mgmt.compute.v2024_03_02.models", "Disk"),
     "azure-native:compute:ProximityPlacementGroup": (
         "azure.mgmt.compute.v2024_11_01.models",
         "ProximityPlacementGroup",

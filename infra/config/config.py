@@ -31,6 +31,9 @@ Ranges = Annotated[tuple[IPv4Network, ...], BeforeValidator(_split)]
 """One or several address ranges; in a stack's config with commas between them."""
 
 
+DiskType = Literal["Standard_LRS", "StandardSSD_LRS", "Premium_LRS"]
+
+
 def _key(default: Any, description: str, **limits: Any) -> Any:
     return Field(default, description=description, validate_default=True, **limits)
 
@@ -62,8 +65,18 @@ class ClusterConfig(BaseModel):
         "Gen2 x64 image as publisher:offer:sku:version, the version pinned.",
     )
     os_disk_size_gb: int = _key(128, "Size of each node's OS disk in GB.", ge=30, le=4095)
-    os_disk_type: Literal["Standard_LRS", "StandardSSD_LRS", "Premium_LRS"] = _key(
+    os_disk_type: DiskType = _key(
         "StandardSSD_LRS", "Kind of OS disk; Premium_LRS needs a size with an s (Dsv5)."
+    )
+    data_disk_size_gb: int = _key(
+        0,
+        "Size in GB of a disk at the head's /data that outlives the nodes; 0: none. Protected:"
+        " Pulumi does not delete it.",
+        ge=0,
+        le=32767,
+    )
+    data_disk_type: DiskType = _key(
+        "StandardSSD_LRS", "Kind of the data disk; Premium_LRS needs a size with an s."
     )
     vnet_cidr: Ranges = _key(
         "10.0.0.0/16", "Address range of the virtual network; it grows by ',' and another range."
@@ -162,7 +175,7 @@ class ClusterConfig(BaseModel):
             raise ValueError("is a Gen1 image; Trusted Launch needs Gen2 (a sku with gen2)")
         return value
 
-    @field_validator("os_disk_type")
+    @field_validator("os_disk_type", "data_disk_type")
     @classmethod
     def _a_disk_that_fits(cls, value: str, info: ValidationInfo) -> str:
         size = info.data.get("vm_size")

@@ -58,7 +58,21 @@ def between(living: Mapping[str, Mapping[str, Any]], plan: Mapping[str, Any]) ->
         for name, one in living.items()
         if name not in wanted
     ]
-    return _with_dependents(steps, wanted, living)
+    return [
+        _protected(step) if living.get(step.name, {}).get("protect") else step
+        for step in _with_dependents(steps, wanted, living)
+    ]
+
+
+def _protected(step: Step) -> Step:
+    """Pulumi's engine refuses to delete or replace what is protected."""
+    if step.action not in WORDS:
+        return step
+    says = (
+        f"{step.name}: is protected and would be {WORDS[step.action]}, its data lost. If that is"
+        " what you want: pulumi state unprotect, with its URN"
+    )
+    return Step(step.name, step.kind, "refused", step.paths, says)
 
 
 def _created(one: Mapping[str, Any]) -> Step:

@@ -62,6 +62,7 @@ def of_state(exported: Mapping[str, Any]) -> Living:
         one["urn"].rpartition("::")[2]: {
             "type": one["type"],
             "inputs": one.get("inputs") or {},
+            "protect": one.get("protect", False),
             "id": one.get("id"),
             "outputs": one.get("outputs") or {},
         }

@@ -48,6 +48,7 @@ COLLECTIONS = {
     "azure-native:network:NatGateway": "Microsoft.Network/natGateways",
     "azure-native:network:NetworkInterface": "Microsoft.Network/networkInterfaces",
     "azure-native:compute:VirtualMachine": "Microsoft.Compute/virtualMachines",
+    "azure-native:compute:Disk": "Microsoft.Compute/disks",
     "azure-native:compute:ProximityPlacementGroup": "Microsoft.Compute/proximityPlacementGroups",
     "azure-native:authorization:RoleAssignment": "Microsoft.Authorization/roleAssignments",
 }
@@ -130,7 +131,7 @@ class _Monitor(mocks.MockMonitor):
         return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # the base class's spelling
-        if "pulumi:pulumi:Stack" in request.urn:
+        if "::pulumi:pulumi:Stack::" in request.urn:
             self.outputs = _plain(rpc.deserialize_properties(request.outputs, True))
         return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
-from infra.program.kinds import GROUP, NIC, PLACEMENT, POWER_ROLE, ROLE, SUBNET, VM, VNET
+from infra.program.kinds import DISK, GROUP, NIC, PLACEMENT, POWER_ROLE, ROLE, SUBNET, VM, VNET
 
 PlanData = dict[str, Any]
 Rule = Callable[[PlanData], Iterator[str]]
@@ -184,12 +184,13 @@ def least_rights(plan: PlanData) -> Iterator[str]:
 
 
 def nothing_left_behind(plan: PlanData) -> Iterator[str]:
-    """`pulumi destroy` deletes all: one group, nothing kept, protected, imported, or detached."""
+    """`pulumi destroy` deletes all but a data disk: one group, nothing else kept or detached."""
     groups = of_type(plan, GROUP)
     own = [group["inputs"]["resourceGroupName"] for group in groups]
     for resource in plan["resources"]:
         name = resource["name"]
-        if resource["protect"] or resource["retain_on_delete"] or resource["import_id"]:
+        protected = resource["protect"] and resource["type"] != DISK
+        if protected or resource["retain_on_delete"] or resource["import_id"]:
             yield f"{name}: is protected, retained or imported"
         if resource["custom"] and _group_of(resource["inputs"]) not in (*own, UNKNOWN):
             yield f"{name}: lies outside the stack's resource group"
@@ -200,9 +201,24 @@ def nothing_left_behind(plan: PlanData) -> Iterator[str]:
     for machine in of_type(plan, VM):
         if machine["inputs"]["storageProfile"]["osDisk"].get("deleteOption") != "Delete":
             yield f"{machine['name']}: leaves its OS disk behind"
+        for one in machine["inputs"]["storageProfile"].get("dataDisks", ()):
+            if one.get("deleteOption") != "Detach":
+                yield f"{machine['name']}: would delete the data disk"
         for one in machine["inputs"]["networkProfile"]["networkInterfaces"]:
             if one.get("deleteOption") != "Detach":
                 yield f"{machine['name']}: would delete an interface that Pulumi owns"
+
+
+def data_outlives_nodes(plan: PlanData) -> Iterator[str]:
+    """A data disk is protected, the head's alone, and closed to links from outside."""
+    for disk in of_type(plan, DISK):
+        if not disk["protect"]:
+            yield f"{disk['name']}: is not protected"
+        if disk["inputs"].get("networkAccessPolicy") != "DenyAll":
+            yield f"{disk['name']}: can be downloaded by a link"
+    for machine in of_type(plan, VM):
+        if machine["inputs"]["storageProfile"].get("dataDisks") and machine["name"] != "machine-0":
+            yield f"{machine['name']}: has a data disk"
 
 
 def tags_on_everything(plan: PlanData) -> Iterator[str]:
@@ -225,6 +241,7 @@ RULES: tuple[Rule, ...] = (
     trusted_launch,
     least_rights,
     nothing_left_behind,
+    data_outlives_nodes,
     tags_on_everything,
 )
 

@@ -6,8 +6,9 @@ refuses is known from its reference and from reports, so it is decided here inst
 
 - kept: the old value stays until `replace_nodes` (Pulumi's ignoreChanges); a new node has the new;
 - refused: an error by name in the preview, before anything is touched (a hook of Pulumi's);
+- fixed: the same, with `replace_nodes` too;
 - restarts: Azure restarts the VM for it;
-- grows: a list may get longer at its end, and nothing else.
+- grows: a number may get larger, a list longer at its end, and nothing else.
 
 With `replace_nodes`, what is kept or refused of a VM replaces it.
 """
@@ -19,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from infra.config import sizes
-from infra.program.kinds import NAME_KEYS, ROLE, SUBNET, VM, VNET
+from infra.program.kinds import DISK, NAME_KEYS, ROLE, SUBNET, VM, VNET
 
-Policy = Literal["kept", "refused", "restarts", "grows"]
+Policy = Literal["kept", "refused", "restarts", "grows", "fixed"]
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,23 @@ OF_VM = (
     ),
 )
 OF_SUBNET = Property(
-    "addressPrefixes", "grows", "Azure takes no range from a subnet that is in use; add one: A,B"
+    "addressPrefixes",
+    "grows",
+    "Azure takes no range from a subnet that is in use; add one: A,B, or"
+    " destroy the cluster and make it anew",
 )
 OF_VNET = Property(
     "addressSpace.addressPrefixes",
     "grows",
-    "Azure takes no range from a network that is in use; add one: A,B",
+    "Azure takes no range from a network that is in use; add one: A,B, or"
+    " destroy the cluster and make it anew",
+)
+
+
+OF_DISK = (
+    Property("diskSizeGB", "grows", "a disk shrinks only with its data"),
+    Property("sku.name", "fixed", "Azure changes it while the disk is detached"),
+    Property("zones", "fixed", "a disk and its data stay in their zone"),
 )
 
 
@@ -87,7 +99,7 @@ def of(kind: str) -> tuple[Property, ...]:
         return ()
     place = ("virtualNetworkName",) if kind == SUBNET else ("location",)
     keys = dict.fromkeys((NAME_KEYS[kind], "resourceGroupName", *place))
-    own = {VM: OF_VM, SUBNET: (OF_SUBNET,), VNET: (OF_VNET,)}.get(kind, ())
+    own = {VM: OF_VM, DISK: OF_DISK, SUBNET: (OF_SUBNET,), VNET: (OF_VNET,)}.get(kind, ())
     return (*(Property(key, "kept") for key in keys), *own)
 
 
@@ -113,11 +125,10 @@ def refusals(kind: str, name: str, old: Mapping[str, Any], new: Mapping[str, Any
         if before == after or one.policy == "kept":
             continue
         if one.policy == "grows":
-            if list(after or ())[: len(before or ())] != list(before or ()):
-                yield (
-                    f"{name}: {one.path} cannot become {_text(after)}: {one.why}. For other ranges:"
-                    " pulumi destroy, then pulumi up"
-                )
+            if not _grown(before, after):
+                yield f"{name}: {one.path} cannot become {_text(after)}: {one.why}. Set it back"
+        elif one.policy == "fixed":
+            yield f"{name}: {one.path} cannot become {_text(after)}: {one.why}. Set it back"
         elif one.policy == "refused" or not resizable(str(before), str(after)):
             yield (
                 f"{name}: {one.path} cannot become {_text(after)}: {one.why}. Set it back, or let"
@@ -140,6 +151,12 @@ def at(inputs: Mapping[str, Any], path: str) -> Any:
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
+
+
+def _grown(before: Any, after: Any) -> bool:
+    if isinstance(before, int | float):
+        return isinstance(after, int | float) and after >= before
+    return list(after or ())[: len(before or ())] == list(before or ())
 
 
 def _text(value: object) -> str:

@@ -11,6 +11,7 @@ from infra.config import settings
 from infra.config.config import ClusterConfig
 from infra.errors import UserError
 from infra.program.cluster_args import ClusterArgs
+from infra.program.data_disk import data_disk
 from infra.program.kinds import GROUP, PLACEMENT
 from infra.program.names import Names
 from infra.program.network import Network
@@ -85,6 +86,7 @@ class Cluster(pulumi.ComponentResource):
                 # Azure deletes none that holds VMs: they move to the next one first.
                 opts=settled.options(PLACEMENT, self, delete_before_replace=False),
             )
+        disk = data_disk(config, place, self) if config.data_disk_size_gb else None
         nodes = [
             Node(
                 index,
@@ -93,6 +95,7 @@ class Cluster(pulumi.ComponentResource):
                 network.subnet.id,
                 public_ip_id=network.head_address.id if index == 0 else None,
                 placement_id=placement.id if placement else None,
+                data_disk_id=disk.id if disk and index == 0 else None,
             )
             for index in range(config.node_count)
         ]

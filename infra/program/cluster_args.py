@@ -26,6 +26,11 @@ class ClusterArgs(TypedDict):
     """Size of each node's OS disk in GB."""
     os_disk_type: NotRequired[str]
     """Kind of OS disk; Premium_LRS needs a size with an s (Dsv5)."""
+    data_disk_size_gb: NotRequired[int]
+    """Size in GB of a disk at the head's /data that outlives the nodes; 0: none. It is
+    protected: Pulumi does not delete it."""
+    data_disk_type: NotRequired[str]
+    """Kind of the data disk; Premium_LRS needs a size with an s."""
     vnet_cidr: NotRequired[list[str]]
     """Address range of the virtual network; it grows by ',' and another range."""
     subnet_cidr: NotRequired[list[str]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 VM = "azure-native:compute:VirtualMachine"
 SUBNET = "azure-native:network:Subnet"
 VNET = "azure-native:network:VirtualNetwork"
+DISK = "azure-native:compute:Disk"
 PLACEMENT = "azure-native:compute:ProximityPlacementGroup"
 GROUP = "azure-native:resources:ResourceGroup"
 NIC = "azure-native:network:NetworkInterface"
@@ -18,6 +19,7 @@ NAME_KEYS = {
     "azure-native:network:NatGateway": "natGatewayName",
     NIC: "networkInterfaceName",
     VM: "vmName",
+    DISK: "diskName",
     PLACEMENT: "proximityPlacementGroupName",
     ROLE: "roleAssignmentName",
 }

@@ -9,6 +9,7 @@ from pulumi_azure_native import compute, network
 
 from infra.config.config import ClusterConfig
 from infra.program.cloud_init import custom_data
+from infra.program.data_disk import LUN
 from infra.program.kinds import NIC, VM
 from infra.program.names import Names
 from infra.program.place import Place
@@ -32,6 +33,7 @@ class Node(pulumi.ComponentResource):
         subnet_id: pulumi.Input[str],
         public_ip_id: pulumi.Input[str] | None = None,
         placement_id: pulumi.Input[str] | None = None,
+        data_disk_id: pulumi.Input[str] | None = None,
     ) -> None:
         super().__init__(
             "xeon-diffusion:infra:Node", place.logical(f"node-{index}"), None, place.inside
@@ -61,7 +63,7 @@ class Node(pulumi.ComponentResource):
         )
         self.machine = compute.VirtualMachine(
             place.logical(f"machine-{index}"),
-            **machine(index, config, names),
+            **machine(index, config, names, data_disk_id),
             resource_group_name=place.group,
             location=place.location,
             network_profile=compute.NetworkProfileArgs(
@@ -87,6 +89,17 @@ class Node(pulumi.ComponentResource):
         self.register_outputs({"name": self.name, "interface_id": interface.id})
 
 
+def _attached(disk_id: pulumi.Input[str]) -> compute.DataDiskArgs:
+    """A disk that outlives the VM."""
+    return compute.DataDiskArgs(
+        lun=LUN,
+        create_option="Attach",
+        caching="None",
+        managed_disk=compute.ManagedDiskParametersArgs(id=disk_id),
+        delete_option="Detach",
+    )
+
+
 def _image(one: Any) -> str | None:
     return f"{one.publisher}:{one.offer}:{one.sku}:{one.version}" if one else None
 
@@ -97,8 +110,10 @@ def _key(profile: Any) -> str | None:
     return keys[0].key_data if keys else None
 
 
-def machine(index: int, config: ClusterConfig, names: Names) -> dict[str, object]:
-    """The VM's own properties, those that do not refer to another resource."""
+def machine(
+    index: int, config: ClusterConfig, names: Names, data_disk_id: pulumi.Input[str] | None = None
+) -> dict[str, object]:
+    """The VM's own properties, those that do not refer to its network or its place."""
     publisher, offer, sku, version = config.image.split(":")
     name, user = names.virtual_machine(index), config.admin_username
     properties: dict[str, object] = {
@@ -124,11 +139,12 @@ def machine(index: int, config: ClusterConfig, names: Names) -> dict[str, object
                 # Azure's default, Detach, would leave a disk behind that is paid for.
                 delete_option="Delete",
             ),
+            data_disks=[_attached(data_disk_id)] if data_disk_id else None,
         ),
         "os_profile": compute.OSProfileArgs(
             computer_name=name,
             admin_username=user,
-            custom_data=custom_data(),
+            custom_data=custom_data(user),
             linux_configuration=compute.LinuxConfigurationArgs(
                 disable_password_authentication=True,
                 provision_vm_agent=True,

@@ -168,3 +168,16 @@ def test_what_is_no_cluster_is_refused_with_the_fix(tmp_path: Path) -> None:
 def test_the_docs_show_the_matrix_as_it_is() -> None:
     text = (CHECKOUT / "docs" / "azure.md").read_text()
     assert matrix.markdown() in text, "stale: python -m infra.plan --matrix, into docs/azure.md"
+
+
+def test_the_data_disk_outlives_nodes_and_is_never_deleted_along() -> None:
+    disk = {"data_disk_size_gb": "64"}
+    old = alive(**disk)
+    image = "Canonical:ubuntu-24_04-lts:server:24.4.1"
+    steps = after(old, **disk, replace_nodes="true", image=image)
+    assert difference.summary(steps) == {"replace": ["machine"]}
+    moved = after(old, **disk, replace_nodes="true", location="westus2")
+    assert difference.summary(moved) == {"refused": ["data-disk"]}
+    assert "pulumi state unprotect" in next(one.says for one in moved if one.action == "refused")
+    zone = after(old, **disk, replace_nodes="true", zone="2")
+    assert difference.summary(zone) == {"refused": ["data-disk"]}

@@ -38,7 +38,9 @@ OTHER_CONFIGS: list[dict[str, str]] = [
     {"node_count": "1", "vm_size": "Standard_D8d_v5", "proximity_placement_group": "false"},
     {"os_disk_type": "Premium_LRS", "tags": "owner=ana,cost centre=42", "replace_nodes": "true"},
     {"head_may_deallocate": "true", "node_count": "2"},
-]
+    {"data_disk_size_gb": "512", "zone": "1", "subnet_cidr": "10.0.0.0/29,10.0.1.0/24",
+     "node_count": "5", "allowed_ssh_cidr": "203.0.113.7/32,198.51.100.0/24"},
+]  # fmt: skip
 
 Plan = dict[str, Any]
 
@@ -156,6 +158,11 @@ def _role(
     return lambda made: made["resources"].append(role)
 
 
+def _planted_disk(made: Plan) -> None:
+    disks = _inputs(made, "machine-1")["storageProfile"]
+    disks["dataDisks"] = [{"lun": 0, "deleteOption": "Detach"}]
+
+
 @pytest.mark.parametrize(
     ("rule", "plant"),
     [
@@ -204,6 +211,7 @@ def _role(
             rules.nothing_left_behind,
             _set("machine-0", "Detach", "inputs", "storageProfile", "osDisk", "deleteOption"),
         ),
+        (rules.data_outlives_nodes, _planted_disk),
         (rules.tags_on_everything, _set("interface-2", {"stack": "dev"}, "inputs", "tags")),
     ],
 )
