@@ -117,6 +117,9 @@ def of(config: ClusterConfig) -> Price:
             True,
         ),
     )
+    nat = Line("NAT gateway (traffic is extra)", 1, known["nat_gateway_hour"], True)
+    addresses = int(config.public_address) + int(not config.existing_subnet_id)
+    address = known["public_ip_hour"]
     lines = (
         Line(f"{config.vm_size}, {config.location}", config.node_count, machine, False),
         Line(
@@ -126,8 +129,8 @@ def of(config: ClusterConfig) -> Price:
             True,
         ),
         *(data if config.data_disk_size_gb else ()),
-        Line("NAT gateway (traffic is extra)", 1, known["nat_gateway_hour"], True),
-        Line("public address, Standard", 2, known["public_ip_hour"], True),
+        *((nat,) if not config.existing_subnet_id else ()),
+        *((Line("public address, Standard", addresses, address, True),) if addresses else ()),
     )
     return Price(lines, known["as_of"], known["source"], config.spot)
 

@@ -43,6 +43,8 @@ def main(ask: Callable[[str], str] = input, run: Run = run, azure: Azure | None 
     try:
         values = preflight.stack_values()
         config = settings.validate(values)
+        if config.data_disk_size_gb:
+            raise UserError("make live destroys all that it makes: set data_disk_size_gb to 0.")
         cluster = preflight.stack_cluster()
         account = azure or preflight.account(cluster, selected=True)
         found = preflight.checks(account, config, cluster)

@@ -31,6 +31,11 @@ Ranges = Annotated[tuple[IPv4Network, ...], BeforeValidator(_split)]
 """One or several address ranges; in a stack's config with commas between them."""
 
 
+SUBNET_ID = re.compile(
+    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network"
+    r"/virtualNetworks/[^/]+/subnets/[^/]+",
+    re.IGNORECASE,
+)
 DiskType = Literal["Standard_LRS", "StandardSSD_LRS", "Premium_LRS"]
 
 
@@ -85,6 +90,14 @@ class ClusterConfig(BaseModel):
         "10.0.0.0/24",
         "Range of the nodes' subnet, inside vnet_cidr; Azure keeps five addresses of each. It grows"
         " by ',' and another range.",
+    )
+    existing_subnet_id: str = _key(
+        "",
+        "A subnet of your own network, as ARM names it, with a way out; empty makes a network."
+        " subnet_cidr is then the cluster's part of it and vnet_cidr your network's range.",
+    )
+    public_address: bool = _key(
+        True, "Whether the head has one; without, reach it by a VPN, a jump host or Azure Bastion."
     )
     allow_ssh_from_anywhere: bool = _key(
         False, "Must be true for an allowed_ssh_cidr wider than a /8."
@@ -210,6 +223,17 @@ class ClusterConfig(BaseModel):
             )
         return _apart(value)
 
+    @field_validator("existing_subnet_id")
+    @classmethod
+    def _a_subnet(cls, value: str) -> str:
+        if value and not SUBNET_ID.fullmatch(value):
+            raise ValueError(
+                "must be /subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.Network"
+                "/virtualNetworks/NAME/subnets/NAME, as 'az network vnet subnet show --query id'"
+                " prints it"
+            )
+        return value
+
     @field_validator("allowed_ssh_cidr")
     @classmethod
     def _not_the_world(cls, value: Ranges, info: ValidationInfo) -> Ranges:
@@ -221,7 +245,9 @@ class ClusterConfig(BaseModel):
                         " (curl -4 https://ifconfig.me) with /32, or set allow_ssh_from_anywhere"
                     )
                 continue
-            for name in ("vnet_cidr", "subnet_cidr"):
+            # Without a public address a jump host of the same network may knock.
+            inside = ("vnet_cidr", "subnet_cidr") if info.data.get("public_address", True) else ()
+            for name in inside:
                 own = info.data.get(name) or ()
                 if any(one.overlaps(space) for space in own):
                     raise ValueError(

@@ -20,6 +20,10 @@ IN_GROUP = [
     "head-address", "interface", "machine", "nat", "nat-address", "placement", "resource-group",
     "security-group", "subnet", "virtual-network",
 ]  # fmt: skip
+SOMEBODYS = (
+    "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/rg-net/providers"
+    "/Microsoft.Network/virtualNetworks/vnet-hub/subnets/snet-compute"
+)
 OTHER_KEY = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f example"
 )
@@ -93,6 +97,10 @@ ROWS: tuple[Row, ...] = (
     _row("subnet_cidr", "a range added", "10.0.0.0/24,10.0.1.0/24", RANGES),
     _row("subnet_cidr", "any other", "10.0.0.0/23", {"refused": ["subnet"]},
          note="pulumi destroy and pulumi up"),
+    _row("existing_subnet_id", "any", SOMEBODYS, {"refused": ["interface"]},
+         note="pulumi destroy and pulumi up"),
+    _row("public_address", "on to off", "false",
+         {"delete": ["head-address"], "update": ["interface"]}, note="the address is lost"),
     _row("allow_ssh_from_anywhere", "any", "true", NONE),
     _row("allowed_ssh_cidr", "any", "198.18.0.0/24,203.0.113.7/32", SSH),
     _row("ssh_public_key", "any", OTHER_KEY, KEPT, REPLACED),

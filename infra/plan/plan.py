@@ -171,6 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan["warnings"] += difference.warnings(steps)
     config = settings.validate(values)
     plan["price"]["live_vm_per_hour"] = None if chosen.no_live_price else prices.live(config)
+    if chosen.svg and (config.existing_subnet_id or not config.public_address):
+        print("error: --svg draws a cluster with a network and an address.", file=sys.stderr)
+        return 2
     if chosen.svg:
         chosen.svg.write_text(picture.draw(plan), encoding="utf-8")
     elif chosen.json:

@@ -22,6 +22,7 @@ UNKNOWN = "(known after creation)"
 """Stands in a preview for what only Azure can know."""
 UNTAGGED = {SUBNET, ROLE}
 """ARM has no tags on these."""
+CLUSTER_RULE = "AllowCluster"
 STRANGER = IPv4Address("192.0.2.99")
 """RFC 5737: an address on the Internet that is nobody's."""
 PROBED_PORTS = (22, 80, 443, 3389, 29500, 65535)
@@ -34,15 +35,24 @@ def of_type(plan: PlanData, kind: str) -> list[dict[str, Any]]:
 
 
 def _network(plan: PlanData) -> tuple[list[dict[str, Any]], tuple[IPv4Network, ...]]:
-    (vnet,) = of_type(plan, VNET)
     (group,) = of_type(plan, NSG)
-    prefixes = vnet["inputs"]["addressSpace"]["addressPrefixes"]
-    return group["inputs"]["securityRules"], tuple(map(IPv4Network, prefixes))
+    prefixes = [
+        prefix
+        for vnet in of_type(plan, VNET)
+        for prefix in vnet["inputs"]["addressSpace"]["addressPrefixes"]
+    ]
+    # In somebody else's network all but the cluster's own part is outside.
+    own = tuple(map(IPv4Network, prefixes)) or _subnet(plan)
+    return group["inputs"]["securityRules"], own
 
 
 def _subnet(plan: PlanData) -> tuple[IPv4Network, ...]:
-    (subnet,) = of_type(plan, SUBNET)
-    return tuple(map(IPv4Network, subnet["inputs"]["addressPrefixes"]))
+    subnets = [subnet["inputs"]["addressPrefixes"] for subnet in of_type(plan, SUBNET)]
+    if not subnets:
+        (group,) = of_type(plan, NSG)
+        (rule,) = (one for one in group["inputs"]["securityRules"] if one["name"] == CLUSTER_RULE)
+        subnets = [rule.get("sourceAddressPrefixes") or [rule["sourceAddressPrefix"]]]
+    return tuple(IPv4Network(prefix) for prefixes in subnets for prefix in prefixes)
 
 
 def _within(address: IPv4Address, ranges: Iterable[IPv4Network]) -> bool:
@@ -92,12 +102,13 @@ def nodes_reach_each_other(plan: PlanData) -> Iterator[str]:
 
 
 def one_public_interface(plan: PlanData) -> Iterator[str]:
-    """Only the head's interface has a public address."""
+    """Only the head's interface has a public address, if any has."""
+    wanted = any(one["name"] == "head-address" for one in plan["resources"])
     for interface in of_type(plan, NIC):
         public = [
             one for one in interface["inputs"]["ipConfigurations"] if "publicIPAddress" in one
         ]
-        if bool(public) != (interface["name"] == "interface-0"):
+        if bool(public) != (wanted and interface["name"] == "interface-0"):
             yield f"{interface['name']}: has {len(public)} public addresses"
 
 
@@ -119,7 +130,14 @@ def static_private_addresses(plan: PlanData) -> Iterator[str]:
 
 
 def private_subnet(plan: PlanData) -> Iterator[str]:
-    """The subnet has a security group, a NAT gateway, and no address of Azure's choosing."""
+    """The subnet has a security group, a NAT gateway, and no address of Azure's choosing.
+
+    In somebody else's subnet each interface has the security group.
+    """
+    if not of_type(plan, SUBNET):
+        for interface in of_type(plan, NIC):
+            if "networkSecurityGroup" not in interface["inputs"]:
+                yield f"{interface['name']}: has no networkSecurityGroup"
     for subnet in of_type(plan, SUBNET):
         inputs = subnet["inputs"]
         if inputs.get("defaultOutboundAccess") is not False:

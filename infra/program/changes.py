@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from infra.config import sizes
-from infra.program.kinds import DISK, NAME_KEYS, ROLE, SUBNET, VM, VNET
+from infra.program.kinds import DISK, NAME_KEYS, NIC, ROLE, SUBNET, VM, VNET
 
 Policy = Literal["kept", "refused", "restarts", "grows", "fixed"]
 
@@ -92,6 +92,11 @@ OF_DISK = (
 )
 
 
+OF_NIC = (
+    Property("ipConfigurations[0].subnet.id", "fixed", "an attached interface stays in its subnet"),
+)
+
+
 def of(kind: str) -> tuple[Property, ...]:
     """What is decided for resources of a type, names and places first."""
     if kind not in NAME_KEYS or kind == ROLE:
@@ -99,7 +104,9 @@ def of(kind: str) -> tuple[Property, ...]:
         return ()
     place = ("virtualNetworkName",) if kind == SUBNET else ("location",)
     keys = dict.fromkeys((NAME_KEYS[kind], "resourceGroupName", *place))
-    own = {VM: OF_VM, DISK: OF_DISK, SUBNET: (OF_SUBNET,), VNET: (OF_VNET,)}.get(kind, ())
+    own = {VM: OF_VM, DISK: OF_DISK, NIC: OF_NIC, SUBNET: (OF_SUBNET,), VNET: (OF_VNET,)}.get(
+        kind, ()
+    )
     return (*(Property(key, "kept") for key in keys), *own)
 
 
@@ -148,8 +155,11 @@ def resizable(before: str, after: str) -> bool:
 def at(inputs: Mapping[str, Any], path: str) -> Any:
     """The value at a path, or None."""
     value: Any = inputs
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+    for key in path.replace("[0]", ".0").split("."):
+        if isinstance(value, list):
+            value = value[int(key)] if len(value) > int(key) else None
+        else:
+            value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 

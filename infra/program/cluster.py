@@ -92,16 +92,20 @@ class Cluster(pulumi.ComponentResource):
                 index,
                 config,
                 place,
-                network.subnet.id,
-                public_ip_id=network.head_address.id if index == 0 else None,
+                network.subnet_id,
+                public_ip_id=network.head_address.id
+                if network.head_address and not index
+                else None,
                 placement_id=placement.id if placement else None,
                 data_disk_id=disk.id if disk and index == 0 else None,
+                security_group_id=network.interface_rules_id,
             )
             for index in range(config.node_count)
         ]
         if config.head_may_deallocate:
             PowerRole(nodes[0].machine, group.id, place)
-        gateway = network.head_address.ip_address
+        public = network.head_address.ip_address if network.head_address else None
+        gateway = pulumi.Output.from_input(public or str(config.private_ip(0)))
         self.outputs: dict[str, Any] = {
             "user": config.admin_username,
             "ssh_private_key_path": config.private_key_path,
@@ -111,7 +115,7 @@ class Cluster(pulumi.ComponentResource):
                 {
                     "name": node.name,
                     "private_ip": str(config.private_ip(index)),
-                    "public_ip": gateway if index == 0 else None,
+                    "public_ip": public if index == 0 else None,
                     "vcpus": config.size.vcpus,
                     "size": config.vm_size,
                     "image": node.image,
@@ -128,7 +132,7 @@ class Cluster(pulumi.ComponentResource):
             "next": "pulumi stack output --json > cluster.json; then the ssh_command above",
         }
         self.resource_group, self.location, self.gateway = group.name, group.location, gateway
-        self.subnet_id = network.subnet.id
+        self.subnet_id = network.subnet_id
         self.machine_ids = pulumi.Output.all(*(node.machine.id for node in nodes))
         self.names = pulumi.Output.all(*(node.name for node in nodes))
         self.ssh_command = self.outputs["ssh_command"]

@@ -27,8 +27,8 @@ class ClusterArgs(TypedDict):
     os_disk_type: NotRequired[str]
     """Kind of OS disk; Premium_LRS needs a size with an s (Dsv5)."""
     data_disk_size_gb: NotRequired[int]
-    """Size in GB of a disk at the head's /data that outlives the nodes; 0: none. It is
-    protected: Pulumi does not delete it."""
+    """Size in GB of a disk at the head's /data that outlives the nodes; 0: none. Protected:
+    Pulumi does not delete it."""
     data_disk_type: NotRequired[str]
     """Kind of the data disk; Premium_LRS needs a size with an s."""
     vnet_cidr: NotRequired[list[str]]
@@ -36,6 +36,11 @@ class ClusterArgs(TypedDict):
     subnet_cidr: NotRequired[list[str]]
     """Range of the nodes' subnet, inside vnet_cidr; Azure keeps five addresses of each. It
     grows by ',' and another range."""
+    existing_subnet_id: NotRequired[str]
+    """A subnet of your own network, as ARM names it, with a way out; empty makes a network.
+    subnet_cidr is then the cluster's part of it and vnet_cidr your network's range."""
+    public_address: NotRequired[bool]
+    """Whether the head has one; without, reach it by a VPN, a jump host or Azure Bastion."""
     allow_ssh_from_anywhere: NotRequired[bool]
     """Must be true for an allowed_ssh_cidr wider than a /8."""
     allowed_ssh_cidr: list[str]

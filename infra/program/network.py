@@ -19,7 +19,13 @@ NAT_IDLE_MINUTES = 10
 
 
 class Network(pulumi.ComponentResource):
-    """Virtual network, subnet, security group, NAT gateway, and the head's public address."""
+    """Virtual network, subnet, security group, NAT gateway, and the head's public address.
+
+    Attributes:
+        head_address: absent where the head has none.
+        subnet_id: the nodes' subnet, in ARM.
+        interface_rules_id: the security group, where it is the interfaces' and not the subnet's.
+    """
 
     def __init__(
         self,
@@ -47,7 +53,22 @@ class Network(pulumi.ComponentResource):
                 opts=child("PublicIPAddress"),
             )
 
-        self.head_address = address("head")
+        self.head_address = address("head") if config.public_address else None
+        security_group = network.NetworkSecurityGroup(
+            place.logical("security-group"),
+            network_security_group_name=names.network_security_group(),
+            resource_group_name=group,
+            location=place.location,
+            security_rules=security_rules(config),
+            tags=place.tags,
+            opts=child("NetworkSecurityGroup"),
+        )
+        self.subnet_id = pulumi.Output.from_input(config.existing_subnet_id)
+        # Somebody else's subnet keeps what it has: the rules go to the nodes' interfaces.
+        self.interface_rules_id = security_group.id if config.existing_subnet_id else None
+        if config.existing_subnet_id:
+            self.register_outputs({"subnet_id": self.subnet_id})
+            return
         nat = network.NatGateway(
             place.logical("nat"),
             nat_gateway_name=names.nat_gateway(),
@@ -58,15 +79,6 @@ class Network(pulumi.ComponentResource):
             public_ip_addresses=[network.SubResourceArgs(id=address("nat").id)],
             tags=place.tags,
             opts=child("NatGateway"),
-        )
-        security_group = network.NetworkSecurityGroup(
-            place.logical("security-group"),
-            network_security_group_name=names.network_security_group(),
-            resource_group_name=group,
-            location=place.location,
-            security_rules=security_rules(config),
-            tags=place.tags,
-            opts=child("NetworkSecurityGroup"),
         )
         virtual_network = network.VirtualNetwork(
             place.logical("virtual-network"),
@@ -79,7 +91,7 @@ class Network(pulumi.ComponentResource):
             tags=place.tags,
             opts=child("VirtualNetwork"),
         )
-        self.subnet = network.Subnet(
+        subnet = network.Subnet(
             place.logical("subnet"),
             subnet_name=names.subnet(),
             resource_group_name=group,
@@ -91,9 +103,8 @@ class Network(pulumi.ComponentResource):
             network_security_group=network.NetworkSecurityGroupArgs(id=security_group.id),
             opts=child("Subnet"),
         )
-        self.register_outputs(
-            {"subnet_id": self.subnet.id, "virtual_network_id": virtual_network.id}
-        )
+        self.subnet_id = subnet.id
+        self.register_outputs({"subnet_id": subnet.id, "virtual_network_id": virtual_network.id})
 
 
 def security_rules(config: ClusterConfig) -> list[network.SecurityRuleArgs]:

@@ -34,6 +34,7 @@ class Node(pulumi.ComponentResource):
         public_ip_id: pulumi.Input[str] | None = None,
         placement_id: pulumi.Input[str] | None = None,
         data_disk_id: pulumi.Input[str] | None = None,
+        security_group_id: pulumi.Input[str] | None = None,
     ) -> None:
         super().__init__(
             "xeon-diffusion:infra:Node", place.logical(f"node-{index}"), None, place.inside
@@ -45,6 +46,11 @@ class Node(pulumi.ComponentResource):
             resource_group_name=place.group,
             location=place.location,
             enable_accelerated_networking=True,
+            network_security_group=(
+                network.NetworkSecurityGroupArgs(id=security_group_id)
+                if security_group_id
+                else None
+            ),
             ip_configurations=[
                 network.NetworkInterfaceIPConfigurationArgs(
                     name="primary",

@@ -24,6 +24,7 @@ from rich.console import Console
 from infra.errors import UserError
 from infra.inventory import SCHEMA_FILE, Inventory, main, read, schema_text
 from infra.plan import picture, plan, plan_table, policies, rules
+from infra.plan.matrix import SOMEBODYS
 from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
 from infra.plan.recording import PRINCIPAL, SUBSCRIPTION, record
 from infra.program.power_role import definition_id
@@ -40,6 +41,8 @@ OTHER_CONFIGS: list[dict[str, str]] = [
     {"head_may_deallocate": "true", "node_count": "2"},
     {"data_disk_size_gb": "512", "zone": "1", "subnet_cidr": "10.0.0.0/29,10.0.1.0/24",
      "node_count": "5", "allowed_ssh_cidr": "203.0.113.7/32,198.51.100.0/24"},
+    {"existing_subnet_id": SOMEBODYS, "public_address": "false", "vnet_cidr": "10.0.0.0/8",
+     "allowed_ssh_cidr": "10.200.0.0/24", "proximity_placement_group": "false"},
 ]  # fmt: skip
 
 Plan = dict[str, Any]
@@ -158,6 +161,10 @@ def _role(
     return lambda made: made["resources"].append(role)
 
 
+def _subnet_of_somebody(made: Plan) -> None:
+    made["resources"] = [one for one in made["resources"] if one["name"] != "subnet"]
+
+
 def _planted_disk(made: Plan) -> None:
     disks = _inputs(made, "machine-1")["storageProfile"]
     disks["dataDisks"] = [{"lun": 0, "deleteOption": "Detach"}]
@@ -186,6 +193,7 @@ def _planted_disk(made: Plan) -> None:
                 privateIPAddress="10.0.0.4"
             ),
         ),
+        (rules.private_subnet, _subnet_of_somebody),
         (rules.private_subnet, _set("subnet", True, "inputs", "defaultOutboundAccess")),
         (rules.no_secrets, _key_in_custom_data),
         (
@@ -249,6 +257,33 @@ def test_packets_are_judged_with_azures_own_rules() -> None:
     own = allows(without, Packet(LOAD_BALANCER, head, 22), vnet)
     assert own == "AllowAzureLoadBalancerInBound"
     assert vnet == (IPv4Network("10.0.0.0/16"),)
+
+
+def test_in_somebodys_network_the_nodes_are_as_closed() -> None:
+    mine = {"existing_subnet_id": SOMEBODYS, "public_address": "false"}
+    made = planned(mine, allowed_ssh_cidr="10.0.200.0/24,203.0.113.0/24")
+    assert made["violations"] == []
+    kinds = {one["type"].rpartition(":")[2] for one in made["resources"] if one["custom"]}
+    assert not kinds & {"VirtualNetwork", "Subnet", "NatGateway", "PublicIPAddress"}
+    for index in range(3):
+        interface = _inputs(made, f"interface-{index}")
+        (address,) = interface["ipConfigurations"]
+        assert address["subnet"] == {"id": SOMEBODYS}
+        assert interface["networkSecurityGroup"]["id"].endswith("/nsg-xeon-diffusion-dev")
+    assert made["outputs"]["gateway"] == "10.0.0.4"
+    assert made["outputs"]["ssh_command"] == "ssh azureuser@10.0.0.4"
+    inventory = Inventory.model_validate(made["outputs"])
+    assert inventory.nodes[0].public_ip is None
+    (security_rules, vnet) = rules._network(made)
+    head, worker = IPv4Address("10.0.0.4"), IPv4Address("10.0.0.5")
+    for person in (IPv4Address("10.0.200.9"), IPv4Address("203.0.113.1")):
+        assert allows(security_rules, Packet(person, head, 22), vnet) == "AllowSshToHead"
+        assert allows(security_rules, Packet(person, worker, 22), vnet) is None
+    assert allows(security_rules, Packet(IPv4Address("10.0.9.9"), head, 22), vnet) is None
+    assert [line["what"] for line in made["price"]["lines"]] == [
+        "Standard_D16s_v5, eastus",
+        "OS disk StandardSSD_LRS, 128 GB",
+    ]
 
 
 def test_a_wide_open_range_is_a_warning_for_the_heads_ssh_alone() -> None:

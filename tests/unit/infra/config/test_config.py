@@ -75,6 +75,7 @@ def test_a_missing_key_says_what_it_is_for() -> None:
         ("allowed_ssh_cidr", "0.0.0.0/0", "allow_ssh_from_anywhere"),
         ("allowed_ssh_cidr", "*", "must be an IPv4 range"),
         ("allowed_ssh_cidr", "10.0.0.0/8", "overlaps vnet_cidr"),
+        ("existing_subnet_id", "snet-compute", "az network vnet subnet show"),
         ("ssh_public_key_path", "/nowhere/key.pub", "ssh-keygen"),
         ("ssh_private_key_path", "/nowhere/key", "no such file"),
         ("spot_max_price", "0", "more than 0"),
