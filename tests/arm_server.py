@@ -250,8 +250,11 @@ class _Handler(BaseHTTPRequestHandler):
             if name not in server.power:
                 return Answer(404)
             statuses = [{"code": f"PowerState/{server.power[name]}"}]
-            about = {"priority": server.priority, "instanceView": {"statuses": statuses}}
-            return _json({"name": name, "location": "eastus", "properties": about})
+            shown: dict[str, Any] = {
+                "priority": server.priority,
+                "instanceView": {"statuses": statuses},
+            }
+            return _json({"name": name, "location": "eastus", "properties": shown})
         if path.endswith("/instanceView"):
             name = path.split("/")[-2]
             server.views[name] = server.views.get(name, 0) + 1

@@ -32,6 +32,17 @@ from infra.errors import UserError
 ENDPOINT = "https://management.azure.com"
 SUBSCRIPTION_VARIABLES = ("ARM_SUBSCRIPTION_ID", "AZURE_SUBSCRIPTION_ID")
 """Pulumi's provider reads the first; Azure's own tools the second."""
+NO_ROOM = (
+    "AllocationFailed",
+    "OverconstrainedAllocationRequest",
+    "OverconstrainedZonalAllocationRequest",
+    "SkuNotAvailable",
+)
+"""Error codes of compute: capacity, not quota."""
+ROOM_FIX = (
+    "Wait and run this again, or change what binds it: proximity_placement_group false, another"
+    " vm_size, zone or location; on VMs that exist that needs replace_nodes: their disks are lost"
+)
 PERMISSIONS_API = "2022-04-01"
 TRANSPORT = {"connection_timeout": 10, "read_timeout": 60, "retry_total": 4}
 """Seconds, and how often a 429 (after its Retry-After), a 5xx or a lost connection is repeated."""
@@ -126,6 +137,8 @@ def meaning(error: Exception) -> str:
             409: f"something else is being done to it ({text}). Wait, then run this again",
             429: "Azure asks for fewer requests, and went on asking. Wait a few minutes",
         }
+        if any(code in str(error) for code in NO_ROOM):
+            return f"Azure has no room for this size there now ({text}). {ROOM_FIX}"
         status = error.status_code or 0
         if status >= 500:
             return f"Azure failed ({status}), several times. Run this again; status.azure.com"

@@ -161,10 +161,10 @@ def _size_and_quota(
         None,
     )
     if sku is None:
-        fix = f"az vm list-skus --location {config.location} --size Standard_D --output table"
-        yield Check("size", False, f"no {config.vm_size} in {config.location}", fix)
+        found = f"no {config.vm_size} in {config.location}"
+        yield Check("size", False, found, _elsewhere(client, config))
         return
-    yield _offered(sku, config, cluster)
+    yield _offered(client, sku, config, cluster)
     yield _features(sku, config)
     vcpus = config.size.vcpus * config.node_count
     usage = {one.name.value: one for one in client.usage.list(config.location)}
@@ -229,7 +229,7 @@ def _changes(config: ClusterConfig, cluster: Inventory) -> Iterable[Check]:
         yield Check("note", True, text)
 
 
-def _offered(sku: Any, config: ClusterConfig, cluster: Inventory | None) -> Check:
+def _offered(client: Any, sku: Any, config: ClusterConfig, cluster: Inventory | None) -> Check:
     zones = sorted({zone for info in sku.location_info or () for zone in info.zones or ()})
     closed = {
         zone
@@ -242,11 +242,28 @@ def _offered(sku: Any, config: ClusterConfig, cluster: Inventory | None) -> Chec
     well = not everywhere and (not config.zone or config.zone in free)
     found = f"{config.vm_size} in {config.location}, zones {', '.join(free) or 'none'}"
     if everywhere:
-        return Check("size", False, f"{found}: closed to this subscription", "another region")
+        fix = _elsewhere(client, config)
+        return Check("size", False, f"{found}: closed to this subscription", fix)
     if cluster is not None and cluster.location == config.location:
         fix = "another size: a cluster that exists stays in its zone until replace_nodes"
         return Check("size", well, found, fix)
     return Check("size", well, found, f"pulumi config set zone {free[0] if free else chr(34) * 2}")
+
+
+def _elsewhere(client: Any, config: ClusterConfig) -> str:
+    """The regions where this subscription gets the size."""
+    regions = sorted(
+        {
+            place.lower()
+            for one in client.resource_skus.list()
+            if one.name == config.vm_size and one.resource_type == "virtualMachines"
+            if not any(restriction.type == "Location" for restriction in one.restrictions or ())
+            for place in one.locations or ()
+        }
+    )
+    if not regions:
+        return f"another size: az vm list-skus --location {config.location} --output table"
+    return f"pulumi config set location, to one of: {', '.join(regions)}"
 
 
 def _features(sku: Any, config: ClusterConfig) -> Check:

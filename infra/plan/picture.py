@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from infra.plan import rules
+from infra.program.kinds import GROUP, SUBNET, VNET
 
 WIDTH = 860
 NODE_WIDTH, NODE_HEIGHT, GAP = 213, 96, 20
@@ -26,9 +27,9 @@ def draw(plan: dict[str, Any]) -> str:
     nodes = plan["outputs"]["nodes"]
     shown = nodes[:MOST_NODES]
     inside = len(shown) * NODE_WIDTH + (len(shown) - 1) * GAP
-    (vnet,) = rules.of_type(plan, rules.VNET)
-    (subnet,) = rules.of_type(plan, rules.SUBNET)
-    (group,) = rules.of_type(plan, rules.GROUP)
+    (vnet,) = rules.of_type(plan, VNET)
+    (subnet,) = rules.of_type(plan, SUBNET)
+    (group,) = rules.of_type(plan, GROUP)
     (security,) = rules.of_type(plan, rules.NSG)
     admitted = {rule["name"]: rule for rule in security["inputs"]["securityRules"]}
     space = ", ".join(vnet["inputs"]["addressSpace"]["addressPrefixes"])

@@ -171,6 +171,13 @@ def test_preflight_names_the_newest_image(arm: Pair) -> None:
 def test_preflight_looks_at_the_size(arm: Pair) -> None:
     server, azure = arm
     assert "no Standard_D8s_v5 in eastus" in wrong(azure, vm_size="Standard_D8s_v5")["size"]
+    # The answer for the region has it not, that for all of them has.
+    server.planted["Microsoft.Compute/skus"] = [Answer(200, b'{"value": []}')]
+    server.sku["locations"] = ["westus2", "northeurope"]
+    told = wrong(azure)["size"]
+    assert told == (
+        "no Standard_D16s_v5 in eastus; pulumi config set location, to one of: northeurope, westus2"
+    )
     server.sku["capabilities"] = [{"name": "TrustedLaunchDisabled", "value": "True"}]
     told = wrong(azure)["size features"]
     assert "accelerated networking, Gen2, Trusted Launch" in told
@@ -340,7 +347,7 @@ def test_a_failed_operation_is_told(arm: Pair) -> None:
     server, azure = arm
     failed = {"status": "Failed", "error": {"code": "AllocationFailed", "message": "no capacity"}}
     server.planted["vm-xeon-diffusion-dev-2/done"] = [Answer(200, json.dumps(failed).encode())]
-    with pytest.raises(UserError, match="no capacity"):
+    with pytest.raises(UserError, match=r"no room .*no capacity.*proximity_placement_group false"):
         power.resume(azure, inventory(), lambda text: None, poll=0.01)
 
 

@@ -24,7 +24,7 @@ CHECKOUT = Path(__file__).parents[4]
 
 def alive(**before: str) -> dict[str, dict[str, Any]]:
     """The resources of a cluster that was made with some keys."""
-    made = planned(head_may_deallocate=before.pop("head_may_deallocate", "false"), **before)
+    made = planned(before)
     return {one["name"]: one for one in made["resources"] if one["custom"]}
 
 

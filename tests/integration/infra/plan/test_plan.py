@@ -27,6 +27,7 @@ from infra.plan import picture, plan, plan_table, policies, rules
 from infra.plan.matrix import SOMEBODYS
 from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
 from infra.plan.recording import PRINCIPAL, SUBSCRIPTION, record
+from infra.program.kinds import ROLE
 from infra.program.power_role import definition_id
 from tests.azure_models import complaints
 from tests.infra_plans import BASE, planned, resource
@@ -152,7 +153,7 @@ def _role(
     definition: str, scope: str = GROUP_ID, whose: str = "machine-0"
 ) -> Callable[[Plan], None]:
     role = {
-        "type": rules.ROLE,
+        "type": ROLE,
         "name": "role",
         "custom": True,
         "inputs": {"roleDefinitionId": definition, "scope": scope},
@@ -268,7 +269,7 @@ def test_in_somebodys_network_the_nodes_are_as_closed() -> None:
     for index in range(3):
         interface = _inputs(made, f"interface-{index}")
         (address,) = interface["ipConfigurations"]
-        assert address["subnet"] == {"id": SOMEBODYS}
+        assert address["subnet"]["id"] == SOMEBODYS
         assert interface["networkSecurityGroup"]["id"].endswith("/nsg-xeon-diffusion-dev")
     assert made["outputs"]["gateway"] == "10.0.0.4"
     assert made["outputs"]["ssh_command"] == "ssh azureuser@10.0.0.4"
