@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from training import vector_math
 from training.config import TextualInversionConfig
 from training.inputs import read_inputs
 from training.launcher import Ranks
@@ -108,6 +109,7 @@ def measure(step: TrainingStep, kind: str, count: int, ranks: Ranks) -> list[flo
 def main() -> int:
     """Serve orders until told to stop."""
     folder, model, pictures = (Path(word) for word in sys.argv[1:4])
+    vector_math.resolve_kernels()
     with joined("gloo", 600, os.environ) as ranks:
         torch.set_num_threads(1)
         step = make_step(folder, model, pictures, ranks)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+Arguments = ParamSpec("Arguments")
+
 
 class UserError(Exception):
     """Says what is wrong, where, and what to do.
@@ -38,3 +45,30 @@ class ConnectionLost(UserError):
 
 class Interrupted(UserError):
     """Ctrl-C here; what was running on the node was ended."""
+
+
+def exit_status(
+    failed: int = 1, interrupted: str = "interrupted"
+) -> Callable[[Callable[Arguments, int]], Callable[Arguments, int]]:
+    """A `main` that tells what went wrong as one message on standard error.
+
+    Args:
+        failed: the exit status after a `UserError`.
+        interrupted: what is said at Ctrl-C; the exit status is 130.
+    """
+
+    def told(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+        @wraps(main)
+        def telling(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+            try:
+                return main(*args, **kwargs)
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return failed
+            except KeyboardInterrupt:
+                print(interrupted, file=sys.stderr)
+                return 130
+
+        return telling
+
+    return told

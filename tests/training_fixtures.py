@@ -9,6 +9,12 @@ import pytest
 
 from tests.short_run import short_run
 from tests.tiny_model import make_pictures, make_tiny_model
+from training import vector_math
+
+
+def pytest_sessionstart() -> None:
+    """Tests compute, too."""
+    vector_math.resolve_kernels()
 
 
 @pytest.fixture(scope="session")

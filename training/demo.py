@@ -56,9 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
     # Only now: importing these takes seconds that the ranks should not share.
+    from training import vector_math
     from training.comparison import write_comparison
     from training.report import write_report
 
+    vector_math.resolve_kernels()
     print("drawing the same seeds with both words", flush=True)
     comparison = write_comparison(folder, lambda done, of: None)
     report = write_report(folder)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from training import frozen
+from training import frozen, vector_math
 from training.embeds import load_embeds
 from training.errors import UserError
 from training.events import read_events
@@ -124,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_inference_steps", type=int, help="[as in training]")
     parser.add_argument("--guidance_scale", type=float, help="[as in training]")
     asked = parser.parse_args(argv)
+    vector_math.resolve_kernels()
     try:
         paths = generate(
             asked.folder,

@@ -59,7 +59,7 @@ def read_posteriors(
     """Encode what the cache lacks, shared among a machine's ranks, and read all of it.
 
     Returns:
-        [pictures, 2 (plain, mirrored), 2 (mean, log-variance), C, H, W], float32.
+        [pictures, 2 (plain, mirrored), 2 (mean, deviation), C, H, W], float32.
     """
     folder = config.latents_cache_dir or config.output_dir / LATENTS
 

@@ -1,7 +1,7 @@
 """Pictures encoded once by the frozen VAE, kept on disk, and sampled from at every step.
 
-What is kept is the mean and log-variance of the VAE's posterior, for a picture and for its
-mirror image: sampling from them is the same distribution as encoding live.
+What is kept is the mean and the standard deviation of the VAE's posterior, for a picture and for
+its mirror image: sampling from them is the same distribution as encoding live.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from safetensors.torch import save_file
 from training import durable
 from training.images import Picture, open_picture, to_tensor
 from training.models import weights_digest
+from training.objective import deviation
 
 PREPARATION = "1"
 """Raised whenever `training.images` prepares pixels differently, so that old entries miss."""
+MOMENTS = "mean_and_deviation"
+MOMENTS_BEFORE = "posterior"
+"""Mean and log-variance, which entries held at first; they are still read."""
 
 
 class LatentCache:
@@ -58,14 +62,17 @@ class LatentCache:
         return self.folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.safetensors"
 
     def read(self, picture: Picture, flip: bool) -> torch.Tensor | None:
-        """[2, channels, height, width] float32, mean then log-variance; None if absent or torn."""
+        """[2, channels, height, width] float32, mean then deviation; None if absent or torn."""
         try:
             with safe_open(self.path(picture, flip), framework="pt") as file:
-                posterior: torch.Tensor = file.get_tensor("posterior")
+                before = MOMENTS_BEFORE in file.keys()  # noqa: SIM118 (it is no dict)
+                moments: torch.Tensor = file.get_tensor(MOMENTS_BEFORE if before else MOMENTS)
                 digest = (file.metadata() or {}).get("sha256")
         except (OSError, SafetensorError):
             return None
-        return posterior if digest == _digest(posterior) else None
+        if digest != _digest(moments):
+            return None
+        return torch.stack([moments[0], deviation(moments[1])]) if before else moments
 
     def encode(self, picture: Picture, flip: bool, vae: Any) -> torch.Tensor:
         """Encode a picture and keep it; shapes as `read`."""
@@ -73,14 +80,15 @@ class LatentCache:
         pixels = to_tensor(image, self.resolution, self.center_crop, flip)
         with torch.no_grad():
             posterior = vae.encode(pixels[None].to(self.dtype)).latent_dist
-        both = torch.cat([posterior.mean, posterior.logvar]).float().contiguous()
+        logvar = posterior.logvar.float()  # in float32, whatever the VAE computes in
+        moments = torch.cat([posterior.mean.float(), deviation(logvar)]).contiguous()
         durable.write_file(
             self.path(picture, flip),
             lambda temporary: save_file(
-                {"posterior": both}, temporary, metadata={"sha256": _digest(both)}
+                {MOMENTS: moments}, temporary, metadata={"sha256": _digest(moments)}
             ),
         )
-        return both
+        return moments
 
 
 def encode_missing(
@@ -104,7 +112,7 @@ def encode_missing(
 
 
 def read_all(cache: LatentCache, pictures: list[Picture], vae: Any) -> torch.Tensor:
-    """Every picture's posterior: [pictures, 2 (plain, mirrored), 2 (mean, logvar), C, H, W].
+    """Every picture's posterior: [pictures, 2 (plain, mirrored), 2 (mean, deviation), C, H, W].
 
     An entry that is missing all the same (another rank's disk filled up, say) is encoded here.
     """

@@ -18,6 +18,9 @@ LAUNCHERS = (
     ),
 )
 
+SETS_ONE_THREAD = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
+"""Variables by which torchrun's and `accelerate launch`'s processes are known."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -27,7 +30,8 @@ class Ranks:
         launcher: who started it, for the log.
         rank, size: among all.
         local_rank, local_size: among those on this machine.
-        backend: "ccl" or "gloo"; None when alone.
+        backend: "ccl" or "gloo", the same on all; None when alone.
+        notice: why it is not the one that some of them would have; "" otherwise.
     """
 
     launcher: str
@@ -36,6 +40,7 @@ class Ranks:
     local_rank: int
     local_size: int
     backend: str | None = None
+    notice: str = ""
 
     @property
     def is_first(self) -> bool:
@@ -46,6 +51,17 @@ class Ranks:
     def is_first_here(self) -> bool:
         """Whether this rank is the first of its machine."""
         return self.local_rank == 0
+
+
+def asked_threads(environment: Mapping[str, str]) -> int | None:
+    """How many threads a person wants each rank to compute with: OMP_NUM_THREADS; None: not said.
+
+    A 1 under torchrun or `accelerate launch` says nothing: they set it where nobody else has.
+    """
+    first = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one for each nesting
+    threads = int(first) if first.isdecimal() else 0
+    by_default = any(name in environment for name in SETS_ONE_THREAD)
+    return None if threads == 0 or (threads == 1 and by_default) else threads
 
 
 def read_environment(environment: Mapping[str, str]) -> Ranks:

@@ -8,19 +8,26 @@ import torch.nn.functional as F
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
+def deviation(logvar: torch.Tensor) -> torch.Tensor:
+    """The standard deviation at a log-variance, of the same shape.
+
+    As in diffusers, the log-variance is clamped to [-30, 20].
+    """
+    return torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
+
+
 def sample_posterior(
-    mean: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor, scaling_factor: float
+    mean: torch.Tensor, deviation: torch.Tensor, noise: torch.Tensor, scaling_factor: float
 ) -> torch.Tensor:
     """A scaled latent from the VAE's diagonal Gaussian.
 
     Args:
-        mean, logvar, noise: [batch, channels, height, width], floating point.
+        mean, deviation, noise: [batch, channels, height, width], floating point.
         scaling_factor: the VAE's own, which brings latents to unit variance.
 
     Returns:
-        Latents of the same shape. As in diffusers, log-variance is clamped to [-30, 20].
+        Latents of the same shape.
     """
-    deviation = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
     return (mean + deviation * noise) * scaling_factor
 
 

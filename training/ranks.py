@@ -73,13 +73,18 @@ def _meet(place: str, ranks: Ranks, environment: Mapping[str, str]) -> Store:
 
 
 @contextmanager
-def joined(backend: str, timeout: int, environment: Mapping[str, str]) -> Iterator[Ranks]:
+def joined(
+    backend: str, timeout: int, environment: Mapping[str, str], problem: str = ""
+) -> Iterator[Ranks]:
     """Join the other ranks for the length of the block, and leave them.
 
+    The ranks agree on a backend before they use one: where one of them has no "ccl", all use gloo.
+
     Args:
-        backend: "ccl" or "gloo".
+        backend: "ccl" or "gloo": what this rank would use.
         timeout: seconds after which a collective gives up on a hanging rank.
         environment: usually os.environ.
+        problem: why this rank's is not "ccl".
 
     Raises:
         LostRanks: the ranks cannot meet, or one of them died (it is named).
@@ -90,13 +95,14 @@ def joined(backend: str, timeout: int, environment: Mapping[str, str]) -> Iterat
         yield alone
         return
     place = _meeting_place(alone, environment)
-    if alone.local_size == alone.size and backend == "gloo":
+    if alone.local_size == alone.size:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
     try:
         store = _meet(place, alone, environment)
         store.set_timeout(datetime.timedelta(seconds=MEETING_SECONDS))
         store.set(f"place/{alone.rank}", f"{socket.gethostname()} pid {os.getpid()}")
         places = {rank: store.get(f"place/{rank}").decode() for rank in range(alone.size)}
+        backend, notice = _agreed(store, alone, places, backend, problem)
         dist.init_process_group(
             backend,
             store=store,
@@ -112,8 +118,9 @@ def joined(backend: str, timeout: int, environment: Mapping[str, str]) -> Iterat
         ) from error
     try:
         yield Ranks(
-            alone.launcher, alone.rank, alone.size, alone.local_rank, alone.local_size, backend
-        )
+            alone.launcher, alone.rank, alone.size, alone.local_rank, alone.local_size, backend,
+            notice,
+        )  # fmt: skip
     except RuntimeError as error:
         _hang_up(error)
         missing = _roll_call(store, alone, places)
@@ -127,6 +134,24 @@ def joined(backend: str, timeout: int, environment: Mapping[str, str]) -> Iterat
         if place.startswith("/") and alone.is_first:
             Path(place).unlink(missing_ok=True)
     dist.destroy_process_group()
+
+
+def _agreed(
+    store: Store, me: Ranks, places: Mapping[int, str], backend: str, problem: str
+) -> tuple[str, str]:
+    """The backend that every rank has, and why it is not what others would have used."""
+    store.set(f"backend/{me.rank}", f"{backend} {problem}")
+    said = [store.get(f"backend/{rank}").decode().partition(" ") for rank in range(me.size)]
+    without = [
+        f"rank {rank} ({places[rank]}): {reason or 'its environment has none'}"
+        for rank, (name, _, reason) in enumerate(said)
+        if name != "ccl"
+    ]
+    if not without:
+        return "ccl", ""
+    if len(without) == me.size and not any(reason for _, _, reason in said):
+        return "gloo", ""
+    return "gloo", f"gloo on every rank, as oneCCL is not to be had on {'; '.join(without)}"
 
 
 def _hang_up(error: RuntimeError) -> None:

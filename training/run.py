@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from training import concept, frozen, run_directory
+from training import concept, frozen, run_directory, vector_math
 from training.checkpoint import State
 from training.config import TextualInversionConfig
 from training.cpu import this_cpu, threads_per_rank
@@ -24,7 +24,7 @@ from training.errors import UserError
 from training.events import EventLog
 from training.inputs import Inputs, read_inputs, read_posteriors
 from training.keepers import check_folder, keep_a_copy, run_folders
-from training.launcher import Ranks
+from training.launcher import Ranks, asked_threads
 from training.learning_rate import DECAYING, learning_rate_schedule
 from training.loop import Stopped, restore, train
 from training.models import tokenize
@@ -54,9 +54,10 @@ def run(config: TextualInversionConfig, notices: Sequence[str] = ()) -> int:
     Raises:
         UserError: bad input, found on any rank.
     """
+    vector_math.resolve_kernels()
     stack = resolve_stack(config.stack)
     with (
-        joined(stack.backend, config.ddp_timeout, os.environ) as ranks,
+        joined(stack.backend, config.ddp_timeout, os.environ, stack.problem) as ranks,
         run_folders(config.output_dir, ranks) as keeps,
     ):
         try:
@@ -76,10 +77,11 @@ def _train_and_save(
     notices: Sequence[str],
 ) -> int:
     say = _printer(ranks)
-    threads = threads_per_rank(this_cpu(), ranks.local_size)
+    asked = asked_threads(os.environ)
+    threads = asked or threads_per_rank(this_cpu(), ranks.local_size)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     torch.set_num_threads(threads)
-    for line in (*_headlines(config, stack, ranks, threads), *notices):
+    for line in (*_headlines(config, stack, ranks, threads, asked is not None), *notices):
         say(line)
     check_folder(config, ranks, keeps)
     together(ranks, lambda: _check_tracker(config))
@@ -117,13 +119,14 @@ def _printer(ranks: Ranks) -> Callable[[str], None]:
 
 
 def _headlines(
-    config: TextualInversionConfig, stack: Stack, ranks: Ranks, threads: int
+    config: TextualInversionConfig, stack: Stack, ranks: Ranks, threads: int, asked: bool
 ) -> list[str]:
     cpu = this_cpu()
     versions = ", ".join(f"{name} {version}" for name, version in stack.versions.items())
     count = f"{ranks.size} ranks ({ranks.launcher}, {ranks.backend})" if ranks.backend else "1 rank"
     lines = [
-        f"stack {stack.name} ({versions}); {count}, {threads} threads each",
+        f"stack {stack.name} ({versions}); {count}, {threads} threads each"
+        f"{' (OMP_NUM_THREADS)' if asked else ''}",
         f"CPU {cpu.model}: {', '.join(cpu.flags) or 'no vector extensions reported'}",
     ]
     if config.model_name != config.pretrained_model_name_or_path:
@@ -238,6 +241,8 @@ def _announce(
         frozen=record.frozen,
         threads=threads,
     )
+    if ranks.notice:
+        outputs.notice(ranks.notice)
     if config.report_to != "none":
         values = config.model_dump(mode="json")
         simple = {k: v if isinstance(v, int | float) else str(v) for k, v in values.items()}

@@ -11,6 +11,7 @@ import torch
 
 from training.cpu import Cpu
 from training.errors import UserError
+from training.quiet_ipex import import_ipex
 
 Optimize = Callable[[torch.nn.Module, torch.dtype, bool], torch.nn.Module]
 
@@ -22,6 +23,7 @@ class Stack:
     Attributes:
         name: "intel" or "upstream".
         backend: torch.distributed's backend, "ccl" or "gloo".
+        problem: why it is "gloo" although oneCCL's bindings are installed; else "".
         optimize: `ipex.optimize`, or None. Takes a module, a dtype, and whether a gradient
             must pass through; returns the module frozen, or raises `UserError` where this
             CPU cannot compute it so.
@@ -32,6 +34,7 @@ class Stack:
     backend: str
     optimize: Optimize | None
     versions: dict[str, str]
+    problem: str = ""
 
 
 def resolve_stack(requested: str) -> Stack:
@@ -45,17 +48,25 @@ def resolve_stack(requested: str) -> Stack:
     if ipex is None:
         return Stack("upstream", "gloo", None, versions)
     versions["intel_extension_for_pytorch"] = ipex.__version__
-    backend = "gloo"
-    if importlib.util.find_spec("oneccl_bindings_for_pytorch"):
-        import oneccl_bindings_for_pytorch  # importing it registers the ccl backend
-
-        versions["oneccl_bind_pt"] = oneccl_bindings_for_pytorch.__version__
-        backend = "ccl"
+    backend, problem = _import_oneccl(versions)
 
     def optimize(module: torch.nn.Module, dtype: torch.dtype, gradient: bool) -> torch.nn.Module:
         return _ipex_optimize(ipex, module, dtype, gradient)
 
-    return Stack("intel", backend, optimize, versions)
+    return Stack("intel", backend, optimize, versions, problem)
+
+
+def _import_oneccl(versions: dict[str, str]) -> tuple[str, str]:
+    """The backend, and what is wrong with the bindings where they are there and do not import."""
+    if importlib.util.find_spec("oneccl_bindings_for_pytorch") is None:
+        return "gloo", ""
+    try:
+        import oneccl_bindings_for_pytorch  # importing it registers the ccl backend
+    except Exception as error:  # Whatever it is: the ranks can do without.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return "gloo", f"its bindings do not import ({reason})"
+    versions["oneccl_bind_pt"] = oneccl_bindings_for_pytorch.__version__
+    return "ccl", ""
 
 
 def _ipex_optimize(
@@ -96,7 +107,7 @@ def _import_ipex(required: bool) -> Any:
             )
         return None
     try:
-        import intel_extension_for_pytorch as ipex
+        return import_ipex()
     except (ImportError, OSError) as error:
         if required:
             raise UserError(
@@ -104,7 +115,6 @@ def _import_ipex(required: bool) -> Any:
                 f"{torch.__version__} ({error}). It needs torch 2.8; or use --stack upstream."
             ) from error
         return None
-    return ipex
 
 
 def resolve_dtype(mixed_precision: str, cpu: Cpu) -> torch.dtype:

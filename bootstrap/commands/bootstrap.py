@@ -21,13 +21,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bootstrap.errors import UserError
+from bootstrap.errors import UserError, exit_status
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import CHECKOUT, ROOT_VARIABLE, records
 from bootstrap.setup.cluster_lock import claimed
 from bootstrap.setup.model_and_data import DEFAULT_MODEL, DEFAULT_PICTURES, read_input
-from bootstrap.setup.python.package_pins import STACKS, read_lock
+from bootstrap.setup.python.package_pins import CONDA, ONECCL_PACKAGE, STACKS, read_lock
 from bootstrap.setup.python.payload import make_kit
 from bootstrap.setup.setup_progress import watching
 from bootstrap.setup.setup_steps import NodeSetup
@@ -63,8 +63,12 @@ def parser() -> argparse.ArgumentParser:
     add("--stack", choices=STACKS, default="intel",
         help="intel: torch 2.8 with Intel's extension and oneCCL; upstream: current torch and gloo"
              " (default: %(default)s)")  # fmt: skip
+    add("--without-oneccl", action="store_true",
+        help="where Intel's index does not answer: the ranks of the intel stack then use gloo",
+        )  # fmt: skip
     add("--environment", choices=("auto", "conda", "venv"), default="auto",
         help="venv needs a package index only; auto: conda where its channel answers")  # fmt: skip
+    add("--conda-channel", metavar="URL", help="in place of conda-forge's own")
     add("--package-index", metavar="URL", help="in place of PyPI, PyTorch's and Intel's")
     add("--pretrained-model-name-or-path", default=DEFAULT_MODEL, metavar="MODEL",
         help="a repository on the hub or a folder here (default: %(default)s)")  # fmt: skip
@@ -88,6 +92,7 @@ def bootstrap(hosts: Sequence[Host], setup: NodeSetup, console: Console) -> dict
         return run_steps(hosts, setup.steps(hosts), watcher)
 
 
+@exit_status(interrupted="interrupted; the same command goes on where this one was")
 def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> int:
     """`fab bootstrap`; 1 when a node failed.
 
@@ -98,28 +103,21 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
     chosen = parser().parse_args(argv)
     console = Console()
     begun = time.monotonic()
-    try:
-        inventory = read_inventory(chosen.inventory)
-        setup = _setup(chosen, inventory, console)
-        waits: set[str] = set()
+    inventory = read_inventory(chosen.inventory)
+    setup = _setup(chosen, inventory, console)
+    waits: set[str] = set()
 
-        def on_wait(text: str) -> None:
-            if text not in waits:
-                waits.add(text)
-                _print(console, f"waiting up to {chosen.wait:.0f} s: {text}")
+    def on_wait(text: str) -> None:
+        if text not in waits:
+            waits.add(text)
+            _print(console, f"waiting up to {chosen.wait:.0f} s: {text}")
 
-        ask = accept_all if chosen.accept_host_keys else ask_on_terminal
-        opened = open_hosts(
-            inventory, ask, wait_seconds=chosen.wait, boot_log=boot_log, on_wait=on_wait
-        )
-        with opened as hosts, _one_at_a_time(hosts[0]):
-            failed = bootstrap(hosts, setup, console)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one was", file=sys.stderr)
-        return 130
+    ask = accept_all if chosen.accept_host_keys else ask_on_terminal
+    opened = open_hosts(
+        inventory, ask, wait_seconds=chosen.wait, boot_log=boot_log, on_wait=on_wait
+    )
+    with opened as hosts, _one_at_a_time(hosts[0]):
+        failed = bootstrap(hosts, setup, console)
     return _report(inventory, failed, time.monotonic() - begun, console)
 
 
@@ -129,6 +127,9 @@ def _one_at_a_time(head: Host) -> contextlib.AbstractContextManager[None]:
 
 def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -> NodeSetup:
     lock = read_lock(CHECKOUT, chosen.stack)
+    if chosen.without_oneccl:
+        lock = lock.without([ONECCL_PACKAGE])
+        _print(console, "oneCCL's bindings are left out: ranks on several nodes use gloo.")
     wanted = [
         read_input("model", chosen.pretrained_model_name_or_path, chosen.revision),
         read_input("pictures", chosen.train_data_dir),
@@ -138,6 +139,8 @@ def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -
         lock=lock,
         kit=make_kit(CHECKOUT, records(inventory.name).folder.absolute()),
         environment=chosen.environment,
+        conda_lock=read_lock(CHECKOUT, CONDA),
+        conda_channel=chosen.conda_channel,
         package_index=chosen.package_index,
         wanted=wanted,
         hub_token=_hub_token(chosen.hub_token_file),

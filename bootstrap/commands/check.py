@@ -15,12 +15,12 @@ from rich.console import Console
 from bootstrap.commands import command_line
 from bootstrap.commands.checks import links, nodes
 from bootstrap.commands.checks.report import Finding, show
-from bootstrap.errors import UserError
+from bootstrap.errors import UserError, exit_status
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import CHECKOUT
 from bootstrap.setup.model_and_data import RECORD
 from bootstrap.setup.python.environment import installed
-from bootstrap.setup.python.package_pins import read_lock
+from bootstrap.setup.python.package_pins import ONECCL_PACKAGE, read_lock
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import FORGET, HostKeyRefused
 from bootstrap.ssh.open_hosts import open_hosts
@@ -47,6 +47,7 @@ def check(hosts: Sequence[Host], say: Say, *, steps: bool = True) -> list[Findin
         say("packages, models, pictures and disk of each node")
         reports = dict(zip(alive, threads.map(_report, alive), strict=True))
         findings += _of_reports(reports, head)
+        findings += _oneccl(threads, alive, reports)
         say("clocks")
         findings += _clocks(alive, list(threads.map(_clock, alive)))
         say("every pair of nodes over SSH")
@@ -125,8 +126,27 @@ def _of_report(
     return [*findings, nodes.disk(host.name, report, host.layout.root)]
 
 
+def _oneccl(
+    threads: ThreadPoolExecutor,
+    alive: Sequence[Host],
+    reports: dict[Host, dict[str, Any] | UserError],
+) -> list[Finding]:
+    """Of the nodes that are to have oneCCL's bindings."""
+    having = [
+        host
+        for host in alive
+        if not isinstance(reports[host], UserError) and ONECCL_PACKAGE in _names_of_packages(host)
+    ]
+    found = threads.map(
+        lambda host: _asked("oneCCL's bindings", host.name, partial(nodes.oneccl, host)),
+        having,
+    )
+    return [finding for one in found for finding in one]
+
+
 def _packages(host: Host, report: dict[str, Any]) -> Finding:
-    lock = read_lock(CHECKOUT, installed(host)["stack"])
+    there = installed(host)
+    lock = read_lock(CHECKOUT, there["stack"]).without(there.get("left_out", ()))
     return nodes.packages(host.name, report, lock)
 
 
@@ -200,7 +220,7 @@ def _between(
     findings = _asked("mpirun hostname", "cluster", partial(links.hostnames, head, hosts))
     if not findings[0].well or len(connected) < 2:
         return findings
-    backends = ["ccl", "gloo"] if "oneccl-bind-pt" in _names_of_packages(head) else ["gloo"]
+    backends = ["ccl", "gloo"] if ONECCL_PACKAGE in _names_of_packages(head) else ["gloo"]
     for backend in backends:
         say(f"a timed all-reduce ({backend})")
         ask = partial(links.all_reduce, head, connected, backend)
@@ -237,6 +257,7 @@ def _steps(
     return [finding for one in found for finding in one]
 
 
+@exit_status(failed=2, interrupted="interrupted; nothing was changed.")
 def main(argv: Sequence[str] | None = None) -> int:
     """Check and print; 1 where something is not as it must be, 2 where nothing can be asked."""
     parser = command_line.parser("check", __doc__, run=False)
@@ -244,19 +265,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv)
     console = Console(highlight=False)
     progress = Console(stderr=True, highlight=False)
-    try:
-        inventory = read_inventory(chosen.inventory)
-        opened = open_hosts(inventory, command_line.question_of(chosen), wait_seconds=WAIT_SECONDS)
-        with opened as hosts, progress.status("") as status:
-            findings = check(
-                hosts, lambda text: status.update(f"looking at {text}"), steps=not chosen.no_steps
-            )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was changed.", file=sys.stderr)
-        return 130
+    inventory = read_inventory(chosen.inventory)
+    opened = open_hosts(inventory, command_line.question_of(chosen), wait_seconds=WAIT_SECONDS)
+    with opened as hosts, progress.status("") as status:
+        findings = check(
+            hosts, lambda text: status.update(f"looking at {text}"), steps=not chosen.no_steps
+        )
     show(findings, console)
     return 0 if all(finding.well for finding in findings) else 1
 

@@ -12,7 +12,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from bootstrap.errors import UserError
+from bootstrap.errors import UserError, exit_status
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.setup import cluster_ssh
@@ -122,6 +122,7 @@ def _agreed() -> bool:
     return input("Remove it? [yes/no] ").strip().lower() == "yes"
 
 
+@exit_status()
 def main(argv: Sequence[str] | None = None) -> int:
     """`fab clean`."""
     parser = argparse.ArgumentParser(prog="fab clean", description=__doc__)
@@ -129,17 +130,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
     chosen = parser.parse_args(argv)
-    try:
-        inventory = read_inventory(chosen.inventory)
-        ask = accept_all if chosen.accept_host_keys else ask_on_terminal
-        with open_hosts(inventory, ask) as hosts:
-            return clean(inventory, hosts, chosen.yes)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    inventory = read_inventory(chosen.inventory)
+    ask = accept_all if chosen.accept_host_keys else ask_on_terminal
+    with open_hosts(inventory, ask) as hosts:
+        return clean(inventory, hosts, chosen.yes)
 
 
 if __name__ == "__main__":

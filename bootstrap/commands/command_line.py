@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bootstrap.errors import UserError
+from bootstrap.errors import exit_status
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.ssh.host import Ask, Host
@@ -40,7 +39,11 @@ def question_of(chosen: argparse.Namespace) -> Ask:
 
 
 def run_command(
-    chosen: argparse.Namespace, act: Act, *, all_nodes: bool = False, interrupted: str = ""
+    chosen: argparse.Namespace,
+    act: Act,
+    *,
+    all_nodes: bool = False,
+    interrupted: str = "interrupted",
 ) -> int:
     """Connect, act, and turn what went wrong into one message.
 
@@ -48,19 +51,17 @@ def run_command(
         all_nodes: connect to every node, not to the head alone.
         interrupted: what to say at Ctrl-C.
     """
-    try:
+
+    @exit_status(interrupted=f"\n{interrupted}")
+    def connected() -> int:
         inventory = read_inventory(chosen.inventory)
         asked = inventory if all_nodes else dataclasses.replace(inventory, nodes=(inventory.head,))
         with open_hosts(asked, question_of(chosen)) as hosts:
             if hosts[0].unreachable is not None:
                 raise hosts[0].unreachable
             return act(chosen, inventory, hosts)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\n{interrupted or 'interrupted'}", file=sys.stderr)
-        return 130
+
+    return connected()
 
 
 def main_of(

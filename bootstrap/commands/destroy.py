@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from bootstrap.errors import UserError
+from bootstrap.errors import UserError, exit_status
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.node import run_state
@@ -34,9 +34,10 @@ def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
         return [f"{inventory.head.name} cannot be asked what it holds: {first}"]
     lines = []
     for run in runs:
-        phase = run["state"].get("phase")
-        if phase and phase not in (*run_state.ENDED, "lost"):
-            lines.append(f"{run['name']} is {phase}: it would be cut (fab stop ends it cleanly)")
+        state = run["state"]
+        if run_state.is_live(state):
+            name = f"{run['name']} is {state['phase']}"
+            lines.append(f"{name}: it would be cut (fab stop ends it cleanly)")
         left = results.unfetched(inventory.name, run)
         if left:
             lines.append(f"{run['name']}: not fetched: {left}")
@@ -77,6 +78,7 @@ def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
     return code
 
 
+@exit_status(interrupted="\ninterrupted; nothing was asked of Pulumi")
 def main(argv: Sequence[str] | None = None) -> int:
     """`fab destroy`."""
     parser = argparse.ArgumentParser(
@@ -88,14 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
     chosen = parser.parse_args(argv)
-    try:
-        return destroy(read_inventory(), chosen)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing was asked of Pulumi", file=sys.stderr)
-        return 130
+    return destroy(read_inventory(), chosen)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bootstrap.errors import UserError
+from bootstrap.errors import UserError, exit_status
 from bootstrap.ssh import host_keys
 
 
@@ -32,6 +32,7 @@ def forget(node: str, cluster: str | None = None) -> list[Path]:
     return changed
 
 
+@exit_status()
 def main(argv: Sequence[str] | None = None) -> int:
     """`fab forget-host --node NAME`, or `--all`."""
     parser = argparse.ArgumentParser(
@@ -42,19 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     which.add_argument("--all", action="store_true", help="every node; a copy stays beside")
     parser.add_argument("--cluster", help="only in this one: a folder's name in .cluster/")
     chosen = parser.parse_args(argv)
-    try:
-        if chosen.all:
-            changed = host_keys.forget_all(chosen.cluster)
-            for file in changed:
-                print(f"All of {file} is forgotten; it is {file.name}.old now.")
-            if not changed:
-                print("No host key is pinned; nothing was forgotten.")
-            return 0
-        for file in forget(chosen.node, chosen.cluster):
-            print(f"{chosen.node} is forgotten in {file}.")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if chosen.all:
+        changed = host_keys.forget_all(chosen.cluster)
+        for file in changed:
+            print(f"All of {file} is forgotten; it is {file.name}.old now.")
+        if not changed:
+            print("No host key is pinned; nothing was forgotten.")
+        return 0
+    for file in forget(chosen.node, chosen.cluster):
+        print(f"{chosen.node} is forgotten in {file}.")
     return 0
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from bootstrap.commands import command_line
-from bootstrap.errors import UserError
+from bootstrap.errors import UserError, exit_status
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.node import mpi, run_state
 from bootstrap.node.job import FILE_NAME, Job
@@ -65,11 +65,10 @@ def answering(hosts: Sequence[Host], minimum: int, console: Console) -> list[Hos
 def refuse_while_training(runs: Sequence[dict[str, Any]]) -> None:
     """Raises UserError where a run is going on."""
     for run in runs:
-        phase = run["state"].get("phase")
-        if phase and phase not in (*run_state.ENDED, "lost"):
+        if run_state.is_live(run["state"]):
             raise UserError(
-                f"{run['name']} is {phase} on this cluster. fab logs attaches to it, fab stop ends "
-                "it with a checkpoint."
+                f"{run['name']} is {run['state']['phase']} on this cluster. fab logs attaches to "
+                "it, fab stop ends it with a checkpoint."
             )
 
 
@@ -188,17 +187,14 @@ def _prepare(
     return make_job(asked, inventory, hosts, placed, name, values), placed
 
 
+@exit_status()
 def main(argv: Sequence[str] | None = None) -> int:
     """`fab train`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if any(word in ("-h", "--help", "--flags") for word in words):
         print(__doc__ if "--flags" not in words else "", flags.described(), sep="\n")
         return 0
-    try:
-        asked = flags.parse(words)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    asked = flags.parse(words)
     chosen = argparse.Namespace(
         inventory=asked.own.get("inventory", ""),
         accept_host_keys=asked.own.get("accept_host_keys", False),

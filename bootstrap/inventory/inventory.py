@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from bootstrap.errors import UserError
+
+FILE_NAME = re.compile(r"[\w(][\w .()+@,-]{0,89}")
 
 
 @dataclass(frozen=True)
@@ -64,3 +69,18 @@ class Inventory:
     def workers(self) -> tuple[Node, ...]:
         """All others."""
         return self.nodes[1:]
+
+
+def cluster_name(path: Path) -> str:
+    """What a cluster without a resource group is called: after its file.
+
+    Raises:
+        UserError: the file's name cannot be a folder's and end a line of authorized_keys.
+    """
+    if not FILE_NAME.fullmatch(path.stem):
+        raise UserError(
+            f"{str(path)!r}: the cluster would be called after this file, and so would its folder"
+            " in .cluster/: rename it to letters, digits, spaces and .()+@,-_ (at most 90,"
+            " beginning with a letter or a digit)."
+        )
+    return path.stem

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from bootstrap.errors import UserError
-from bootstrap.inventory.inventory import Inventory, Node
+from bootstrap.inventory.inventory import Inventory, Node, cluster_name
 from bootstrap.inventory.user_ssh_config import person_config
 
 LINE = re.compile(
@@ -60,4 +60,4 @@ def read_nodefile(path: Path, text: str) -> Inventory:
             f"{path} is not a nodefile:\n{listed}\nIt holds one machine a line, the head first,"
             " such as anna@10.0.0.4:22; the user and the port may be left out, # starts a comment."
         )
-    return Inventory(path.stem, "nodefile", tuple(nodes), user=nodes[0].user)
+    return Inventory(cluster_name(path), "nodefile", tuple(nodes), user=nodes[0].user)

@@ -13,14 +13,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bootstrap.errors import UserError
-from bootstrap.inventory.inventory import Inventory, Node
+from bootstrap.inventory.inventory import Inventory, Node, cluster_name
 from bootstrap.inventory.nodefile import read_nodefile
 from bootstrap.paths import CHECKOUT
 
 OUTPUTS = ("pulumi", "stack", "output", "--json")
 PULUMI_SECONDS = 120
-# A node's name is the name of its log too.
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]*$"
+# An inventory may come from somebody else. Its names are those of files here and on the nodes, and
+# stand in lines of ssh_config and authorized_keys. (infra/inventory.py has the same patterns.)
+NODE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,127}$"
+USER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}$"
+GROUP_NAME = r"^[A-Za-z0-9_(][A-Za-z0-9_().-]{0,89}$"
+ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
 class OutputNode(BaseModel):
@@ -28,11 +32,11 @@ class OutputNode(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NODE_NAME)
     private_ip: IPv4Address
     public_ip: IPv4Address | None = None
     vcpus: int | None = Field(default=None, ge=1)
-    size: str | None = None
+    size: str | None = Field(default=None, pattern=ONE_LINE)
     # No cloud's output has it; the inventory of machines that one made oneself may.
     port: int = Field(default=22, ge=1, le=65535)
 
@@ -42,14 +46,14 @@ class Outputs(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    user: str = Field(min_length=1)
-    ssh_private_key_path: str | None = None
-    ssh_public_key: str | None = None
+    user: str = Field(pattern=USER_NAME)
+    ssh_private_key_path: str | None = Field(default=None, pattern=ONE_LINE)
+    ssh_public_key: str | None = Field(default=None, pattern=ONE_LINE)
     gateway: IPv4Address | None = None
     nodes: tuple[OutputNode, ...] = Field(min_length=1)
-    resource_group: str | None = None
-    price_per_hour_usd: float | None = None
-    price_as_of: str | None = None
+    resource_group: str | None = Field(default=None, pattern=GROUP_NAME)
+    price_per_hour_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    price_as_of: str | None = Field(default=None, pattern=ONE_LINE)
 
 
 def read_inventory(where: str | None = None) -> Inventory:
@@ -76,7 +80,7 @@ def read_inventory(where: str | None = None) -> Inventory:
             " output --json` wrote, a nodefile (user@host:port a line, the head first), or local."
         ) from error
     if text.lstrip().startswith("{"):
-        return _from_outputs(text, str(path), path.stem, "file")
+        return _from_outputs(text, str(path), cluster_name(path), "file")
     return read_nodefile(path, text)
 
 

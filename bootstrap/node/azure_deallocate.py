@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bootstrap.errors import UserError
+from bootstrap.errors import UserError, exit_status
 
 METADATA = "http://169.254.169.254/metadata"
 ARM = "https://management.azure.com"
@@ -110,15 +110,12 @@ def _each_again(
     return problems
 
 
+@exit_status()
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module."""
     words = list(sys.argv[1:] if argv is None else argv)
     check = "--check" in words
-    try:
-        deallocate([word for word in words if word != "--check"], check)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    deallocate([word for word in words if word != "--check"], check)
     return 0
 
 

@@ -1,8 +1,7 @@
-"""A process that outlives who started it, and the end of one with all that it has started."""
+"""A process that outlives who started it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -57,26 +56,3 @@ def ready() -> None:
         writing = _READY.pop()
         os.write(writing, b"ready")
         os.close(writing)
-
-
-def end_tree(pid: int) -> None:
-    """Kill a process and everything that it has started, whatever groups those have moved to."""
-    for member in [*_descendants(pid), pid]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(member, signal.SIGKILL)
-
-
-def _descendants(pid: int) -> list[int]:
-    parents: dict[int, list[int]] = {}
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                parents.setdefault(parent, []).append(int(path.name))
-    found: list[int] = []
-    waiting = [pid]
-    while waiting:
-        children = parents.get(waiting.pop(), [])
-        found += children
-        waiting += children
-    return found

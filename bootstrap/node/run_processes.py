@@ -15,7 +15,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+
+import psutil
 
 from bootstrap.node.mpi import RUN_VARIABLE
 
@@ -25,34 +26,31 @@ PROXY = "hydra_pmi_proxy"
 
 def processes_of(run: str) -> list[int]:
     """This account's processes on this node that belong to the run in folder `run`."""
-    return _belonging(lambda pid: _is_rank(pid, run) or _is_launcher(pid, run))
+    return _belonging(lambda process: _is_rank(process, run) or _is_launcher(process, run))
 
 
 def ranks_of(run: str) -> list[int]:
     """The ranks among them: mpirun, asked to end, would cut them off."""
-    return _belonging(lambda pid: _is_rank(pid, run))
+    return _belonging(lambda process: _is_rank(process, run))
 
 
-def _belonging(belongs: Callable[[int], bool]) -> list[int]:
-    here = _network(os.getpid())
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit() and (pid := int(path.name)) != os.getpid():
-            with contextlib.suppress(OSError):
-                mine = os.stat(path).st_uid == os.getuid()
-                if mine and belongs(pid) and _network(pid) == here:
-                    found.append(pid)
+def _belonging(belongs: Callable[[psutil.Process], bool]) -> list[int]:
+    me = os.getpid()
+    here, found = _network(me), []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it has just ended, or is not to be looked into
+            mine = process.pid != me and process.uids().real == os.getuid()
+            if mine and belongs(process) and _network(process.pid) == here:
+                found.append(process.pid)
     return found
 
 
-def _is_rank(pid: int, run: str) -> bool:
-    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return f"{RUN_VARIABLE}={run}".encode() in variables
+def _is_rank(process: psutil.Process, run: str) -> bool:
+    return process.environ().get(RUN_VARIABLE) == run
 
 
-def _is_launcher(pid: int, run: str) -> bool:
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return (RUN_VARIABLE.encode(), run.encode()) in itertools.pairwise(words)
+def _is_launcher(process: psutil.Process, run: str) -> bool:
+    return (RUN_VARIABLE, run) in itertools.pairwise(process.cmdline())
 
 
 def _network(pid: int) -> str:
@@ -67,13 +65,10 @@ def _launchers(pids: Sequence[int]) -> list[int]:
     """The MPI proxies that started `pids`."""
     found = set()
     for pid in pids:
-        try:
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-            name = Path(f"/proc/{parent}/comm").read_text().strip()
-        except (OSError, ValueError):
-            continue
-        if name == PROXY[:15]:
-            found.add(parent)
+        with contextlib.suppress(psutil.Error):
+            parent = psutil.Process(pid).parent()
+            if parent and parent.name() == PROXY:
+                found.add(parent.pid)
     return sorted(found)
 
 
@@ -104,6 +99,15 @@ def end_all(run: str, seconds: float = SECONDS) -> int:
             break
         time.sleep(0.05)
     return len(ended)
+
+
+def end_tree(pid: int) -> None:
+    """Kill a process and everything that it has started, whatever groups those have moved to."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in (*root.children(recursive=True), root):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -129,7 +129,7 @@ def follow(folder: Path, offset: int, say: Callable[[str], None]) -> None:
         if shown != state:
             state = shown
             say(json.dumps({"state": shown}))
-        if shown["phase"] in (*run_state.ENDED, "lost", None):
+        if not run_state.is_live(shown):
             return
         time.sleep(POLL_SECONDS)
 
@@ -152,7 +152,7 @@ def _new_lines(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:
 def stop(folder: Path) -> bool:
     """Ask a run's supervisor to end it; False: it is not running."""
     state = run_state.read_state(folder)
-    if not state or state["phase"] in (*run_state.ENDED, "lost"):
+    if not run_state.is_live(state):
         return False
     os.kill(int(state["pid"]), signal.SIGTERM)
     return True

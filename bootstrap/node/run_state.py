@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +25,11 @@ LOCK = "supervisor.lock"
 LOCK_SECONDS = 2.0
 ENDED = ("done", "stopped", "failed")
 """Phases that a run stays in; before them it is starting, training, restarting or stopping."""
+
+
+def is_live(state: Mapping[str, Any]) -> bool:
+    """Whether a run is going on, by its state as `read_state` has it."""
+    return state.get("phase") not in (None, *ENDED, "lost")
 
 
 @contextmanager

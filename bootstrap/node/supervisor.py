@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from bootstrap import atomic_files
-from bootstrap.errors import UserError
+from bootstrap.errors import UserError, exit_status
 from bootstrap.node import checkpoints, detach, mpi, run_processes, run_state
 from bootstrap.node.heartbeat import Watch
 from bootstrap.node.job import Job, JobNode, read_job
@@ -238,7 +238,7 @@ class Supervisor:
                 return self._wait(process, nodes, watch)
         finally:
             if process.poll() is None:  # something unforeseen: mpirun is not left to itself
-                detach.end_tree(process.pid)
+                run_processes.end_tree(process.pid)
                 process.wait()
 
     def _wait(
@@ -256,7 +256,7 @@ class Supervisor:
                     self.say(f"asked {count} ranks to end with a checkpoint")
             late = asked_at is not None and time.monotonic() - asked_at > self.job.stop_seconds
             if watch.lost or late:
-                detach.end_tree(process.pid)
+                run_processes.end_tree(process.pid)
                 process.wait()
                 if watch.lost:
                     return Attempt("failed", f"lost {', '.join(watch.lost)}", again=True)
@@ -334,6 +334,7 @@ def supervise(path: Path, given: bytes | None = None) -> int:
         return supervisor.run()
 
 
+@exit_status()
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module."""
     parser = argparse.ArgumentParser(
@@ -345,14 +346,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--given", action="store_true", help="read the job, and write it there")
     parser.add_argument("--detach", action="store_true", help="return once it has started")
     asked = parser.parse_args(argv)
-    try:
-        given = sys.stdin.buffer.read() if asked.given else None
-        if asked.detach and not detach.detach(asked.job.parent / run_state.LOG):
-            return 0
-        return supervise(asked.job, given)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
+    given = sys.stdin.buffer.read() if asked.given else None
+    if asked.detach and not detach.detach(asked.job.parent / run_state.LOG):
+        return 0
+    return supervise(asked.job, given)
 
 
 if __name__ == "__main__":

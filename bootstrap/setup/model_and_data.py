@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from bootstrap.errors import UserError
 from bootstrap.node.downloads.hub_files import PICTURES
 from bootstrap.setup.broadcast import PUT_IN_PLACE, RESTORE, Say, Tree, seal, untouched
+from bootstrap.ssh.own_files import files_of
 from bootstrap.ssh.transfer import script
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DEFAULT_PICTURES = "sd-concepts-library/dicoo"
-FOLDERS = {"model": "models", "pictures": "data"}
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
 HUB_VARIABLES = ("HF_ENDPOINT",)
 """Of the person's; all others, the token's among them, are not handed to a command line."""
@@ -85,11 +85,14 @@ def checked(kind: str, folder: Path) -> Path:
     Raises:
         UserError: it holds no pictures, or no pipeline; or names that shells and tar mangle.
     """
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    odd = [path for path in files if "\n" in str(path) or "\\" in str(path)]
+    names = files_of(folder)
+    odd = [name for name in names if "\n" in name or "\\" in name or not _is_text(name)]
     if odd:
-        raise UserError(f"{odd[0]!s}: a line break or a backslash in its name: rename it.")
-    if kind == "pictures" and not any(path.suffix.lower() in PICTURES for path in files):
+        raise UserError(
+            f"{folder / odd[0]}: a line break, a backslash or what is no UTF-8 in its name: rename"
+            " it."
+        )
+    if kind == "pictures" and not any(path.suffix.lower() in PICTURES for path in names.values()):
         raise UserError(f"{folder}: holds no pictures ({', '.join(PICTURES)}).")
     if kind == "model" and not (folder / "model_index.json").is_file():
         raise UserError(
@@ -99,13 +102,18 @@ def checked(kind: str, folder: Path) -> Path:
     return folder
 
 
+def _is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8; what is not has lone surrogates in it."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def content_key(folder: Path) -> str:
     """A folder's content and names as one SHA-256; reads all of it."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for name, path in files_of(folder).items():
         with path.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{content}  ./{path.relative_to(folder).as_posix()}\n".encode())
+        digest.update(f"{content}  ./{name}\n".encode())
     return digest.hexdigest()
 
 

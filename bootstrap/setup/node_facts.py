@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 SECONDS = 60
 PYTHONS = ("3.13", "3.12", "3.11")
 """The interpreters that the locks hold wheels for, best first."""
+HELPERS = (*PYTHONS, "3.14", "3.10")
+"""Those that run what makes conda environments, best first."""
 TCMALLOC = ("libtcmalloc.so.4", "libtcmalloc_minimal.so.4", "libtcmalloc.so")
 
 # Sections of raw text, taken apart here. `ip` is not on every system, so the last word on addresses
@@ -39,7 +42,7 @@ grep -H . /sys/devices/system/cpu/cpu[0-9]*/topology/physical_package_id \
 section numa; grep -H . /sys/devices/system/node/node[0-9]*/cpulist 2>/dev/null
 section allowed; sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status
 section pythons
-for name in python3.13 python3.12 python3.11 python3 \
+for name in python3.13 python3.12 python3.11 python3.10 python3 \
     /usr/bin/python3 /usr/local/bin/python3; do
     path=$(command -v "$name") && "$path" -c '
 import sys, venv
@@ -91,6 +94,7 @@ class Probe(BaseModel):
         identity: equal for two names of one machine.
         numa: see `NumaNode`.
         pythons: those that can make an environment, best first.
+        helper: the path of one that can run conda's installer, or None.
         tools: what the script found of the programs it looked for, by name.
         tcmalloc: the system's, or None.
         interface, address: on the route to the head; None where they could not be told.
@@ -111,6 +115,7 @@ class Probe(BaseModel):
     processor: Processor
     numa: tuple[NumaNode, ...]
     pythons: tuple[Python, ...]
+    helper: str | None
     tools: tuple[str, ...]
     tcmalloc: str | None
     interface: str | None
@@ -172,6 +177,7 @@ def read_probe(text: str) -> Probe:
         processor=read_processor(sections["cpuinfo"]),
         numa=read_topology(sections["topology"], sections["numa"], sections["allowed"]),
         pythons=read_pythons(sections["pythons"]),
+        helper=next((p.path for p in read_pythons(sections["pythons"], HELPERS)), None),
         tools=tuple(line.rsplit("/", 1)[-1] for line in sections["tools"].splitlines()),
         tcmalloc=tcmalloc[0] if tcmalloc else None,
         interface=interface,
@@ -179,14 +185,14 @@ def read_probe(text: str) -> Probe:
     )
 
 
-def read_pythons(text: str) -> tuple[Python, ...]:
-    """The interpreters that will do, best first, one of each version."""
+def read_pythons(text: str, versions: Sequence[str] = PYTHONS) -> tuple[Python, ...]:
+    """The interpreters of these versions, in their order, one of each."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         version, _, path = line.partition(" ")
-        if version in PYTHONS:
+        if version in versions:
             found.setdefault(version, path)
-    return tuple(Python(version=v, path=found[v]) for v in PYTHONS if v in found)
+    return tuple(Python(version=v, path=found[v]) for v in versions if v in found)
 
 
 def read_route(by_ip: str, by_python: str) -> tuple[str | None, str | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bootstrap.errors import UserError
-from bootstrap.setup.node_facts import PYTHONS, Probe, Python
+from bootstrap.setup.node_facts import HELPERS, PYTHONS, Probe, Python
 
 GIB = 2**30
 DISK_GIB = {"upstream": 8.0, "intel": 12.0}
@@ -49,6 +49,11 @@ def refusals(
     missing = [tool for tool in TOOLS if tool not in probe.tools]
     if missing:
         found.append(f"{name}: {', '.join(missing)} missing: install the package that has it.")
+    if conda and probe.helper is None:
+        found.append(
+            f"{name}: no Python {HELPERS[-1]} or newer, which conda's installer (py-rattler) runs"
+            " in. Install one (Debian and Ubuntu: apt-get install python3)."
+        )
     if not conda and not probe.pythons:
         found.append(
             f"{name}: no Python {PYTHONS[-1]} to {PYTHONS[0]} with the venv module. Install one "

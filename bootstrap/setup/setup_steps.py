@@ -70,6 +70,8 @@ class NodeSetup:
         lock: of the stack.
         kit: the checkout's own code.
         environment: "auto", "conda" or "venv".
+        conda_lock: of what makes conda environments.
+        conda_channel: None: conda-forge's own.
         package_index: asked in place of all that the lock names; None: those.
         wanted: the model and the pictures.
         hub_token: None: none is sent.
@@ -80,11 +82,15 @@ class NodeSetup:
     lock: Lock
     kit: Kit
     environment: str
+    conda_lock: Lock
+    conda_channel: str | None
     package_index: str | None
     wanted: Sequence[Input]
     hub_token: str | None
     say: Callable[[str], None]
     probes: dict[str, Probe] = field(default_factory=dict)
+    by_conda: bool = False
+    conda_packages: conda.Packages | None = None
     plan: Plan | None = None
 
     def steps(self, hosts: Sequence[Host]) -> list[Step | Together]:
@@ -117,7 +123,7 @@ class NodeSetup:
                 host.name: UserError(f"{host.name}: left as it is, for the same reason")
                 for host in hosts[1:]
             }
-        by_conda = self._by_conda(head)
+        self.by_conda = self._by_conda(head)
         failed: Failures = {}
         for host in hosts:
             there = host.run(script('test -e "$1"', host.layout.env), check=False).exit_code == 0
@@ -126,7 +132,7 @@ class NodeSetup:
                 self.probes[host.name],
                 stack=self.lock.stack,
                 root=host.layout.root,
-                conda=by_conda,
+                conda=self.by_conda,
                 equipped=there,
             )
             if host.layout.root != head.layout.root:
@@ -138,19 +144,26 @@ class NodeSetup:
                 failed[host.name] = UserError("\n".join(refused))
         left = {host.name: self.probes[host.name] for host in hosts if host.name not in failed}
         if head.name in left:
-            version = conda.PYTHON if by_conda else node_requirements.common_python(left)
-            wheels = packages.folders_of(head, self.lock, version)
-            self.plan = Plan(self.lock, self.kit, by_conda, version, wheels)
+            if not self.by_conda:
+                self.plan = self._plan_of(
+                    head, self.lock, node_requirements.common_python(left), None
+                )
             self._tell(left)
         return failed
+
+    def _plan_of(self, head: Host, lock: Lock, version: str, by_conda: str | None) -> Plan:
+        wheels = packages.folders_of(head, lock, version)
+        return Plan(lock, self.kit, by_conda, version, wheels)
 
     def _by_conda(self, head: Host) -> bool:
         if self.environment != "auto":
             return self.environment == "conda"
+        if self.conda_channel is not None:
+            return True
         try:  # What was chosen once is kept: changing it would build everything anew.
             return bool(environment.installed(head)["environment"] == "conda")
         except UserError:
-            return conda.channel_answers(head)
+            return conda.channel_answers(head, self.probes[head.name].helper, conda.CHANNEL)
 
     def _tell(self, probes: dict[str, Probe]) -> None:
         for name, found in probes.items():
@@ -175,30 +188,53 @@ class NodeSetup:
         )
 
     def _package_trees(self, head: Host, say: Say) -> Iterator[Tree]:
-        plan = self._planned()
         yield seal(head, send_kit(head, self.kit))
-        if plan.conda:
-            yield seal(head, conda.fetch(head, say))
-            python = f"{conda.conda_home(head)}/bin/python"
-        else:
-            python = node_requirements.python_of(self.probes[head.name], plan.version).path
+        if self.by_conda:
+            yield from self._conda_trees(head, say)
+        plan = self._planned()
+        yield from self._wheel_trees(head, plan.lock, plan.version, say)
+
+    def _conda_trees(self, head: Host, say: Say) -> Iterator[Tree]:
+        """What makes conda environments, and their packages; the plan goes by what these are."""
+        yield from self._wheel_trees(head, self.conda_lock, conda.WHEEL_PYTHON, say)
+        channel = self.conda_channel or conda.CHANNEL
+        self.conda_packages = conda.fetch(
+            head, self.kit, self._helper(head), self._conda_wheels(head), channel, say
+        )
+        yield seal(head, self.conda_packages.folder)
+        lock = self.lock.without(conda.REPLACED)
+        found = self.conda_packages
+        self.plan = self._plan_of(head, lock, found.python, found.digest)
+
+    def _wheel_trees(self, head: Host, lock: Lock, version: str, say: Say) -> Iterator[Tree]:
         for folder in packages.fetch(
             head,
-            self.lock,
-            python=python,
-            version=plan.version,
+            lock,
+            python=self._helper(head),
+            version=version,
             pip=self.kit.pip(head),
             package_index=self.package_index,
             say=say,
         ):
             yield seal(head, folder)
 
+    def _helper(self, host: Host) -> str:
+        helper = self.probes[host.name].helper
+        assert helper is not None, "a node without one has been refused"
+        return helper
+
+    def _conda_wheels(self, host: Host) -> str:
+        (folder,) = packages.folders_of(host, self.conda_lock, conda.WHEEL_PYTHON)
+        return folder
+
     def _make_environment(self, host: Host, say: Say) -> None:
         plan = self._planned()
         found, home = self.probes[host.name], plan.home(host)
         empty: Sequence[Sequence[str] | str]
-        if plan.conda:
-            empty = conda.empty_lines(host, home)
+        if self.conda_packages:
+            kit = f"{self.kit.path(host)}/{self.kit.wheel}"
+            wheels, folder = self._conda_wheels(host), self.conda_packages.folder
+            empty = conda.install_lines(kit, self._helper(host), wheels, folder, home)
         else:
             python = node_requirements.python_of(found, plan.version).path
             empty = environment.venv_lines(python, home)

@@ -27,14 +27,12 @@ class Step:
         name: as the table shows it.
         run: does it; `say` shows a word on how far it is.
         after_all: begins when every node is through with the steps before it.
-        only_head: the others leave it out.
         each_home: nodes that share another's home folder leave it to that one.
     """
 
     name: str
     run: Callable[[Host, Say], None]
     after_all: bool = False
-    only_head: bool = False
     each_home: bool = False
 
 
@@ -86,7 +84,7 @@ def run_steps(
                 if isinstance(phase[0], Together):
                     failed |= threads.submit(_together, left, phase[0], watcher).result()
                     continue
-                work = [threads.submit(_alone, host, phase, host is head, watcher) for host in left]
+                work = [threads.submit(_alone, host, phase, watcher) for host in left]
                 for host, future in zip(left, work, strict=True):
                     error = future.result()
                     if error:
@@ -124,13 +122,9 @@ def without_head(head: Host) -> UserError:
     return UserError(f"waits for {head.name}, the head, which failed")
 
 
-def _alone(
-    host: Host, steps: Sequence[Step | Together], is_head: bool, watcher: Watcher
-) -> UserError | None:
+def _alone(host: Host, steps: Sequence[Step | Together], watcher: Watcher) -> UserError | None:
     for step in steps:
         assert isinstance(step, Step)
-        if step.only_head and not is_head:
-            continue
         if step.each_home and host.shares_home_of is not None:
             continue
         error = _one(host, step, watcher)

@@ -123,7 +123,7 @@ class Host(ABC):
         """Copy a file or a folder of the person's to the node: only what differs (SHA-256).
 
         Args:
-            source: links in it are followed.
+            source: see `own_files` on links in it.
             path: what it is called there.
             on_bytes: told how many bytes have gone out, a piece at a time.
             exact: what else is in the folder there is removed.

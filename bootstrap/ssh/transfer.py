@@ -14,10 +14,11 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from bootstrap.errors import UserError
+from bootstrap.ssh.own_files import PARTIAL, files_of
 
 if TYPE_CHECKING:
     from bootstrap.ssh.host import Host
@@ -27,7 +28,6 @@ SPOOLED = 8 << 20
 SMALL = 1 << 20
 BATCH = 64 << 20
 CHUNK = 1 << 20
-PARTIAL = ".partial-"
 INCOMING = ".incoming"
 
 # $1: the file, $2: its size, $3: its mode.
@@ -139,9 +139,7 @@ def put(host: Host, files: Mapping[str, tuple[bytes, int]]) -> None:
 def send(host: Host, source: Path, path: str, on_bytes: OnBytes | None, *, exact: bool) -> None:
     """See `Host.send`."""
     if source.is_dir():
-        files = {
-            str(PurePosixPath(*found.relative_to(source).parts)): found for found in _files(source)
-        }
+        files = files_of(source)
         folder = path
     elif source.is_file():
         folder, _, name = path.rpartition("/")
@@ -158,7 +156,7 @@ def send(host: Host, source: Path, path: str, on_bytes: OnBytes | None, *, exact
             _send_alone(host, f"{folder}/{name}", files[name], here[name], on_bytes)
     extra = [name for name in there if name not in files]
     if exact and extra and source.is_dir():
-        host.run(script(REMOVE, folder), stdin="".join(f"./{name}\0" for name in extra).encode())
+        host.run(script(REMOVE, folder), stdin=_null_ended(extra))
 
 
 def fetch(host: Host, path: str, target: Path, on_bytes: OnBytes | None) -> None:
@@ -175,12 +173,6 @@ def fetch(host: Host, path: str, target: Path, on_bytes: OnBytes | None) -> None
     for name in differing:
         if there[name].size > SMALL:
             _fetch_alone(host, f"{folder}/{name}", local[name], there[name], on_bytes)
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        yield from (Path(parent, name) for name in sorted(names) if PARTIAL not in name)
 
 
 def _entry(path: Path) -> Entry:
@@ -206,6 +198,10 @@ def _listed(host: Host, path: str) -> dict[str, Entry]:
     return listed
 
 
+def _null_ended(names: Iterable[str]) -> bytes:
+    return "".join(f"./{name}\0" for name in names).encode("utf-8", "surrogateescape")
+
+
 def _batches(names: list[str], entries: dict[str, Entry]) -> Iterable[list[str]]:
     batch: list[str] = []
     size = 0
@@ -220,7 +216,8 @@ def _batches(names: list[str], entries: dict[str, Entry]) -> Iterable[list[str]]
 
 
 def _mode(path: Path) -> int:
-    return 0o755 if path.stat().st_mode & 0o100 else 0o644
+    """Whoever may not read a file here may not read it there."""
+    return path.stat().st_mode & 0o755 | 0o600
 
 
 def _send_together(
@@ -271,7 +268,7 @@ def _fetch_together(
         if on_bytes:
             on_bytes(len(piece))
 
-    names = "".join(f"./{name}\0" for name in entries).encode("utf-8", "surrogateescape")
+    names = _null_ended(entries)
     with (
         tempfile.SpooledTemporaryFile(max_size=SPOOLED) as stream,
         tempfile.SpooledTemporaryFile(max_size=SPOOLED) as wanted,

@@ -197,7 +197,3 @@ def read_assignments(texts: Sequence[str]) -> dict[str, str]:
         raise UserError(f"--set wants KEY=VALUE, not {', '.join(map(repr, wrong))}.")
     pairs = (text.partition("=") for text in texts)
     return {key.strip(): value for key, _, value in pairs}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,9 @@ pytestmark = pytest.mark.ipex
 DTYPE = resolve_dtype("auto", this_cpu())
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-5}[DTYPE]
 """bf16 where this CPU computes in it: IPEX refuses bf16 elsewhere."""
+
+NOISE = re.compile(r"^\[?W\d{4} |_logger\.py|Warning|operator|dispatch key|kernel", re.IGNORECASE)
+"""What the extension prints of itself, and PyTorch of it."""
 
 
 @pytest.fixture
@@ -77,6 +82,34 @@ def test_losses_and_gradients_are_those_of_native(
     assert float((ipex_gradient - gradient).norm() / gradient.norm()) < 10 * TOLERANCE
 
 
+NORMS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
+    "group_norm": (lambda x: torch.nn.functional.group_norm(x, 4), 4),
+    "layer_norm": (lambda x: torch.nn.functional.layer_norm(x, x.shape[1:]), 1),
+}
+"""The two that PyTorch warns of, and into how many groups they divide each sample."""
+
+
+def by_definition(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """Each group less its mean, over its standard deviation: in plain arithmetic."""
+    parts = x.reshape(len(x), groups, -1)
+    centred = parts - parts.mean(-1, keepdim=True)
+    return (centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()).reshape(x.shape)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_gradients_without_an_autograd_kernel_are_those_of_the_definition(name: str) -> None:
+    resolve_stack("intel")
+    norm, groups = NORMS[name]
+    generator = torch.Generator().manual_seed(1)
+    given, weight = (torch.randn(2, 8, 5, 3, generator=generator) for _ in range(2))
+    found, wanted = given.clone().requires_grad_(), given.double().requires_grad_()
+    (norm(found) * weight).sum().backward()
+    (by_definition(wanted, groups) * weight.double()).sum().backward()
+    assert found.grad is not None
+    assert wanted.grad is not None
+    assert float((found.grad - wanted.grad).norm() / wanted.grad.norm()) < 1e-6
+
+
 def test_auto_measures_and_chooses(flags: Flags) -> None:
     config, _ = parse(TextualInversionConfig, flags(stack="intel"), "test", "")
     models = read_inputs(config, lambda text: None).models
@@ -90,6 +123,8 @@ def test_two_ranks_train_on_the_intel_stack(how: str, flags: Flags, tmp_path: Pa
     )
     assert [process.code for process in finished] == [0, 0], finished[0].output
     assert "stack intel (torch 2.8" in finished[0].output
+    for process in finished:
+        assert not [line for line in process.output.splitlines() if NOISE.search(line)]
     lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
     start = json.loads(lines[0])
     assert start["stack"] == "intel"

@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.oneccl import BROKEN, WHOLE, put_intel_packages
 from tests.processes import KillAt, run_ranks
 from tests.training_fixtures import Flags
+from training.cpu import this_cpu
 from training.textual_inversion import LOST
 
 ENVIRONMENT = Path(sys.executable).parent
@@ -59,6 +62,30 @@ def test_two_ranks_learn_what_one_learns(launcher: str, flags: Flags, tmp_path: 
     assert one.code == 0, one.output
     one_rank, two_ranks = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert float((two_ranks - one_rank).norm() / one_rank.norm()) < 1e-5
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A variable of the environment that ranks are started with."""
+
+    name: str
+    value: str
+
+    def __call__(self, rank: int) -> None:
+        os.environ[self.name] = self.value
+
+
+def test_a_number_of_threads_that_is_asked_for_is_kept_and_shown(
+    flags: Flags, tmp_path: Path
+) -> None:
+    (asked,) = run_ranks(
+        flags(max_train_steps=1), tmp_path / "logs", 1, Environment("OMP_NUM_THREADS", "3")
+    )
+    assert "1 rank, 3 threads each (OMP_NUM_THREADS)\n" in asked.output
+    start = json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[0])
+    assert start["threads"] == 3
+    (free,) = run_ranks(flags(max_train_steps=1, overwrite_output_dir=True), tmp_path / "logs")
+    assert f"1 rank, {this_cpu().cores} threads each\n" in free.output
 
 
 @pytest.mark.parametrize("dead", [0, 1])
@@ -142,3 +169,47 @@ def counting(argv: list[str]) -> int:
     code = main(argv)
     print(json.dumps(sent), flush=True)
     return code
+
+
+@dataclass(frozen=True)
+class Packages:
+    """Lets each rank find packages of its own, as the ranks of different machines do."""
+
+    folders: tuple[Path, ...]
+
+    def __call__(self, rank: int) -> None:
+        sys.path.insert(0, str(self.folders[rank]))
+
+
+@pytest.mark.parametrize(
+    ("bindings", "backend", "said"),
+    [
+        (WHOLE, "ccl", ""),
+        (
+            BROKEN,
+            "gloo",
+            "its bindings do not import (OSError: libccl.so.1.0",
+        ),
+        (None, "gloo", "its environment has none"),
+    ],
+    ids=["whole", "broken", "missing"],
+)
+def test_ranks_agree_on_a_backend_where_one_of_them_lacks_oneccl(
+    bindings: str | None, backend: str, said: str, flags: Flags, tmp_path: Path
+) -> None:
+    first = put_intel_packages(tmp_path / "first", WHOLE)
+    packages = Packages((first, put_intel_packages(tmp_path / "second", bindings)))
+    argv = flags(stack="intel", frozen="native", max_train_steps=1)
+    finished = run_ranks(argv, tmp_path / "logs", 2, packages)
+    assert [process.code for process in finished] == [0, 0], finished[0].output
+    start = json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[0])
+    assert (start["backend"], start["ranks"]) == (backend, 2)
+    told = "gloo on every rank, as oneCCL is not to be had on rank 1 ("
+    assert (told in finished[0].output) == (backend == "gloo")
+    assert said in finished[0].output
+
+    # What fab check asks: ccl, or why not.
+    words = ["--backend", "ccl", "--repeats", "1"]
+    finished = run_ranks(words, tmp_path / "timed", 2, packages, "training.all_reduce:main")
+    assert [process.code for process in finished] == ([0, 0] if backend == "ccl" else [1, 1])
+    assert (f"error: {told}" in finished[0].output) == (backend == "gloo")

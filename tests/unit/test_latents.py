@@ -122,18 +122,34 @@ def test_posteriors_are_those_of_the_vae(
             pixels = to_tensor(open_picture(picture.path), SIDE, False, flip)
             posterior = vae.encode(pixels[None]).latent_dist
             assert torch.equal(found[number, int(flip), 0], posterior.mean[0])
-            assert torch.equal(found[number, int(flip), 1], posterior.logvar[0])
+            assert torch.equal(found[number, int(flip), 1], posterior.std[0])
+
+
+def test_entries_of_before_which_hold_the_log_variance_are_read(
+    cache: LatentCache, vae: AutoencoderKL, two: list[Picture]
+) -> None:
+    fill(cache, two, vae)
+    wanted = read_all(cache, two, vae)
+    for picture in two:
+        for flip in (False, True):
+            pixels = to_tensor(open_picture(picture.path), SIDE, False, flip)
+            posterior = vae.encode(pixels[None]).latent_dist
+            both = torch.cat([posterior.mean, posterior.logvar])
+            digest = hashlib.sha256(both.numpy().tobytes()).hexdigest()
+            save_file({"posterior": both}, cache.path(picture, flip), metadata={"sha256": digest})
+    assert fill(cache, two, vae) == 0
+    assert torch.equal(read_all(cache, two, vae), wanted)
 
 
 def test_the_same_seed_gives_the_latents_of_live_encoding(
     cache: LatentCache, vae: AutoencoderKL, two: list[Picture]
 ) -> None:
     fill(cache, two, vae)
-    mean, logvar = read_all(cache, two, vae)[0, 0]
+    mean, deviation = read_all(cache, two, vae)[0, 0]
     pixels = to_tensor(open_picture(two[0].path), SIDE, False, False)
     live = vae.encode(pixels[None]).latent_dist.sample(torch.Generator().manual_seed(7))
     noise = torch.randn(live.shape, generator=torch.Generator().manual_seed(7))
-    ours = sample_posterior(mean[None], logvar[None], noise, 0.18215)
+    ours = sample_posterior(mean[None], deviation[None], noise, 0.18215)
     torch.testing.assert_close(ours, live * 0.18215, rtol=1e-6, atol=1e-7)
 
 
@@ -141,14 +157,14 @@ def test_samples_have_the_mean_and_deviation_of_live_encoding(
     cache: LatentCache, vae: AutoencoderKL, two: list[Picture]
 ) -> None:
     fill(cache, two, vae)
-    mean, logvar = read_all(cache, two, vae)[0, 0]
+    mean, spread = read_all(cache, two, vae)[0, 0]
     pixels = to_tensor(open_picture(two[0].path), SIDE, False, False)
     posterior = vae.encode(pixels[None]).latent_dist
     count = 4000
     generator = torch.Generator().manual_seed(0)
     live = torch.cat([posterior.sample(generator) for _ in range(count)])
     noise = torch.randn((count, *mean.shape), generator=torch.Generator().manual_seed(1))
-    ours = sample_posterior(mean[None], logvar[None], noise, 1.0)
+    ours = sample_posterior(mean[None], spread[None], noise, 1.0)
     deviation = live.std(0)
     assert ((ours.mean(0) - live.mean(0)).abs() < 6 * deviation * (2 / count) ** 0.5).all()
     assert ((ours.std(0) / deviation - 1).abs() < 6 / count**0.5).all()
@@ -193,10 +209,11 @@ def test_a_foreign_file_under_an_entrys_name_is_encoded_again(
 ) -> None:
     fill(cache, two, vae)
     path = cache.path(two[0], False)
-    posterior = load_file(path)["posterior"]
-    save_file({"posterior": posterior}, path)
-    assert cache.read(two[0], False) is None
-    save_file({"other": posterior}, path)
+    moments = load_file(path)["mean_and_deviation"]
+    for name in ("mean_and_deviation", "posterior"):
+        save_file({name: moments}, path)
+        assert cache.read(two[0], False) is None
+    save_file({"other": moments}, path)
     assert cache.read(two[0], False) is None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.launcher import Ranks, read_environment
+from training.launcher import Ranks, asked_threads, read_environment
 
 INTEL = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
 OPEN = {
@@ -41,3 +41,24 @@ def test_first_ranks() -> None:
     third = Ranks("torchrun", 2, 4, 0, 2)
     assert not third.is_first
     assert third.is_first_here
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({}, None),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "1"}, 1),
+        ({"OMP_NUM_THREADS": " 4,2"}, 4),
+        ({"OMP_NUM_THREADS": "0"}, None),
+        ({"OMP_NUM_THREADS": "many"}, None),
+        ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "none"}, None),
+        ({"OMP_NUM_THREADS": "2", "TORCHELASTIC_RUN_ID": "none"}, 2),
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, None),
+        ({"OMP_NUM_THREADS": "1", **INTEL}, 1),
+    ],
+)
+def test_the_threads_that_a_person_asks_for(
+    environment: dict[str, str], wanted: int | None
+) -> None:
+    assert asked_threads(environment) == wanted

@@ -91,6 +91,8 @@ def test_the_error_is_computed_in_float32_at_least(
 def test_posterior_samples_clamp_the_log_variance_as_diffusers_does() -> None:
     mean = torch.zeros(1, 1, 1, 2)
     logvar = torch.tensor([[[[-80.0, 50.0]]]])
-    found = objective.sample_posterior(mean, logvar, torch.ones(1, 1, 1, 2), 2.0)
+    found = objective.sample_posterior(
+        mean, objective.deviation(logvar), torch.ones(1, 1, 1, 2), 2.0
+    )
     wanted = 2 * torch.exp(0.5 * torch.tensor([-30.0, 20.0]))
     torch.testing.assert_close(found.flatten(), wanted)

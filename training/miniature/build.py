@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from training import vector_math
 from training.miniature.captions import full_caption, vocabulary
 from training.miniature.check import MODEL, draw, grid
 from training.miniature.dataset import new_corpus, tokenize
@@ -219,6 +220,7 @@ def main() -> None:
         "--snapshot_every", type=int, default=1000, help="UNet steps between saved pipelines"
     )
     arguments = parser.parse_args()
+    vector_math.resolve_kernels()
     torch.set_num_threads(arguments.threads)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")

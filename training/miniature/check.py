@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 from rich.table import Table
 
+from training import vector_math
 from training.miniature.captions import full_caption
 from training.miniature.judge import Verdict, accuracy, judge_pictures
 from training.miniature.loop import console
@@ -154,6 +155,7 @@ def main() -> int:
     )
     parser.add_argument("--grid", type=Path, help="write some pictures with captions here")
     arguments = parser.parse_args()
+    vector_math.resolve_kernels()
     console.print(f"judge: {accuracy():.2%} right on 2000 held-out scenes (shape and color)")
     drawings = check(load_pipeline(arguments.model), arguments.captions, arguments.seeds)
     console.print(word_table(drawings))

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training import vector_math
 from training.miniature.dataset import CLASSES
 from training.miniature.loop import Schedule, console, train
 from training.miniature.scenes import (
@@ -172,6 +173,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="batches of 64 pictures")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="where the weights go")
     arguments = parser.parse_args()
+    vector_math.resolve_kernels()
     judge = train_judge(steps=arguments.steps)
     weights = {name: w.half().contiguous() for name, w in judge.state_dict().items()}
     save_file(weights, arguments.output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from bootstrap.commands.checks.nodes import ACTIVATED
 from bootstrap.commands.checks.report import Finding
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.transfer import bash_script, script
@@ -27,8 +28,6 @@ xargs -P "$3" -I {} sh -c '
   done
   echo "$3 $code"' pair "$1" "$2" {}
 """
-# $1: activate; $2...: the command.
-ACTIVATED = '. "$1"; shift; exec "$@"'
 
 
 def pairs(source: Host, targets: Sequence[Host]) -> list[Finding]:

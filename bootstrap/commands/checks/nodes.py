@@ -23,6 +23,8 @@ REPORT_SECONDS = 600
 STEP_SECONDS = 1800
 BOOTSTRAP = "fab bootstrap"
 GIB = 2**30
+# $1: activate; $2...: the command.
+ACTIVATED = '. "$1"; shift; exec "$@"'
 # $1: activate, $2...: the command. The run's folder is gone afterwards, whatever happened.
 ALONE = """
 . "$1"; shift
@@ -148,6 +150,20 @@ def step_alone(host: Host, model: str, pictures: str) -> Finding:
         said = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
         return Finding("one step alone", host.name, False, said, BOOTSTRAP)
     return Finding("one step alone", host.name, True, f"loss {event['loss']:.4f}")
+
+
+def oneccl(host: Host) -> Finding:
+    """Whether oneCCL's bindings import: where one node's do not, all ranks use gloo."""
+    program = [host.python, "-P", "-c", "import torch, oneccl_bindings_for_pytorch"]
+    line = bash_script(ACTIVATED, host.layout.activate, *program)
+    finished = host.run(line, check=False, timeout=STEP_SECONDS)
+    well = finished.exit_code == 0
+    said = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    fix = f"{BOOTSTRAP}; without it fab train uses gloo on every node"
+    return Finding(
+        "oneCCL's bindings", host.name, well, "import" if well else f"do not import: {said}",
+        "" if well else fix,
+    )  # fmt: skip
 
 
 def _some(problems: Sequence[str], before: str = "") -> str:

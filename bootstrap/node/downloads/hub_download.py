@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from bootstrap.errors import UserError
+from bootstrap.errors import UserError, exit_status
 from bootstrap.node.downloads.hub_files import picture_files, pipeline_files, without_safetensors
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -78,6 +78,7 @@ def check(kind: str, repository: str, wanted: Sequence[str], names: Sequence[str
             )
 
 
+@exit_status()
 def main(argv: Sequence[str] | None = None) -> int:
     """Do it, and say how."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -86,11 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     kind, repository, folder = arguments[:3]
     Path(folder).mkdir(parents=True, exist_ok=True)
-    try:
-        commit = download(kind, repository, Path(folder), arguments[3] if arguments[3:] else None)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    commit = download(kind, repository, Path(folder), arguments[3] if arguments[3:] else None)
     print(commit)
     return 0
 

@@ -50,6 +50,8 @@ def oneccl_setvars() -> str | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Before anything is imported: some packages (setuptools) then show those that they bring along.
+    there = packages()
     if arguments[:1] == ["--import"]:
         for name in arguments[1:]:
             importlib.import_module(name)
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "prefix": str(prefix),
                 "libraries": libraries(prefix / "lib"),
                 "oneccl_setvars": oneccl_setvars(),
-                "packages": packages(),
+                "packages": there,
                 "executable": os.path.realpath(sys.executable),
             }
         )

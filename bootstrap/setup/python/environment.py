@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bootstrap.errors import CommandFailed, UserError
 from bootstrap.setup.broadcast import Say
-from bootstrap.setup.python.package_pins import Lock
+from bootstrap.setup.python.package_pins import ONECCL_PACKAGE, Lock
 from bootstrap.setup.python.packages import PINS
 from bootstrap.setup.python.payload import Kit
 from bootstrap.setup.python.pip_zip import pip_command
@@ -24,12 +24,13 @@ from bootstrap.ssh.transfer import script
 if TYPE_CHECKING:
     from bootstrap.ssh.host import Host
 
+ONECCL = "oneccl_bindings_for_pytorch"
 # Torch comes first: its extension does not load without it.
 IMPORTED = {
     "upstream": ("torch", "diffusers", "transformers", "accelerate", "training"),
     "intel": (
-        "torch", "intel_extension_for_pytorch", "oneccl_bindings_for_pytorch", "diffusers",
-        "transformers", "accelerate", "training",
+        "torch", "intel_extension_for_pytorch", ONECCL, "diffusers", "transformers", "accelerate",
+        "training",
     ),
 }  # fmt: skip
 INSTALLED = "installed.json"
@@ -52,7 +53,7 @@ class Plan:
     Attributes:
         lock: the stack's.
         kit: the checkout's own code.
-        conda: whether conda makes the folder; else the node's own Python does.
+        conda: which conda packages make the folder; None: the node's own Python does.
         version: of Python.
         wheels: the folders on the nodes.
         imports: what has to load before the environment is in use; empty: what the stack has.
@@ -60,7 +61,7 @@ class Plan:
 
     lock: Lock
     kit: Kit
-    conda: bool
+    conda: str | None
     version: str
     wheels: tuple[str, ...]
     imports: tuple[str, ...] = ()
@@ -68,7 +69,7 @@ class Plan:
     @property
     def name(self) -> str:
         """The folder's name in `envs`."""
-        text = f"{self.lock.key(self.version)} {self.conda}"
+        text = f"{self.lock.key(self.version)} {self.conda or False}"
         return f"{self.lock.stack}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def home(self, host: Host) -> str:
@@ -173,7 +174,11 @@ def _record(host: Host, plan: Plan, home: str, tcmalloc: str | None, say: Say) -
         "bootstrap.node.reports.environment_report",
         "--import",
     ]
-    said += plan.imports or IMPORTED[plan.lock.stack]
+    said += plan.imports or [
+        name
+        for name in IMPORTED[plan.lock.stack]
+        if name != ONECCL or ONECCL_PACKAGE not in plan.lock.left_out
+    ]
     try:
         printed = host.run(said).stdout
     except CommandFailed as error:
@@ -194,6 +199,7 @@ def _record(host: Host, plan: Plan, home: str, tcmalloc: str | None, say: Say) -
         "environment": "conda" if plan.conda else "venv",
         "preload": preload,
         "oneccl_setvars": _by_link(host, home, found["oneccl_setvars"] or ""),
+        "left_out": plan.lock.left_out,
         "kit": plan.kit.key,
     }
     host.write(f"{home}/{INSTALLED}", json.dumps(found, indent=1).encode(), mode=0o644)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bootstrap.errors import UserError
 
 STACKS = ("intel", "upstream")
+CONDA = "conda"
+"""No stack: what makes conda environments (py-rattler)."""
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 ONECCL_INDEX = "https://pytorch-extension.intel.com/release-whl/stable/cpu/us/"
-OWN_INDEX = {"torch": TORCH_INDEX, "oneccl-bind-pt": ONECCL_INDEX}
+ONECCL_PACKAGE = "oneccl-bind-pt"
+OWN_INDEX = {"torch": TORCH_INDEX, ONECCL_PACKAGE: ONECCL_INDEX}
 """Packages that the general index does not have, or not as nodes need them."""
 BATCH = 20
 """Packages in a portion: one pip fetches it, and what it has is kept once it has all of it."""
@@ -51,14 +54,16 @@ class Lock:
     """A stack's lock file, read.
 
     Attributes:
-        stack: "intel" or "upstream".
+        stack: "intel" or "upstream"; or "conda".
         pins: name -> version.
         lines: requirement lines by name.
+        left_out: names that its file has and that are not wanted here.
     """
 
     stack: str
     pins: dict[str, str]
     lines: dict[str, str]
+    left_out: tuple[str, ...] = ()
 
     def parts(self, package_index: str | None, batch: int = BATCH) -> list[Part]:
         """The lock in portions that are fetched one after the other; the same whatever the index.
@@ -78,6 +83,15 @@ class Lock:
             for start in range(0, len(lines), batch)
         ]
 
+    def without(self, names: Collection[str]) -> Lock:
+        """The same lock less some packages."""
+        return Lock(
+            self.stack,
+            {name: pin for name, pin in self.pins.items() if name not in names},
+            {name: line for name, line in self.lines.items() if name not in names},
+            (*self.left_out, *(name for name in self.pins if name in names)),
+        )
+
     def key(self, python: str) -> str:
         """Names the wheels of this lock for a version of Python."""
         # The portions are in it, as their folders are told apart by number alone.
@@ -93,12 +107,12 @@ def lock_path(checkout: Path, stack: str) -> Path:
 
 
 def read_lock(checkout: Path, stack: str) -> Lock:
-    """Read a stack's lock.
+    """Read the lock of a stack, or `CONDA`'s.
 
     Raises:
         UserError: there is no such stack, or the checkout is not whole.
     """
-    if stack not in STACKS:
+    if stack not in (*STACKS, CONDA):
         raise UserError(f"no stack named {stack}: choose one of {', '.join(STACKS)}.")
     path = lock_path(checkout, stack)
     if not path.is_file():

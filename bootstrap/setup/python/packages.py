@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from bootstrap.errors import UserError
 from bootstrap.setup.broadcast import PUT_IN_PLACE, Say
-from bootstrap.setup.python.package_pins import ONECCL_INDEX, Lock, Part
+from bootstrap.setup.python.package_pins import CONDA, ONECCL_INDEX, ONECCL_PACKAGE, Lock, Part
 from bootstrap.setup.python.pip_zip import pip_command
 from bootstrap.ssh.transfer import script
 
@@ -122,13 +122,15 @@ def advice(part: Part, stack: str) -> str:
     if part.index == ONECCL_INDEX:
         return (
             "Intel has archived its PyTorch extension, and this index may be gone for good. "
-            "--stack upstream needs nothing from it."
+            "--without-oneccl goes on with gloo, --stack upstream needs nothing from it."
         )
     ways = ["--package-index URL names an index that the head reaches and that has them."]
     if "torch" in part.names:
         ways.append("It must have PyTorch's CPU build (+cpu): nodes get no other.")
-    if stack == "intel" and "oneccl-bind-pt" in part.names:
-        ways.append("--stack upstream does without oneccl-bind-pt.")
+    if stack == CONDA:
+        ways.append("--environment venv does without.")
+    if stack == "intel" and ONECCL_PACKAGE in part.names:
+        ways.append("--without-oneccl goes on with gloo; --stack upstream does without it too.")
     if answers(part.index or DEFAULT_INDEX):
         ways.append(
             "This machine reaches the index, so it is the head's way out that is closed: "

@@ -255,8 +255,8 @@ def test_ctrl_c_ends_what_runs_on_the_nodes(make_rig: MakeRig, step: str) -> Non
         pass
     program = (
         "import os\n"
-        "from bootstrap.ssh.host import open_hosts\n"
-        "from bootstrap.inventory.inventory import read_inventory\n"
+        "from bootstrap.ssh.open_hosts import open_hosts\n"
+        "from bootstrap.inventory.read_inventory import read_inventory\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from bootstrap.setup.step_runner import Step, Together, run_steps\n"
         "from bootstrap.setup.setup_progress import watching_on_terminal\n"

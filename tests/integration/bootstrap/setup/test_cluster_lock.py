@@ -21,9 +21,9 @@ CHECKOUT = Path(__file__).parents[4]
 SECONDS = 60
 CLAIM = """
 import sys, time
-from bootstrap.claim import claimed
-from bootstrap.hosts import LocalHost
-from bootstrap.inventory import Node
+from bootstrap.setup.cluster_lock import claimed
+from bootstrap.ssh.host import LocalHost
+from bootstrap.inventory.inventory import Node
 with claimed(LocalHost(Node("n0", "127.0.0.1"), sys.argv[1]), "fab bootstrap"):
     print("claimed", flush=True)
     time.sleep(1000)

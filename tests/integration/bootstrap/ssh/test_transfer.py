@@ -14,6 +14,7 @@ from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.ssh import transfer
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.open_hosts import open_hosts
+from bootstrap.ssh.own_files import PARTIAL
 from tests.sshd import Sshd, make_key, serving
 
 
@@ -169,7 +170,7 @@ def test_a_damaged_rest_of_an_earlier_send_is_no_harm(
     source.write_bytes(os.urandom(2 << 20))
     there.mkdir()
     digest = transfer._entry(source).sha256[:12]
-    (there / f"large{transfer.PARTIAL}{digest}").write_bytes(b"x" * 1000)
+    (there / f"large{PARTIAL}{digest}").write_bytes(b"x" * 1000)
     with pytest.raises(UserError, match="arrived damaged"):
         host.send(source, str(there / "large"))
     host.send(source, str(there / "large"))

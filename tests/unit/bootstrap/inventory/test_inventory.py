@@ -66,6 +66,81 @@ def test_every_key_that_is_read_is_in_the_contract_and_of_its_type() -> None:
     assert needed <= set(node["required"])
 
 
+def patterns(properties: dict[str, Any]) -> dict[str, str]:
+    """What a text of each key must match."""
+    found = {}
+    for name, rules in properties.items():
+        for choice in (rules, *rules.get("anyOf", ())):
+            if "pattern" in choice:
+                found[name] = choice["pattern"]
+    return found
+
+
+def test_texts_match_the_contracts_patterns() -> None:
+    schema = json.loads(SCHEMA.read_text())
+    promised = patterns(schema["properties"])
+    assert patterns(Outputs.model_json_schema()["properties"]).items() <= promised.items()
+    promised = patterns(schema["$defs"]["InventoryNode"]["properties"])
+    assert patterns(OutputNode.model_json_schema()["properties"]).items() <= promised.items()
+
+
+EVIL = {
+    "user": "anna\n  ProxyCommand touch /tmp/x",
+    "resource_group": "rg\nssh-ed25519 AAAA somebody",
+    "ssh_private_key_path": "~/.ssh/id\x1b]0;title\x07",
+    "price_as_of": "2026-01-01\x1b[2J",
+    "nodes.0.name": "../../x",
+    "nodes.0.size": "Standard\n",
+}
+
+
+@pytest.mark.parametrize("key", EVIL)
+def test_no_text_of_an_inventory_ends_a_line(key: str, tmp_path: Path) -> None:
+    content = outputs()
+    within = content["nodes"][0] if key.startswith("nodes") else content
+    within[key.rpartition(".")[2]] = EVIL[key]
+    with pytest.raises(UserError, match=rf"- {key}: .*pattern") as raised:
+        read_inventory(write(tmp_path / "cluster.json", content))
+    assert str(raised.value).count("\n  - ") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../../x", "/etc", ".ssh", "a/b", "rg\n", "rg\0", "", "r" * 91, "rg x"]
+)
+def test_no_cluster_is_called_what_its_folder_cannot_be(name: str, tmp_path: Path) -> None:
+    content = json.dumps(outputs(resource_group=name))
+    with pytest.raises(UserError, match="resource_group: "):
+        read_inventory(write(tmp_path / "cluster.json", content))
+
+
+def test_every_text_of_the_contract_has_a_pattern() -> None:
+    schema = json.loads(SCHEMA.read_text())
+    models = [model.model_json_schema() for model in (Outputs, OutputNode)]
+    for model in (*models, schema, schema["$defs"]["InventoryNode"]):
+        properties = model["properties"]
+        texts = {
+            name
+            for name, rules in properties.items()
+            for choice in (rules, *rules.get("anyOf", ()))
+            if choice.get("type") == "string" and choice.get("format") != "ipv4"
+        }
+        assert texts == set(patterns(properties))
+
+
+@pytest.mark.parametrize("price", ["NaN", "Infinity", "-1"])
+def test_a_price_is_a_sum(price: str, tmp_path: Path) -> None:
+    content = json.dumps(outputs()).replace("1.5", price)
+    with pytest.raises(UserError, match="price_per_hour_usd: "):
+        read_inventory(write(tmp_path / "cluster.json", content))
+
+
+@pytest.mark.parametrize("name", ["...json", "two\nlines.json", ".hidden"])
+def test_a_file_that_no_cluster_can_be_called_after(name: str, home: Path) -> None:
+    for text in (json.dumps(outputs(resource_group=None)), "anna@10.9.0.4\n"):
+        with pytest.raises(UserError, match="rename it"):
+            read_inventory(write(home / name, text))
+
+
 def test_an_inventory_of_the_contracts_required_keys_alone_is_read(tmp_path: Path) -> None:
     schema = json.loads(SCHEMA.read_text())
     full = outputs()

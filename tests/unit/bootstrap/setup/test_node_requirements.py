@@ -50,8 +50,9 @@ def test_a_node_that_is_equipped_needs_less_room() -> None:
     assert refusals(node(disk=DISK.format(4 * 2**20)), equipped=True) == ""
 
 
-def test_conda_brings_its_own_python() -> None:
-    assert refusals(node(pythons=""), conda=True) == ""
+def test_conda_brings_its_own_python_and_needs_an_older_one_to_start_from() -> None:
+    assert refusals(node(pythons="3.10 /usr/bin/python3"), conda=True) == ""
+    assert "no Python 3.10 or newer" in refusals(node(pythons="3.9 /usr/bin/python3"), conda=True)
 
 
 def test_a_mixed_cluster() -> None:

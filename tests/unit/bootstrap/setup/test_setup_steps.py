@@ -65,6 +65,8 @@ def test_bootstrap_stops_before_it_chooses_while_a_run_is_live(
         lock=Lock("upstream", {}, {}),
         kit=cast(Kit, None),
         environment="auto",
+        conda_lock=Lock("conda", {}, {}),
+        conda_channel=None,
         package_index=None,
         wanted=[],
         hub_token=None,

@@ -75,16 +75,6 @@ def test_a_step_after_all_waits_for_the_slowest(hosts: list[Host]) -> None:
     assert order == ["one"] * 3 + ["two"] * 3
 
 
-def test_some_steps_are_the_heads(hosts: list[Host]) -> None:
-    ran: list[tuple[str, str]] = []
-    steps = [
-        Step("fetch", lambda host, say: ran.append(("fetch", host.name)), only_head=True),
-        Step("join", lambda host, say: ran.append(("join", host.name))),
-    ]
-    run_steps(hosts, steps, Seen())
-    assert sorted(ran) == [("fetch", "a"), ("join", "a"), ("join", "b"), ("join", "c")]
-
-
 def test_together_gets_those_that_are_left_and_says_who_failed(hosts: list[Host]) -> None:
     def early(host: Host, say: Say) -> None:
         if host.name == "b":

@@ -90,7 +90,7 @@ def fetch(
 def make(
     host: LocalHost, lock: Lock, kit: Kit, python: Python, wheels: tuple[str, ...], said: list[str]
 ) -> Plan:
-    plan = Plan(lock, kit, False, python.version, wheels, imports=("first", "second", "bootstrap"))
+    plan = Plan(lock, kit, None, python.version, wheels, imports=("first", "second", "bootstrap"))
     set_up(host, plan, venv_lines(python.path, plan.home(host)), None, said.append)
     return plan
 
@@ -189,7 +189,7 @@ def test_an_environment_cut_short_is_made_anew(
 ) -> None:
     lock = lock_of(index)
     wheels = fetch(host, lock, kit, python, index)
-    plan = Plan(lock, kit, False, python.version, wheels)
+    plan = Plan(lock, kit, None, python.version, wheels)
     home = Path(plan.home(host))
     for line in venv_lines(python.path, str(home)):
         host.run(["mkdir", "-p", host.layout.envs])
@@ -220,7 +220,7 @@ def test_only_a_library_that_loads_is_preloaded(
 ) -> None:
     lock = lock_of(index)
     wheels = fetch(host, lock, kit, python, index)
-    plan = Plan(lock, kit, False, python.version, wheels, imports=("first",))
+    plan = Plan(lock, kit, None, python.version, wheels, imports=("first",))
     broken = tmp_path / "libtcmalloc.so.4"
     broken.write_bytes(b"not a library")
     set_up(host, plan, venv_lines(python.path, plan.home(host)), str(broken), quiet)

@@ -1,0 +1,123 @@
+"""MKL's vector functions are called once, one element each, before any process computes."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests import training_fixtures
+from tests.processes import run_ranks
+from tests.training_fixtures import Flags
+from training import vector_math
+
+ROOT = Path(__file__).resolve().parents[2]
+CALLED, USED_BEFORE = 70, 71
+COMPUTE_NOT = {
+    "benchmarks.bootstrap",
+    "benchmarks.plot",
+    "benchmarks.scaling",
+    "training.miniature.concept",
+    "training.schema",
+}
+"""Programs that compute nothing with PyTorch."""
+ENTRIES: dict[str, list[str]] = {
+    "benchmarks.scaling_rank": ["folder", "model", "pictures"],
+    "training.all_reduce": [],
+    "training.demo": [],
+    "training.generate": ["nowhere", "--prompt=a photo"],
+    "training.miniature.build": [],
+    "training.miniature.check": [],
+    "training.miniature.judge": [],
+    "training.textual_inversion": [],  # a short run's
+}
+"""Programs that compute, and the arguments with which each begins to."""
+
+
+def programs() -> set[str]:
+    """Every module of training and benchmarks that `python -m` runs."""
+    files = [*(ROOT / "training").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    return {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in files
+        if '__name__ == "__main__"' in file.read_text()
+    }
+
+
+class FirstCalls(TorchDispatchMode):
+    """Ends the process when every function has been called, or one element too many has been."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.missing = {
+            (function.__name__, precision)
+            for function in vector_math.FUNCTIONS
+            for precision in vector_math.PRECISIONS
+        }
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        """Let the call through, and look at what came out."""
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            if result.numel() > 1 and result.is_floating_point():
+                print(f"before MKL's vector functions: {func}", flush=True)
+                os._exit(USED_BEFORE)
+            self.missing.discard((func.overloadpacket.__name__, result.dtype))
+        if not self.missing:
+            os._exit(CALLED)
+        return result
+
+
+def begin(argv: list[str]) -> None:
+    """Run a program, its name first, as `python -m` does, and watch what it calls."""
+    sys.argv = argv
+    ended = SimpleNamespace(wait=lambda: 0)
+    demo_ranks = patch("subprocess.Popen", lambda *words, **named: ended)
+    with demo_ranks, FirstCalls():
+        runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+
+
+def begin_tests(argv: list[str]) -> None:
+    """What a test session does before its first test."""
+    with FirstCalls():
+        training_fixtures.pytest_sessionstart()
+
+
+def test_every_function_that_aten_sends_to_mkl_is_called() -> None:
+    header = Path(torch.__file__).parent / "include" / "ATen" / "cpu" / "vml.h"
+    sent = re.findall(r"^IMPLEMENT_VML_MKL\((\w+),", header.read_text(), re.MULTILINE)
+    assert len(sent) > 10
+    called = {function.__name__ for function in vector_math.FUNCTIONS}
+    assert called == {*sent, "logit"}
+
+
+def test_every_program_is_known_to_compute_or_not_to() -> None:
+    assert programs() == ENTRIES.keys() | COMPUTE_NOT
+    for name in COMPUTE_NOT:
+        source = (ROOT / Path(*name.split("."))).with_suffix(".py").read_text()
+        assert "torch" not in source, name
+
+
+@pytest.mark.parametrize("program", ENTRIES)
+def test_each_program_that_computes_calls_them_first(
+    program: str, flags: Flags, tmp_path: Path
+) -> None:
+    argv = flags() if program == "training.textual_inversion" else ENTRIES[program]
+    (ended,) = run_ranks([program, *argv], tmp_path, main=f"{__name__}:begin")
+    assert ended.code == CALLED, ended.output
+
+
+def test_a_test_session_calls_them_first(tmp_path: Path) -> None:
+    (ended,) = run_ranks([], tmp_path, main=f"{__name__}:begin_tests")
+    assert ended.code == CALLED, ended.output
