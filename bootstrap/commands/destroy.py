@@ -66,7 +66,9 @@ def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
     if lost and not chosen.yes and not _agreed(lost):
         print("Nothing is gone.")
         return 1
-    words = ["pulumi", "destroy", *(["--yes"] if chosen.yes else [])]
+    words = ["pulumi", "destroy"]
+    words += ["--exclude-protected"] if chosen.keep_data else []
+    words += ["--yes"] if chosen.yes else []
     print(f"$ {' '.join(words)}", flush=True)
     try:
         code = subprocess.run(words, cwd=CHECKOUT, check=False).returncode
@@ -87,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--yes", action="store_true", help="ask nothing, and let Pulumi ask nothing"
+    )
+    parser.add_argument(
+        "--keep-data", action="store_true", help="all but the data disk and its resource group"
     )
     parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
     chosen = parser.parse_args(argv)

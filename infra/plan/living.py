@@ -67,7 +67,8 @@ def of_state(exported: Mapping[str, Any]) -> Living:
             "outputs": one.get("outputs") or {},
         }
         for one in every
-        if one.get("custom") and one["type"].startswith("azure-native:")
+        # What is only waiting for its deletion is not what the next plan finds.
+        if one.get("custom") and not one.get("delete") and one["type"].startswith("azure-native:")
     }
     group = str(outputs.get("resource_group", ""))
     return Living(dict(outputs.get("config") or {}), group.removeprefix("rg-"), resources, True)

@@ -139,7 +139,7 @@ class _Monitor(mocks.MockMonitor):
 def keep(new: Mapping[str, Any], old: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
     """The new inputs with the old values at some paths, as Pulumi's engine does for ignoreChanges.
 
-    Where there is no old value, the new one stands (Pulumi 3.189; older ones refuse).
+    Where there is no old value, the new one stands (engines before August 2025 refuse).
     """
     kept: dict[str, Any] = copy.deepcopy(dict(new))
     for path in paths:
