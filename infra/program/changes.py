@@ -172,4 +172,7 @@ def _grown(before: Any, after: Any) -> bool:
 def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
-    return "none" if value is None else str(value)
+    if isinstance(value, Mapping):
+        return "another"
+    # Pulumi's wire has one kind of number.
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -62,6 +62,11 @@ def test_a_refusal_names_what_to_do_and_stops_the_update() -> None:
     hook(tagged)
     with pytest.raises(pulumi.RunError, match=r"machine-0: zones cannot become 2: .*replace_nodes"):
         hook({**tagged, "zones": ["2"]})
+    # Pulumi's wire has one kind of number.
+    storage = {**machine["inputs"]["storageProfile"]}
+    storage["osDisk"] = {**storage["osDisk"], "diskSizeGB": 256.0}
+    with pytest.raises(pulumi.RunError, match=r"diskSizeGB cannot become 256: "):
+        hook({**tagged, "storageProfile": storage})
     # A state that was written before the priority was named.
     del machine["inputs"]["priority"]
     hook({**machine["inputs"], "priority": "Regular"})
