@@ -226,6 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
             "/versions": lambda: [{"name": name, "location": "eastus"} for name in server.versions],
             "/providers/Microsoft.Compute": lambda: {"registrationState": server.registration},
             "/providers/Microsoft.Network": lambda: {"registrationState": server.registration},
+            "/providers/Microsoft.DevTestLab": lambda: {"registrationState": "NotRegistered"},
             "/subscriptions": lambda: {"value": [OWN]},
             "/done": lambda: {"status": "Succeeded"},
         }

@@ -64,7 +64,7 @@ def checks(azure: Azure, config: ClusterConfig, cluster: Inventory | None = None
     questions: Mapping[str, Callable[[], Iterable[Check]]] = {
         "subscription": lambda: _subscription(azure),
         "rights": lambda: _rights(azure.permissions(), config),
-        "providers": lambda: _providers(azure),
+        "providers": lambda: _providers(azure, config),
         "image": lambda: _image(azure, config),
         "size and quota": lambda: _size_and_quota(azure, config, cluster),
     }
@@ -119,9 +119,11 @@ def _grants(permission: Mapping[str, Any], right: str) -> bool:
     return among(permission.get("actions", ())) and not among(permission.get("notActions", ()))
 
 
-def _providers(azure: Azure) -> Iterable[Check]:
+def _providers(azure: Azure, config: ClusterConfig) -> Iterable[Check]:
     client = azure.resources()
-    for name in PROVIDERS:
+    nightly = ("Microsoft.DevTestLab",) if config.deallocate_at else ()
+    budget = ("Microsoft.Consumption",) if config.monthly_budget else ()
+    for name in (*PROVIDERS, *nightly, *budget):
         state = client.providers.get(name).registration_state
         yield Check(name, state == "Registered", state, f"az provider register --namespace {name}")
 

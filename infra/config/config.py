@@ -136,6 +136,17 @@ class ClusterConfig(BaseModel):
         "Give the head a managed identity that may start and stop this cluster's VMs, for fab train"
         " --then-pause. Making it needs the role Owner or User Access Administrator.",
     )
+    deallocate_at: str = _key(
+        "",
+        "Time of the day (UTC, HHMM) at which every VM is deallocated, whatever runs on it; empty:"
+        " never.",
+    )
+    monthly_budget: int = _key(
+        0,
+        "Amount a month, in the account's currency, that Azure writes a mail about; 0: none.",
+        ge=0,
+    )
+    budget_email: str = _key("", "Where that mail goes, at 80 and at 100 per cent.")
     replace_nodes: bool = _key(
         False, "Let changes that Azure cannot make on a VM replace the VMs and their disks."
     )
@@ -283,6 +294,20 @@ class ClusterConfig(BaseModel):
             raise ValueError("must be -1 or more than 0 (USD an hour)")
         if value != -1 and info.data.get("spot") is False:
             raise ValueError("has no effect without spot; set spot to true")
+        return value
+
+    @field_validator("deallocate_at")
+    @classmethod
+    def _a_time(cls, value: str) -> str:
+        if value and not re.fullmatch(r"([01]\d|2[0-3])[0-5]\d", value):
+            raise ValueError("must be four digits of UTC, such as 0130")
+        return value
+
+    @field_validator("budget_email")
+    @classmethod
+    def _somebody(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("monthly_budget") and not re.fullmatch(r"[^@\s]+@[^@\s]+", value):
+            raise ValueError("must be an address: monthly_budget writes to it")
         return value
 
     @field_validator("tags", mode="before")

@@ -115,6 +115,10 @@ ROWS: tuple[Row, ...] = (
          {"update": [one for one in IN_GROUP if one != "subnet"]}),
     _row("head_may_deallocate", "on or off", "true",
          {"create": ["power-role"], "update": VMS}, note="of the VMs, the head's alone"),
+    _row("deallocate_at", "on", "0130", {"create": ["nightly"]}),
+    _row("monthly_budget", "on", "500", {"create": ["budget"]}, budget_email="ana@example.com"),
+    _row("budget_email", "any", "eva@example.com", {"update": ["budget"]},
+         monthly_budget="500", budget_email="ana@example.com"),
     _row("replace_nodes", "on or off", "true", NONE,
          note="lets the changes beside it replace; set it back afterwards"),
 )  # fmt: skip

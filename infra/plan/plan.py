@@ -104,6 +104,8 @@ def warnings(config: ClusterConfig) -> list[str]:
         found.append(
             f"the price table has no {config.vm_size} in {config.location} or no such disk"
         )
+    if config.deallocate_at:
+        found.append(f"at {config.deallocate_at} UTC every VM stops, a training in it too")
     if config.replace_nodes:
         found.append("replace_nodes is on: a change that Azure cannot make deletes nodes and disks")
     return found

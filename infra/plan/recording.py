@@ -48,6 +48,8 @@ COLLECTIONS = {
     "azure-native:network:NatGateway": "Microsoft.Network/natGateways",
     "azure-native:network:NetworkInterface": "Microsoft.Network/networkInterfaces",
     "azure-native:compute:VirtualMachine": "Microsoft.Compute/virtualMachines",
+    "azure-native:consumption:Budget": "Microsoft.Consumption/budgets",
+    "azure-native:devtestlab:GlobalSchedule": "Microsoft.DevTestLab/schedules",
     "azure-native:compute:Disk": "Microsoft.Compute/disks",
     "azure-native:compute:ProximityPlacementGroup": "Microsoft.Compute/proximityPlacementGroups",
     "azure-native:authorization:RoleAssignment": "Microsoft.Authorization/roleAssignments",

@@ -12,7 +12,18 @@ from itertools import pairwise
 from typing import Any
 
 from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
-from infra.program.kinds import DISK, GROUP, NIC, PLACEMENT, POWER_ROLE, ROLE, SUBNET, VM, VNET
+from infra.program.kinds import (
+    BUDGET,
+    DISK,
+    GROUP,
+    NIC,
+    PLACEMENT,
+    POWER_ROLE,
+    ROLE,
+    SUBNET,
+    VM,
+    VNET,
+)
 
 PlanData = dict[str, Any]
 Rule = Callable[[PlanData], Iterator[str]]
@@ -20,7 +31,7 @@ Rule = Callable[[PlanData], Iterator[str]]
 NSG = "azure-native:network:NetworkSecurityGroup"
 UNKNOWN = "(known after creation)"
 """Stands in a preview for what only Azure can know."""
-UNTAGGED = {SUBNET, ROLE}
+UNTAGGED = {BUDGET, SUBNET, ROLE}
 """ARM has no tags on these."""
 CLUSTER_RULE = "AllowCluster"
 STRANGER = IPv4Address("192.0.2.99")

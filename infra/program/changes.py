@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from infra.config import sizes
-from infra.program.kinds import DISK, NAME_KEYS, NIC, ROLE, SUBNET, VM, VNET
+from infra.program.kinds import BUDGET, DISK, NAME_KEYS, NIC, ROLE, SUBNET, VM, VNET
 
 Policy = Literal["kept", "refused", "restarts", "grows", "fixed"]
 
@@ -102,6 +102,8 @@ def of(kind: str) -> tuple[Property, ...]:
     if kind not in NAME_KEYS or kind == ROLE:
         # A new head has a new identity, and the role goes to that one, under a name of its own.
         return ()
+    if kind == BUDGET:
+        return (Property("timePeriod", "kept"),)
     place = ("virtualNetworkName",) if kind == SUBNET else ("location",)
     keys = dict.fromkeys((NAME_KEYS[kind], "resourceGroupName", *place))
     own = {VM: OF_VM, DISK: OF_DISK, NIC: OF_NIC, SUBNET: (OF_SUBNET,), VNET: (OF_VNET,)}.get(
@@ -112,7 +114,7 @@ def of(kind: str) -> tuple[Property, ...]:
 
 def ignored(kind: str, replace_nodes: bool) -> list[str]:
     """Paths whose old value stays: Pulumi's ignoreChanges."""
-    if replace_nodes:
+    if replace_nodes and kind != BUDGET:
         return []
     return [one.path for one in of(kind) if one.policy == "kept"]
 

@@ -19,6 +19,7 @@ from infra.program.nodes import Node
 from infra.program.place import Place
 from infra.program.power_role import PowerRole
 from infra.program.settled import Settled
+from infra.program.spending import budget, nightly
 
 ALONE = "cluster"
 """A component of this name gives its parts no prefix."""
@@ -102,6 +103,10 @@ class Cluster(pulumi.ComponentResource):
             )
             for index in range(config.node_count)
         ]
+        if config.monthly_budget:
+            budget(config, place, group.id, self)
+        if config.deallocate_at:
+            nightly(config, place, [node.machine for node in nodes], self)
         if config.head_may_deallocate:
             PowerRole(nodes[0].machine, group.id, place)
         public = network.head_address.ip_address if network.head_address else None

@@ -66,5 +66,12 @@ class ClusterArgs(TypedDict):
     head_may_deallocate: NotRequired[bool]
     """Give the head a managed identity that may start and stop this cluster's VMs, for fab
     train --then-pause. Making it needs the role Owner or User Access Administrator."""
+    deallocate_at: NotRequired[str]
+    """Time of the day (UTC, HHMM) at which every VM is deallocated, whatever runs on it; empty:
+    never."""
+    monthly_budget: NotRequired[int]
+    """Amount a month, in the account's currency, that Azure writes a mail about; 0: none."""
+    budget_email: NotRequired[str]
+    """Where that mail goes, at 80 and at 100 per cent."""
     replace_nodes: NotRequired[bool]
     """Let changes that Azure cannot make on a VM replace the VMs and their disks."""

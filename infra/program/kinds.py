@@ -5,6 +5,8 @@ from __future__ import annotations
 VM = "azure-native:compute:VirtualMachine"
 SUBNET = "azure-native:network:Subnet"
 VNET = "azure-native:network:VirtualNetwork"
+BUDGET = "azure-native:consumption:Budget"
+SCHEDULE = "azure-native:devtestlab:GlobalSchedule"
 DISK = "azure-native:compute:Disk"
 PLACEMENT = "azure-native:compute:ProximityPlacementGroup"
 GROUP = "azure-native:resources:ResourceGroup"
@@ -20,6 +22,8 @@ NAME_KEYS = {
     NIC: "networkInterfaceName",
     VM: "vmName",
     DISK: "diskName",
+    BUDGET: "budgetName",
+    SCHEDULE: "name",
     PLACEMENT: "proximityPlacementGroupName",
     ROLE: "roleAssignmentName",
 }

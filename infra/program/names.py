@@ -72,6 +72,10 @@ class Names:
         """At most 64 characters: this is the node's host name too."""
         return f"vm-{self.stem}-{index}"
 
+    def budget(self) -> str:
+        """At most 63 characters."""
+        return f"budget-{self.stem}"
+
     def data_disk(self) -> str:
         """At most 80 characters."""
         return f"disk-{self.stem}-data"

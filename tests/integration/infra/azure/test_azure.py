@@ -198,6 +198,8 @@ def test_preflight_looks_at_rights_and_providers(arm: Pair) -> None:
     assert list(told) == ["rights", "Microsoft.Compute", "Microsoft.Network"]
     assert "virtualMachines/write" in told["rights"]
     assert "az provider register --namespace Microsoft.Compute" in told["Microsoft.Compute"]
+    server.actions, server.registration = {"actions": ["*"], "notActions": []}, "Registered"
+    assert list(wrong(azure, deallocate_at="0130")) == ["Microsoft.DevTestLab"]
 
 
 def test_preflight_knows_what_giving_the_head_a_role_needs(arm: Pair) -> None:

@@ -27,7 +27,7 @@ from infra.plan import picture, plan, plan_table, policies, rules
 from infra.plan.matrix import SOMEBODYS
 from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
 from infra.plan.recording import PRINCIPAL, SUBSCRIPTION, record
-from infra.program.kinds import ROLE
+from infra.program.kinds import BUDGET, ROLE, SCHEDULE
 from infra.program.power_role import definition_id
 from tests.azure_models import complaints
 from tests.infra_plans import BASE, planned, resource
@@ -343,6 +343,24 @@ def test_a_new_image_is_ignored_until_a_key_says_so() -> None:
     assert "storageProfile.imageReference" in asked["replace_on_changes"]
     assert settled["delete_before_replace"]
     assert asked["delete_before_replace"]
+
+
+def test_what_keeps_the_bill_down_is_off_until_it_is_asked_for() -> None:
+    kinds = {one["type"] for one in planned()["resources"]}
+    assert not kinds & {BUDGET, SCHEDULE}
+    made = planned(deallocate_at="0130", monthly_budget="500", budget_email="ana@example.com")
+    assert made["violations"] == []
+    assert "at 0130 UTC every VM stops, a training in it too" in made["warnings"]
+    budget = _inputs(made, "budget")
+    assert budget["scope"] == GROUP_ID
+    assert budget["timePeriod"]["startDate"].endswith("-01T00:00:00Z")
+    shares = [one["threshold"] for one in budget["notifications"].values()]
+    assert sorted(shares) == [80, 100]
+    for index in range(3):
+        nightly = resource(made, f"nightly-{index}")
+        assert nightly["depends_on"] == [f"machine-{index}", "resource-group"]
+        assert nightly["inputs"]["name"] == f"shutdown-computevm-vm-xeon-diffusion-dev-{index}"
+        assert nightly["inputs"]["dailyRecurrence"] == {"time": "0130"}
 
 
 def test_requests_arrive_after_what_they_depend_on() -> None:

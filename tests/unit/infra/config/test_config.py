@@ -81,6 +81,7 @@ def test_a_missing_key_says_what_it_is_for() -> None:
         ("spot_max_price", "0", "more than 0"),
         ("spot_max_price", "0.5", "set spot to true"),
         ("spot_eviction_policy", "Keep", "Deallocate"),
+        ("deallocate_at", "25:00", "four digits of UTC"),
         ("tags", "owner", "name=value"),
         ("tags", "a?b=c", "none of"),
         ("tags", "Owner=a,owner=b", "twice"),
@@ -158,6 +159,11 @@ def test_a_public_key_can_be_given_itself(tmp_path: Path) -> None:
     pasted = complaint(ssh_public_key="-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n")
     assert "holds a private key" in pasted
     assert "c2VjcmV0" not in pasted
+
+
+def test_a_budget_needs_an_address() -> None:
+    assert "budget_email = '': must be an address" in complaint(monthly_budget="500")
+    assert settings.validate({**BASE, "monthly_budget": "5", "budget_email": "a@b.org"})
 
 
 def test_ranges_can_be_several() -> None:
@@ -247,6 +253,8 @@ def test_names_fit_azures_limits_for_any_project_and_stack(project: str, stack: 
         names.network_interface(99): 80,
         names.virtual_machine(99): 63,
         names.os_disk(99): 80,
+        names.data_disk(): 80,
+        names.budget(): 63,
     }
     for name, limit in limits.items():
         assert len(name) <= limit
