@@ -131,7 +131,7 @@ def refusals(kind: str, name: str, old: Mapping[str, Any], new: Mapping[str, Any
     for one in of(kind):
         before = at(old, one.path) or one.default
         after = at(new, one.path) or one.default
-        if before == after or one.policy == "kept":
+        if one.policy == "kept" or _same(before, after):
             continue
         if one.policy == "grows":
             if not _grown(before, after):
@@ -163,6 +163,11 @@ def at(inputs: Mapping[str, Any], path: str) -> Any:
         else:
             value = value.get(key) if isinstance(value, Mapping) else None
     return value
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Equal, but for the case of letters: after a refresh Azure's ids come in a case of its own."""
+    return bool(before == after) or str(before).lower() == str(after).lower()
 
 
 def _grown(before: Any, after: Any) -> bool:

@@ -62,6 +62,9 @@ def test_a_refusal_names_what_to_do_and_stops_the_update() -> None:
     hook(tagged)
     with pytest.raises(pulumi.RunError, match=r"machine-0: zones cannot become 2: .*replace_nodes"):
         hook({**tagged, "zones": ["2"]})
+    # As `pulumi refresh` may have written it into the state.
+    placed = machine["inputs"]["proximityPlacementGroup"]["id"]
+    hook({**tagged, "proximityPlacementGroup": {"id": placed.upper()}})
     # Pulumi's wire has one kind of number.
     storage = {**machine["inputs"]["storageProfile"]}
     storage["osDisk"] = {**storage["osDisk"], "diskSizeGB": 256.0}
