@@ -48,13 +48,16 @@ class Interrupted(UserError):
 
 
 def exit_status(
-    failed: int = 1, interrupted: str = "interrupted"
+    failed: int = 1,
+    interrupted: str = "interrupted",
+    tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> Callable[[Callable[Arguments, int]], Callable[Arguments, int]]:
     """A `main` that tells what went wrong as one message on standard error.
 
     Args:
         failed: the exit status after a `UserError`.
         interrupted: what is said at Ctrl-C; the exit status is 130.
+        tell: says it; commands pass what they are told by others through `terminal`.
     """
 
     def told(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
@@ -63,10 +66,10 @@ def exit_status(
             try:
                 return main(*args, **kwargs)
             except UserError as error:
-                print(f"error: {error}", file=sys.stderr)
+                tell(f"error: {error}")
                 return failed
             except KeyboardInterrupt:
-                print(interrupted, file=sys.stderr)
+                tell(interrupted)
                 return 130
 
         return telling

@@ -6,9 +6,11 @@ Debian's libtcmalloc, its `llvm-openmp` the libiomp5 of PyPI's intel-openmp.
 
 from __future__ import annotations
 
+import bz2
 import hashlib
 import io
 import json
+import struct
 import subprocess
 import tarfile
 import zipfile
@@ -18,6 +20,7 @@ from typing import Any
 
 from bootstrap.setup.node_facts import TCMALLOC
 
+ZSTD_BLOCK = 1 << 17
 PLACEHOLDER = "/opt/placeholder_" + "_place" * 20
 SYSTEM_PYTHON = "/usr/bin/python3"
 
@@ -28,6 +31,7 @@ class Channel:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._listed: dict[str, dict[str, Any]] = {"linux-64": {}, "noarch": {}}
+        """What `repodata.json` says of each file, by part."""
 
     def add(
         self,
@@ -38,12 +42,14 @@ class Channel:
         links: Mapping[str, str] | None = None,
         depends: Sequence[str] = (),
         subdir: str = "linux-64",
+        old: bool = True,
     ) -> Path:
         """Write a package; texts with `PLACEHOLDER` in them name the environment once installed.
 
         Args:
             files: content by path; those in bin/ can be run.
             links: targets of symbolic links by path.
+            old: as .tar.bz2; else as .conda, which is what conda-forge has had since 2022.
         """
         about = {
             "name": name, "version": version, "build": "0", "build_number": 0,
@@ -52,18 +58,17 @@ class Channel:
         }  # fmt: skip
         paths = [_path(path, content) for path, content in files.items()]
         paths += [_path(path, b"", "softlink") for path in links or {}]
-        file = self.folder / subdir / f"{name}-{version}-0.tar.bz2"
+        listed = json.dumps({"paths": paths, "paths_version": 1}).encode()
+        info = {"info/index.json": json.dumps(about).encode(), "info/paths.json": listed}
+        file = self.folder / subdir / f"{name}-{version}-0{'.tar.bz2' if old else '.conda'}"
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(file, "w:bz2") as archive:
-            _store(archive, "info/index.json", json.dumps(about).encode())
-            listed = json.dumps({"paths": paths, "paths_version": 1}).encode()
-            _store(archive, "info/paths.json", listed)
-            for path, content in files.items():
-                _store(archive, path, content)
-            for path, target in (links or {}).items():
-                link = tarfile.TarInfo(path)
-                link.type, link.linkname = tarfile.SYMTYPE, target
-                archive.addfile(link)
+        if old:
+            file.write_bytes(bz2.compress(_tar({**info, **files}, links or {})))
+        else:
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.writestr("metadata.json", '{"conda_pkg_format_version": 2}')
+                archive.writestr(f"pkg-{file.stem}.tar.zst", _zstd(_tar(files, links or {})))
+                archive.writestr(f"info-{file.stem}.tar.zst", _zstd(_tar(info, {})))
         content = file.read_bytes()
         self._listed[subdir][file.name] = {
             **about,
@@ -77,10 +82,11 @@ class Channel:
         """Write `repodata.json` of each part."""
         for subdir, packages in self._listed.items():
             (self.folder / subdir).mkdir(parents=True, exist_ok=True)
+            old = {name: about for name, about in packages.items() if name.endswith(".bz2")}
             content = {
                 "info": {"subdir": subdir},
-                "packages": packages,
-                "packages.conda": {},
+                "packages": old,
+                "packages.conda": {k: v for k, v in packages.items() if k not in old},
                 "repodata_version": 1,
             }
             (self.folder / subdir / "repodata.json").write_text(json.dumps(content))
@@ -112,6 +118,7 @@ def make_channel(folder: Path, libiomp5: bytes, *, libtcmalloc: bytes | None = N
         },
         links={"bin/python": SYSTEM_PYTHON, "bin/python3": "python"},
         depends=["tzdata"],
+        old=False,
     )
     channel.add("tzdata", "2026b", {"share/zoneinfo/UTC": b"TZif2"}, subdir="noarch")
     if libtcmalloc is None:
@@ -156,7 +163,24 @@ def _path(path: str, content: bytes, kind: str = "hardlink") -> dict[str, Any]:
     return entry
 
 
-def _store(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(content), 0o755 if name.startswith("bin/") else 0o644
-    archive.addfile(entry, io.BytesIO(content))
+def _tar(files: Mapping[str, bytes], links: Mapping[str, str]) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o755 if name.startswith("bin/") else 0o644
+            archive.addfile(entry, io.BytesIO(content))
+        for name, target in links.items():
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            archive.addfile(link)
+    return made.getvalue()
+
+
+def _zstd(content: bytes) -> bytes:
+    """A Zstandard frame of blocks that are not compressed (RFC 8878, 3.1.1)."""
+    blocks = [content[at : at + ZSTD_BLOCK] for at in range(0, len(content), ZSTD_BLOCK)]
+    frame = b"\x28\xb5\x2f\xfd" + b"\xe0" + struct.pack("<Q", len(content))
+    for number, block in enumerate(blocks, 1):
+        frame += struct.pack("<I", (number == len(blocks)) | len(block) << 3)[:3] + block
+    return frame

@@ -31,10 +31,10 @@ class StepProgress:
         self._last_line = 0.0
         self._bar = (
             Progress(
-                TextColumn(title),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[figures]}", markup=False),
                 TimeRemainingColumn(),
                 console=Console(file=self.stream),
             )
@@ -73,7 +73,7 @@ class StepProgress:
     def note(self, text: str) -> None:
         """A line of its own, above the bar."""
         if self._bar:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(text, markup=False, highlight=False)
         elif self.shown:
             print(text, file=self.stream, flush=True)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bootstrap.errors import UserError, exit_status
+from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import CHECKOUT, ROOT_VARIABLE, records
@@ -37,6 +37,7 @@ from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.ssh.node_log import log_file
 from bootstrap.ssh.open_hosts import open_hosts
 from bootstrap.ssh.ssh_host import BootLog
+from bootstrap.terminal import exit_status, say, say_on
 
 WAIT_SECONDS = 600
 EXAMPLES = f"""examples:
@@ -110,26 +111,26 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
     def on_wait(text: str) -> None:
         if text not in waits:
             waits.add(text)
-            _print(console, f"waiting up to {chosen.wait:.0f} s: {text}")
+            say_on(console, f"waiting up to {chosen.wait:.0f} s: {text}")
 
     ask = accept_all if chosen.accept_host_keys else ask_on_terminal
     opened = open_hosts(
         inventory, ask, wait_seconds=chosen.wait, boot_log=boot_log, on_wait=on_wait
     )
-    with opened as hosts, _one_at_a_time(hosts[0]):
+    with opened as hosts, _one_at_a_time(hosts):
         failed = bootstrap(hosts, setup, console)
     return _report(inventory, failed, time.monotonic() - begun, console)
 
 
-def _one_at_a_time(head: Host) -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext() if head.unreachable else claimed(head, "fab bootstrap")
+def _one_at_a_time(hosts: Sequence[Host]) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if hosts[0].unreachable else claimed(hosts, "fab bootstrap")
 
 
 def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -> NodeSetup:
     lock = read_lock(CHECKOUT, chosen.stack)
     if chosen.without_oneccl:
         lock = lock.without([ONECCL_PACKAGE])
-        _print(console, "oneCCL's bindings are left out: ranks on several nodes use gloo.")
+        say_on(console, "oneCCL's bindings are left out: ranks on several nodes use gloo.")
     wanted = [
         read_input("model", chosen.pretrained_model_name_or_path, chosen.revision),
         read_input("pictures", chosen.train_data_dir),
@@ -144,7 +145,7 @@ def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -
         package_index=chosen.package_index,
         wanted=wanted,
         hub_token=_hub_token(chosen.hub_token_file),
-        say=lambda text: _print(console, text),
+        say=lambda text: say_on(console, text),
     )
 
 
@@ -165,20 +166,16 @@ def _report(
 ) -> int:
     logs = records(inventory.name).logs
     for name, error in failed.items():
-        print(f"error: {error}\n    (log: {log_file(logs, name)})", file=sys.stderr)
+        say(f"error: {error}\n    (log: {log_file(logs, name)})", error=True)
     ready = [node.name for node in inventory.nodes if node.name not in failed]
     count = f"{len(ready)} of {len(inventory.nodes)}"
-    _print(console, f"{count} nodes are ready after {seconds:.0f} s.")
+    say_on(console, f"{count} nodes are ready after {seconds:.0f} s.")
     if failed:
-        print("The same command goes on where this one was.", file=sys.stderr)
+        say("The same command goes on where this one was.", error=True)
         return 1
     more = "" if Path.cwd() == CHECKOUT else f" (in {CHECKOUT})"
-    _print(console, f"Next{more}: fab train")
+    say_on(console, f"Next{more}: fab train")
     return 0
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from rich.console import Console
 from bootstrap.commands import command_line
 from bootstrap.commands.checks import links, nodes
 from bootstrap.commands.checks.report import Finding, show
-from bootstrap.errors import UserError, exit_status
+from bootstrap.errors import UserError
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import CHECKOUT
 from bootstrap.setup.model_and_data import RECORD
@@ -24,6 +24,7 @@ from bootstrap.setup.python.package_pins import ONECCL_PACKAGE, read_lock
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import FORGET, HostKeyRefused
 from bootstrap.ssh.open_hosts import open_hosts
+from bootstrap.terminal import cell, exit_status
 
 WAIT_SECONDS = 15.0
 """A node that does not answer at once may be busy; one that is off costs no more than this."""
@@ -268,9 +269,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     inventory = read_inventory(chosen.inventory)
     opened = open_hosts(inventory, command_line.question_of(chosen), wait_seconds=WAIT_SECONDS)
     with opened as hosts, progress.status("") as status:
-        findings = check(
-            hosts, lambda text: status.update(f"looking at {text}"), steps=not chosen.no_steps
-        )
+
+        def tell(text: str) -> None:
+            status.update(cell(f"looking at {text}"))
+
+        findings = check(hosts, tell, steps=not chosen.no_steps)
     show(findings, console)
     return 0 if all(finding.well for finding in findings) else 1
 

@@ -12,7 +12,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from bootstrap.errors import UserError, exit_status
+from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.setup import cluster_ssh
@@ -23,6 +23,7 @@ from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.ssh.open_hosts import open_hosts
 from bootstrap.ssh.transfer import script
+from bootstrap.terminal import exit_status, say
 
 # Standard input: the root, so that no process's words hold it on our account. Prints who runs.
 LIVE = """
@@ -47,11 +48,6 @@ all() { find "$root" -mindepth 1 -maxdepth 1 ! -name 'setup.l*' -exec "$@" {} +;
 root=$1
 all rm -rf -- 2>/dev/null || { all chmod -R u+w --; all rm -rf --; }
 rmdir -- "$1" 2>/dev/null || :
-"""
-# $1: the root. An instant may pass until the lock is let go, and a file server keeps it until then.
-REMOVE_LOCK = """
-rm -f -- "$1"/setup.l*
-for try in 1 2 3 4 5; do [ -d "$1" ] || exit 0; rmdir -- "$1" 2>/dev/null && exit 0; sleep 1; done
 """
 
 
@@ -90,11 +86,8 @@ def remove(host: Host, inventory: Inventory, say: Say) -> None:
 def clean(inventory: Inventory, hosts: Sequence[Host], sure: bool) -> int:
     """Ask, then remove; 1 where a node failed or does not answer."""
     answering = [host for host in hosts if not host.unreachable]
-    with claimed(answering[0], "fab clean") if answering else contextlib.nullcontext():
-        code = _clean(inventory, hosts, answering, sure)
-    if answering:
-        answering[0].run(script(REMOVE_LOCK, answering[0].layout.root), check=False)
-    return code
+    with claimed(answering, "fab clean", gone=True) if answering else contextlib.nullcontext():
+        return _clean(inventory, hosts, answering, sure)
 
 
 def _clean(
@@ -103,16 +96,16 @@ def _clean(
     refuse_while_live(hosts)
     runs = sorted({name for host in answering for name in runs_on(host)})
     names = ", ".join(host.name for host in answering)
-    print(f"This removes {answering[0].layout.root if answering else 'nothing'} from: {names}")
+    say(f"This removes {answering[0].layout.root if answering else 'nothing'} from: {names}")
     if runs:
-        print(f"Results of these runs go with it (fab fetch brings them home): {', '.join(runs)}")
+        say(f"Results of these runs go with it (fab fetch brings them home): {', '.join(runs)}")
     if not sure and not _agreed():
         raise UserError("Nothing was removed.")
     with watching_on_terminal(hosts) as watcher:
         step = Step("clean", lambda host, say: remove(host, inventory, say))
         failed = run_steps(hosts, [step], watcher)
     for error in failed.values():
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
     return 1 if failed else 0
 
 

@@ -7,12 +7,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bootstrap.errors import exit_status
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.ssh.host import Ask, Host
 from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.ssh.open_hosts import open_hosts
+from bootstrap.terminal import exit_status
 
 Act = Callable[[argparse.Namespace, Inventory, list[Host]], int]
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from bootstrap.errors import UserError, exit_status
+from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.node import run_state
@@ -18,6 +18,7 @@ from bootstrap.paths import CHECKOUT
 from bootstrap.runs import results, runs_on_head
 from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal, forget_all
 from bootstrap.ssh.open_hosts import open_hosts
+from bootstrap.terminal import exit_status, say
 
 
 def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
@@ -45,8 +46,8 @@ def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
 
 
 def _agreed(lines: Sequence[str]) -> bool:
-    print("This would be lost:", *(f"  - {line}" for line in lines), sep="\n")
-    print("fab fetch --full brings results home.")
+    say("\n".join(["This would be lost:", *(f"  - {line}" for line in lines)]))
+    say("fab fetch --full brings results home.")
     if not sys.stdin.isatty():
         raise UserError("There is no terminal to ask in. Pass --yes to lose it. Nothing is gone.")
     return input("Destroy it all the same? [yes/no] ").strip().lower() == "yes"
@@ -64,19 +65,19 @@ def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
     head_only = Inventory(**{**vars(inventory), "nodes": (inventory.head,)})
     lost = losses(head_only, chosen.accept_host_keys)
     if lost and not chosen.yes and not _agreed(lost):
-        print("Nothing is gone.")
+        say("Nothing is gone.")
         return 1
     words = ["pulumi", "destroy"]
     words += ["--exclude-protected"] if chosen.keep_data else []
     words += ["--yes"] if chosen.yes else []
-    print(f"$ {' '.join(words)}", flush=True)
+    say(f"$ {' '.join(words)}")
     try:
         code = subprocess.run(words, cwd=CHECKOUT, check=False).returncode
     except FileNotFoundError as error:
         raise UserError("There is no `pulumi` on the PATH. Nothing is gone.") from error
     if code == 0:  # The next machines of that name are others, with keys of their own.
         for file in forget_all(inventory.name):
-            print(f"The machines' host keys are forgotten; {file}.old still has them.")
+            say(f"The machines' host keys are forgotten; {file}.old still has them.")
     return code
 
 

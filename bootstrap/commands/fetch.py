@@ -13,28 +13,29 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import DownloadColumn, Progress, TimeElapsedColumn
 
 from bootstrap.commands import command_line
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.runs import results, runs_on_head
 from bootstrap.ssh.host import Host
+from bootstrap.terminal import column, say
 
 
 def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:
     """Fetch with a line of progress."""
     head = hosts[0]
     name = runs_on_head.the_run(head, chosen.run)["name"]
-    columns = (TextColumn("fetching {task.description}"), DownloadColumn(), TimeElapsedColumn())
+    columns = (column("fetching {task.description}"), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(name, total=None)
         where = results.bring_home(
             head, inventory.name, name, lambda count: progress.advance(task, count), chosen.full
         )
-    print(f"{name}: {where}/ is up to date")
+    say(f"{name}: {where}/ is up to date")
     left = results.unfetched(inventory.name, runs_on_head.the_run(head, name))
     if left:
-        print(f"still on {head.name} alone: {left}")
+        say(f"still on {head.name} alone: {left}")
     return 0
 
 

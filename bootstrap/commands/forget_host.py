@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bootstrap.errors import UserError, exit_status
+from bootstrap.errors import UserError
 from bootstrap.ssh import host_keys
+from bootstrap.terminal import exit_status, say
 
 
 def forget(node: str, cluster: str | None = None) -> list[Path]:
@@ -46,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.all:
         changed = host_keys.forget_all(chosen.cluster)
         for file in changed:
-            print(f"All of {file} is forgotten; it is {file.name}.old now.")
+            say(f"All of {file} is forgotten; it is {file.name}.old now.")
         if not changed:
-            print("No host key is pinned; nothing was forgotten.")
+            say("No host key is pinned; nothing was forgotten.")
         return 0
     for file in forget(chosen.node, chosen.cluster):
-        print(f"{chosen.node} is forgotten in {file}.")
+        say(f"{chosen.node} is forgotten in {file}.")
     return 0
 
 

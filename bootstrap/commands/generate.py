@@ -20,6 +20,7 @@ from bootstrap.inventory.inventory import Inventory
 from bootstrap.runs import results_owner, runs_on_head
 from bootstrap.runs.results import disk_errors_named
 from bootstrap.ssh.host import Host
+from bootstrap.terminal import cell, say
 
 PASSED_ON = ("num_images", "seed", "step", "num_inference_steps", "guidance_scale")
 
@@ -46,11 +47,11 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     with disk_errors_named(name):
         here = results_owner.claim(inventory.name, run)
     console = Console(stderr=True)
-    with console.status(f"{head.name}: loading the model") as status:
+    with console.status(cell(f"{head.name}: loading the model")) as status:
 
         def tell(line: str) -> None:
             if line.startswith("drawing"):
-                status.update(f"{head.name}: {line}")
+                status.update(cell(f"{head.name}: {line}"))
 
         finished = head.run(command(head, name, chosen), on_line=tell, check=False)
         if finished.exit_code != 0:
@@ -62,7 +63,7 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
             target = here / "generated" / path.rpartition("/")[2]
             with disk_errors_named(name):
                 head.fetch(path, target)
-            print(target)
+            say(str(target))
     return 0
 
 

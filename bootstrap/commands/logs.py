@@ -17,6 +17,7 @@ from bootstrap.inventory.inventory import Inventory
 from bootstrap.node import run_state
 from bootstrap.runs import attach, runs_on_head
 from bootstrap.ssh.host import Host
+from bootstrap.terminal import say
 
 
 def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:
@@ -25,7 +26,8 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     name = runs_on_head.the_run(head, chosen.run)["name"]
     if chosen.all:
         log = f"{head.layout.runs}/{name}/{run_state.LOG}"
-        print(head.read(log).decode("utf-8", "replace"), end="")
+        printed = head.read(log).decode("utf-8", "replace")
+        say(printed.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n"))
         return 0
     return attach.attach(head, inventory.name, name, Console(stderr=True))
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from bootstrap.commands import command_line
 from bootstrap.errors import UserError
@@ -20,6 +19,7 @@ from bootstrap.node import run_state
 from bootstrap.runs import results, runs_on_head
 from bootstrap.runs.run_names import local_folder
 from bootstrap.ssh.host import Host
+from bootstrap.terminal import Rows, draw, say_on
 
 SECONDS = 20.0
 # The first line of /proc/stat twice, and two of /proc/meminfo.
@@ -133,16 +133,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def table_of(hosts: Sequence[Host], loads: Sequence[Load | str]) -> Table:
+def table_of(hosts: Sequence[Host], loads: Sequence[Load | str]) -> Rows:
     """CPU and memory of each node."""
-    table = Table("node", "CPU", "memory")
+    table = Rows("node", "CPU", "memory")
     for host, found in zip(hosts, loads, strict=True):
         if isinstance(found, str):
-            table.add_row(host.name, f"[red]{found}[/red]", "")
+            table.add(host.name, found, "", style="red")
         else:
-            table.add_row(
-                host.name, f"{found.cpu:.0%}", f"{found.used:.1f} of {found.total:.1f} GiB"
-            )
+            table.add(host.name, f"{found.cpu:.0%}", f"{found.used:.1f} of {found.total:.1f} GiB")
     return table
 
 
@@ -162,10 +160,10 @@ def act(
         runs = [runs_on_head.the_run(hosts[0], chosen.run)]
     for run in runs:
         for line in lines_of(run, inventory, now()):
-            console.print(line, highlight=False, markup=False)
+            say_on(console, line)
     if not runs:
-        console.print("no run yet: fab train starts one")
-    console.print(table_of(hosts, loads))
+        say_on(console, "no run yet: fab train starts one")
+    draw(console, table_of(hosts, loads))
     return 0
 
 

@@ -16,6 +16,7 @@ from bootstrap.commands import command_line
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.runs import attach, runs_on_head
 from bootstrap.ssh.host import Host
+from bootstrap.terminal import say
 
 
 def stop(head: Host, name: str) -> bool:
@@ -28,10 +29,10 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     head = hosts[0]
     name = runs_on_head.the_run(head, chosen.run)["name"]
     if not stop(head, name):
-        print(f"{name} is not running. fab status says how it ended.")
+        say(f"{name} is not running. fab status says how it ended.")
         return 0
     if chosen.no_wait:
-        print(f"{name} ends after the step that it is in.")
+        say(f"{name} ends after the step that it is in.")
         return 0
     return attach.attach(head, inventory.name, name, Console(stderr=True))
 

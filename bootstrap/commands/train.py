@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from bootstrap.commands import command_line
-from bootstrap.errors import UserError, exit_status
+from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.node import mpi, run_state
 from bootstrap.node.job import FILE_NAME, Job
@@ -43,6 +43,7 @@ from bootstrap.runs.training_inputs import inputs_again, inputs_of
 from bootstrap.setup.cluster_lock import claimed
 from bootstrap.setup.python.rank_environment import MASTER_PORT
 from bootstrap.ssh.host import Host
+from bootstrap.terminal import exit_status, say, say_on
 
 START_SECONDS = 60.0
 
@@ -55,7 +56,7 @@ def answering(hosts: Sequence[Host], minimum: int, console: Console) -> list[Hos
     """
     for host in hosts:
         if host.unreachable is not None:
-            console.print(f"left out: {host.unreachable}", highlight=False, markup=False)
+            say_on(console, f"left out: {host.unreachable}")
     there = [host for host in hosts if host.unreachable is None]
     if len(there) < minimum:
         raise UserError(f"{len(there)} of {len(hosts)} nodes answer; {minimum} are asked for.")
@@ -148,15 +149,15 @@ def train(asked: Asked, inventory: Inventory, hosts: list[Host]) -> int:
     console, own = Console(stderr=True), asked.own
     hosts = answering(hosts, own.get("minimum_nodes", 1), console)
     head = hosts[0]
-    with claimed(head, "fab train") if not own.get("dry_run") else contextlib.nullcontext():
+    with claimed(hosts, "fab train") if not own.get("dry_run") else contextlib.nullcontext():
         job, placed = _prepare(asked, inventory, hosts, console)
         if own.get("dry_run"):
-            print(describe(job, placed, head))
+            say(describe(job, placed, head))
             return 0
         start(head, job)
-    console.print(f"{job.name}: started on {head.name}, in {job.folder}", highlight=False)
+    say_on(console, f"{job.name}: started on {head.name}, in {job.folder}")
     if own.get("detach"):
-        console.print("fab logs attaches, fab status looks, fab stop ends it.", highlight=False)
+        say_on(console, "fab logs attaches, fab status looks, fab stop ends it.")
         return 0
     return attach.attach(head, inventory.name, job.name, console)
 
@@ -183,7 +184,7 @@ def _prepare(
     for each in placed:
         warning = too_little_memory(each.machine, each.node.ranks)
         if warning:
-            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+            say_on(console, f"warning: {warning}")
     return make_job(asked, inventory, hosts, placed, name, values), placed
 
 
@@ -192,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`fab train`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if any(word in ("-h", "--help", "--flags") for word in words):
-        print(__doc__ if "--flags" not in words else "", flags.described(), sep="\n")
+        say(f"{__doc__ if '--flags' not in words else ''}\n{flags.described()}")
         return 0
     asked = flags.parse(words)
     chosen = argparse.Namespace(

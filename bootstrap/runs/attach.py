@@ -13,6 +13,7 @@ from bootstrap.runs import results, runs_on_head
 from bootstrap.runs.run_names import local_folder
 from bootstrap.runs.run_progress import RunProgress
 from bootstrap.ssh.host import Host
+from bootstrap.terminal import say_on
 
 GOES_ON = "detached: the training goes on. fab logs attaches again, fab stop ends it."
 
@@ -97,17 +98,16 @@ def ended(state: dict[str, Any], name: str, console: Console, fetched: bool = Tr
     phase, reason = state.get("phase"), state.get("reason") or ""
     if phase == "done":
         where = f"are in {local_folder(name)}/" if fetched else "are still on the head: fab fetch"
-        console.print(f"{name}: done; its results {where}", highlight=False)
+        say_on(console, f"{name}: done; its results {where}")
         return 0
     if phase == "stopped":
-        console.print(
-            f"{name}: stopped. {reason} fab train --resume --run {name} goes on.", highlight=False
-        )
+        say_on(console, f"{name}: stopped. {reason} fab train --resume --run {name} goes on.")
         return 0
     why = reason or "its supervisor is gone (was the head restarted?)"
-    console.print(f"{name}: {phase}: {why}", highlight=False)
-    console.print(
+    say_on(console, f"{name}: {phase}: {why}")
+    say_on(
+        console,
         f"What it printed: fab logs --all. fab train --resume --run {name} goes on from the newest "
-        "checkpoint.", highlight=False,
-    )  # fmt: skip
+        "checkpoint.",
+    )
     return 1

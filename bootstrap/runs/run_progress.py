@@ -7,13 +7,9 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from bootstrap.terminal import column, say_on
 
 LINE_EVERY_SECONDS = 5.0
 TOLD = ("notice", "restart", "gave_up", "error", "stopped")
@@ -28,8 +24,8 @@ class RunProgress:
         self._last_line = 0.0
         self._phase = ""
         columns = (
-            TextColumn(name), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"), TimeRemainingColumn(),
+            column("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            column("{task.fields[figures]}"), TimeRemainingColumn(),
         )  # fmt: skip
         self._bar = Progress(*columns, console=console) if console.is_terminal else None
         self._task = self._bar.add_task(name, total=None, figures="") if self._bar else None
@@ -50,7 +46,7 @@ class RunProgress:
 
     def note(self, text: str) -> None:
         """A line of its own."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say_on(self.console, text)
 
     def state(self, state: dict[str, Any]) -> None:
         """A change of the supervisor's state."""

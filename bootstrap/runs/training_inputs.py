@@ -17,6 +17,7 @@ from bootstrap.setup import model_and_data
 from bootstrap.setup.broadcast import hand_out, seal
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.transfer import script
+from bootstrap.terminal import say_on
 
 MODEL, PICTURES, EMBEDS = "pretrained_model_name_or_path", "train_data_dir", "initial_embeds"
 
@@ -96,7 +97,7 @@ def _complete(
     if not lacking or not send:
         return
     names = ", ".join(host.name for host in lacking)
-    console.print(f"{path}: from {having[0].name} to {names}", highlight=False, markup=False)
+    say_on(console, f"{path}: from {having[0].name} to {names}")
     if key == EMBEDS:
         content = having[0].read(path)
         for host in lacking:
@@ -171,7 +172,7 @@ def _hand_out(hosts: Sequence[Host], wanted: model_and_data.Input, console: Cons
     head, workers = hosts[0], list(hosts[1:])
 
     def say(text: str) -> None:
-        console.print(f"{head.name}: {text}", highlight=False, markup=False)
+        say_on(console, f"{head.name}: {text}")
 
     tree = model_and_data.bring(head, wanted, say, record=False)
     if workers:

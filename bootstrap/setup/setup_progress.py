@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from bootstrap.errors import UserError
 from bootstrap.ssh.host import Host
+from bootstrap.terminal import Rows, say_on
 
 REFRESHES_PER_SECOND = 4
 
@@ -46,7 +46,7 @@ class PlainLines:
         self._say(f"{host.name}: {step}: {'FAILED' if error else 'done'} in {seconds:.1f} s")
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say_on(self._console, line)
 
 
 class LiveTable:
@@ -76,15 +76,15 @@ class LiveTable:
             row.mark, row.seconds = ("✗" if error else "✓"), seconds
             row.text = "failed" if error else ""
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Rows:
         """As rich draws it, several times a second."""
-        table = Table(box=None, pad_edge=False)
+        table = Rows(box=None, pad_edge=False)
         for column in ("", "node", "step", "elapsed", ""):
             table.add_column(column, justify="right" if column == "elapsed" else "left")
         with self._lock:
             for name, row in self._rows.items():
                 seconds = time.monotonic() - row.begun if row.seconds is None else row.seconds
-                table.add_row(row.mark, name, row.step, f"{seconds:.0f} s", row.text)
+                table.add(row.mark, name, row.step, f"{seconds:.0f} s", row.text)
         return table
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.paths import records
+from bootstrap.terminal import say
 
 ACCEPT_FLAG = "--accept-host-keys"
 FORGET = "fab forget-host --node"
@@ -211,7 +212,7 @@ def ask_on_terminal(text: str) -> bool:
         raise UserError(
             f"{text}\nThere is no terminal to ask in. If they are right, pass {ACCEPT_FLAG}."
         )
-    print(text)
+    say(text)
     while True:
         answer = input("Accept them? [yes/no] ").strip().lower()
         if answer in ("yes", "no"):
@@ -220,6 +221,6 @@ def ask_on_terminal(text: str) -> bool:
 
 def accept_all(text: str) -> bool:
     """For scripts: show and accept."""
-    print(text)
-    print(f"Accepted ({ACCEPT_FLAG}).")
+    say(text)
+    say(f"Accepted ({ACCEPT_FLAG}).")
     return True

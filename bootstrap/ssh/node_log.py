@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from bootstrap.terminal import shown
+
 if TYPE_CHECKING:
     from bootstrap.ssh.host import Host
 
@@ -39,6 +41,6 @@ def _writer(file: IO[str]) -> Callable[[str], None]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         with lock:
             if not file.closed:
-                file.writelines(f"{now} {line}\n" for line in text.splitlines())
+                file.writelines(f"{now} {shown(line)}\n" for line in text.splitlines())
 
     return write

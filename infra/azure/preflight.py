@@ -13,6 +13,7 @@ from azure.core.exceptions import AzureError
 from azure.identity import DefaultAzureCredential
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from infra import prices
 from infra.azure.arm import Azure, meaning, pulumi_json, sign_in
@@ -295,7 +296,8 @@ def show(found: Sequence[Check], console: Console | None = None) -> None:
     table = Table("check", "", "found", "what to do", title="Before pulumi up")
     for check in found:
         fix = "" if check.well else check.fix
-        table.add_row(check.what, "ok" if check.well else "NO", check.found, fix)
+        words = (check.what, "ok" if check.well else "NO", check.found, fix)
+        table.add_row(*(Text(word) for word in words))  # Azure's words have brackets in them
     (console or Console(width=120, highlight=False)).print(table)
 
 

@@ -24,7 +24,7 @@ def show(
     steps: Sequence[Step], warnings: Sequence[str], exact: bool, console: Console | None = None
 ) -> None:
     """Print the steps for a person."""
-    out = console or Console(width=120, highlight=False)
+    out = console or Console(width=120, highlight=False, markup=False)
     table = Table("resource", "", "what differs", title="What pulumi up would change")
     for step in steps:
         table.add_row(step.name, WORDS[step.action], ", ".join(step.paths))

@@ -13,7 +13,7 @@ from infra.program.kinds import NAME_KEYS
 
 def show(plan: dict[str, Any], console: Console | None = None) -> None:
     """Print a plan for a person."""
-    out = console or Console(width=100, highlight=False)
+    out = console or Console(width=100, highlight=False, markup=False)
     created = Table("resource", "name in Azure", "after", title="What pulumi up would create")
     for resource in plan["resources"]:
         if not resource["custom"]:

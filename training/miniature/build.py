@@ -175,7 +175,7 @@ def build(arguments: argparse.Namespace) -> None:
         return
     save_pipeline(arguments.output_dir, vae, text_encoder, tokenizer, unet)
     size = sum(file.stat().st_size for file in arguments.output_dir.rglob("*") if file.is_file())
-    console.print(f"{arguments.output_dir}: {size / 1e6:.2f} MB")
+    console.print(f"{arguments.output_dir}: {size / 1e6:.2f} MB", markup=False)
 
 
 def main() -> None:

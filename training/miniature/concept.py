@@ -54,7 +54,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, scene in enumerate(concept_scenes()):
         Image.fromarray(render(scene, 256)).save(folder / f"{index}.png", optimize=True)
-    console.print(f"{len(SETTINGS)} pictures in {folder}")
+    console.print(f"{len(SETTINGS)} pictures in {folder}", markup=False)
 
 
 if __name__ == "__main__":

@@ -178,7 +178,8 @@ def main() -> None:
     weights = {name: w.half().contiguous() for name, w in judge.state_dict().items()}
     save_file(weights, arguments.output)
     share = accuracy(load_judge(arguments.output))
-    console.print(f"{arguments.output}: shape and color right in {share:.2%} of held-out scenes")
+    text = f"{arguments.output}: shape and color right in {share:.2%} of held-out scenes"
+    console.print(text, markup=False)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+from bootstrap.terminal import Rows, draw, say_on
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,15 @@ class Finding:
     fix: str = ""
 
 
-def table(findings: Sequence[Finding]) -> Table:
+def table(findings: Sequence[Finding]) -> Rows:
     """One line for each check that is well everywhere, one for each node where one is not."""
-    drawn = Table("", "check", "where", "found", "what to do")
+    drawn = Rows("", "check", "where", "found", "what to do")
     for what in dict.fromkeys(finding.what for finding in findings):
         of_it = [finding for finding in findings if finding.what == what]
         bad = [finding for finding in of_it if not finding.well]
         for finding in bad or _together(of_it):
             mark = "ok" if finding.well else "NO"
-            words = (mark, what, finding.where, finding.found, finding.fix)
-            drawn.add_row(*(Text(word) for word in words))
+            drawn.add(mark, what, finding.where, finding.found, finding.fix)
     return drawn
 
 
@@ -61,6 +60,6 @@ def _names(names: Sequence[str]) -> str:
 
 def show(findings: Sequence[Finding], console: Console) -> None:
     """Print the table, and how many checks failed."""
-    console.print(table(findings))
+    draw(console, table(findings))
     bad = sum(not finding.well for finding in findings)
-    console.print(f"{bad} of {len(findings)} checks failed." if bad else "All is well.")
+    say_on(console, f"{bad} of {len(findings)} checks failed." if bad else "All is well.")

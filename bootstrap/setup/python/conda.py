@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from bootstrap.ssh.host import Host
 
 CHANNEL = "https://conda.anaconda.org/conda-forge"
+# The Pythons that the locks hold wheels for.
 # llvm-openmp's libiomp5.so is the runtime that Intel's own compiler package was built from.
-SPECS = ("python >=3.11,<3.13", "gperftools", "llvm-openmp")
+SPECS = ("python >=3.11,<3.14", "gperftools", "llvm-openmp")
 REPLACED = ("intel-openmp",)
 """Wheels that put a file where one of these packages has its own."""
 WHEEL_PYTHON = "3.12"

@@ -80,7 +80,7 @@ def test_conda_packages_came_in_once_and_to_the_head_alone(ready: Place) -> None
     """Although there are two hosts, and a first try had fetched some of them."""
     torn = sum(ready.server.sent[path] for path in ready.server.sent if "gperftools" in path)
     whole = (ready.channel.folder / "linux-64" / "gperftools-2.10-0.tar.bz2").stat().st_size
-    packages = [path for path in ready.server.sent if path.endswith(".tar.bz2")]
+    packages = [path for path in ready.server.sent if path.endswith((".tar.bz2", ".conda"))]
     assert sum(ready.server.sent[path] for path in packages) == ready.channel.size + torn - whole
     assert set(ready.server.clients) == {str(ready.person.rig.network.public)}
 

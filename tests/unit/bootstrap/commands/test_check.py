@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from rich.console import Console
 from bootstrap.commands import check
 from bootstrap.commands.checks import links, nodes
 from bootstrap.commands.checks.report import Finding, show
-from bootstrap.errors import TimedOut
+from bootstrap.errors import TimedOut, UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.node.reports import node_report
 from bootstrap.setup.python.package_pins import Lock
 from bootstrap.ssh.host import Finished, LocalHost
+from tests.oneccl import BROKEN, put_intel_packages
 
 LOCK = Lock("upstream", {"torch": "2.13.0", "typing_extensions": "4.1"}, {})
 
@@ -220,3 +222,32 @@ def test_a_blocked_pair_of_workers_is_not_summed_over(tmp_path: Path) -> None:
     hosts = [LocalHost(Node(f"n{i}", f"10.0.0.{i}"), str(tmp_path)) for i in range(4)]
     found = [Finding("ssh between nodes", "n2 to n1", False, "refused", "fab bootstrap")]
     assert [host.name for host in check._all_to_all(hosts, found)] == ["n0", "n1", "n3"]
+
+
+def node_with_oneccl(tmp_path: Path, name: str, bindings: str) -> LocalHost:
+    """A node whose environment lists oneCCL's bindings, whatever they are."""
+    root = tmp_path / name
+    host = LocalHost(Node(name, "127.0.0.1"), str(root))
+    packages = put_intel_packages(tmp_path / f"{name}-packages", bindings)
+    (packages / "torch.py").touch()
+    (root / "env" / "bin").mkdir(parents=True)
+    (root / "env" / "installed.json").write_text('{"packages": {"oneccl_bind_pt": "2.8.0"}}')
+    python = root / "env" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={packages} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (root / "activate").touch()
+    return host
+
+
+def test_the_node_whose_oneccl_bindings_do_not_import_is_named(tmp_path: Path) -> None:
+    hosts = [
+        node_with_oneccl(tmp_path, name, code)
+        for name, code in (("n0", ""), ("n1", BROKEN), ("n2", ""))
+    ]
+    reports: dict[Any, Any] = {host: {} for host in hosts[:2]} | {hosts[2]: UserError("mute")}
+    with ThreadPoolExecutor() as threads:
+        whole, found = check._oneccl(threads, hosts, reports)
+    assert (whole.where, whole.well) == ("n0", True)
+    assert (found.where, found.well) == ("n1", False)
+    assert "libccl.so.1.0: cannot open shared object file" in found.found
+    assert "gloo on every node" in found.fix

@@ -30,6 +30,7 @@ from tests.rig.stand_in import FileServer
 from tests.rig.wheels import fetch_wheels
 
 ROOT = Path(__file__).resolve().parents[5]
+KINDS = (".tar.bz2", ".conda")
 BIG = os.urandom(1 << 20)
 """In the place of libraries that nobody loads here: does not shrink when it is packed."""
 
@@ -86,7 +87,7 @@ def install(host: LocalHost, kit: Kit, wheels: str, folder: str) -> Path:
 
 def fetched(server: FileServer) -> list[str]:
     """The packages that were asked for, in order."""
-    return [Path(path).name for _, path in server.requests if path.endswith(".tar.bz2")]
+    return [Path(path).name for _, path in server.requests if path.endswith(KINDS)]
 
 
 def left_behind(host: LocalHost) -> list[str]:
@@ -101,11 +102,10 @@ def test_from_a_channel_to_an_environment_and_the_second_one_without_it(
     said: list[str] = []
     found = fetch(host, kit, wheels, server.url, said)
     assert sorted(fetched(server)) == sorted(
-        path.name for path in channel.folder.rglob("*.tar.bz2")
+        path.name for path in channel.folder.rglob("*") if path.name.endswith(KINDS)
     )
-    assert (
-        sum(server.sent[path] for path in server.sent if path.endswith(".tar.bz2")) == channel.size
-    )
+    packages = [path for path in server.sent if path.endswith(KINDS)]
+    assert sum(server.sent[path] for path in packages) == channel.size
     assert any(re.fullmatch(r"[\d.]+ of [\d.]+ MB, \d+ s left: .*", line) for line in said)
     asked = len(server.requests)
     server.close()  # From here on there is no network.
@@ -229,7 +229,7 @@ def test_a_package_whose_name_leads_elsewhere_is_refused(
 def test_versions_that_do_not_fit_together(
     host: LocalHost, kit: Kit, wheels: str, server: FileServer, channel: Channel
 ) -> None:
-    channel.add("gperftools", "2.10", {"lib/a": b"a"}, depends=["python >=3.13"])
+    channel.add("gperftools", "2.10", {"lib/a": b"a"}, depends=["python >=3.14"])
     channel.index()
     with pytest.raises(UserError, match=r"no packages that fit together: .*python") as caught:
         fetch(host, kit, wheels, server.url)
