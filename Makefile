@@ -6,7 +6,7 @@ PYTHON ?= $(or $(shell for candidate in python3 python3.13 python3.12 python3.11
 	2>/dev/null && break; done | tail -n 1),python3)
 ARGS ?=
 # What needs Pulumi or Fabric; all else is checked where PyTorch is.
-CLUSTER = ^(infra|bootstrap)/ ^(__main__|fabfile)\.py ^scripts/live\.py \
+CLUSTER = ^(infra|bootstrap|component|policy)/ ^(__main__|fabfile)\.py ^scripts/live\.py \
 	^tests/(arm_server|azure_models|infra_plans)\.py ^tests/rig/ ^tests/.*/test_rig \
 	^tests/[^/]+/(bootstrap|infra)/ \
 	^tests/(sshd|equipped_rig|local_cluster|person|conda_channel)\.py \

@@ -7,5 +7,5 @@ import pulumi
 from infra.program.cluster import Cluster
 from infra.program.stack import stack_config
 
-for name, value in Cluster(stack_config()).outputs.items():
+for name, value in Cluster("cluster", stack_config()).outputs.items():
     pulumi.export(name, value)

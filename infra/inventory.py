@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -38,6 +39,12 @@ class InventoryNode(BaseModel):
     public_ip: IPv4Address | None = Field(default=None, description="Only the head has one.")
     vcpus: int = Field(description="Hyper-threads; two of them are one core.", ge=1)
     size: str = Field(description="Azure's VM size.", pattern=ONE_LINE)
+    image: str | None = Field(
+        default=None, description="Image that it was made from.", pattern=ONE_LINE
+    )
+    ssh_public_key: str | None = Field(
+        default=None, description="Key that it was made with.", pattern=ONE_LINE
+    )
 
 
 class Inventory(BaseModel):
@@ -48,8 +55,12 @@ class Inventory(BaseModel):
     user: str = Field(description="Account to log in with, on every node.", pattern=USER_NAME)
     ssh_private_key_path: str | None = Field(
         default=None,
-        description="Where the private key lies; null: an agent or a hardware key holds it.",
+        description="Where the private key lies; null: an agent or a hardware key holds it, or it"
+        " is the other half of ssh_public_key in ~/.ssh.",
         pattern=ONE_LINE,
+    )
+    ssh_public_key: str | None = Field(
+        default=None, description="The head's, one line.", pattern=ONE_LINE
     )
     gateway: IPv4Address = Field(description="Address that workers are reached through.")
     nodes: tuple[InventoryNode, ...] = Field(description="The head first.", min_length=1)
@@ -68,6 +79,9 @@ class Inventory(BaseModel):
         allow_inf_nan=False,
     )
     price_as_of: str = Field(description="Date of the price table (ISO 8601).", pattern=ONE_LINE)
+    config: dict[str, Annotated[str, Field(pattern=ONE_LINE)]] | None = Field(
+        default=None, description="The stack's config at the last pulumi up, as far as it was set."
+    )
     next: str = Field(description="What to type next.", pattern=ONE_LINE)
 
 

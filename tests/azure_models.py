@@ -13,7 +13,7 @@ from inspect import signature
 from types import ModuleType
 from typing import Any
 
-from infra.plan.recording import NAME_KEYS
+from infra.program.kinds import NAME_KEYS
 
 MODELS = {
     "azure-native:resources:ResourceGroup": (
@@ -24,6 +24,7 @@ MODELS = {
         "azure.mgmt.compute.v2024_11_01.models",
         "VirtualMachine",
     ),
+    "azure-native:compute:Disk": ("azure.mgmt.compute.v2024_03_02.models", "Disk"),
     "azure-native:compute:ProximityPlacementGroup": (
         "azure.mgmt.compute.v2024_11_01.models",
         "ProximityPlacementGroup",

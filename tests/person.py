@@ -75,8 +75,14 @@ class Person:
 def pulumi(folder: Path, rig: Rig) -> None:
     """A program of that name that prints the stack's outputs, as the real program makes them."""
     public_key = rig.key.with_suffix(".pub")
-    values = {"allowed_ssh_cidr": "203.0.113.7/32", "ssh_public_key_path": str(public_key)}
-    outputs = plan.make({**values, "node_count": str(len(rig.hosts))})["outputs"]
+    values = {
+        "allowed_ssh_cidr": "203.0.113.7/32",
+        "ssh_public_key_path": str(public_key),
+        # It does not lie in ~/.ssh, where fab would find it.
+        "ssh_private_key_path": str(rig.key),
+        "node_count": str(len(rig.hosts)),
+    }
+    outputs = plan.make(values)["outputs"]
     outputs["gateway"] = outputs["nodes"][0]["public_ip"] = str(rig.network.public)
     for node, host in zip(outputs["nodes"], rig.hosts, strict=True):
         node["private_ip"] = str(host.address)

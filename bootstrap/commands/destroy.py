@@ -67,7 +67,9 @@ def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
     if lost and not chosen.yes and not _agreed(lost):
         say("Nothing is gone.")
         return 1
-    words = ["pulumi", "destroy", *(["--yes"] if chosen.yes else [])]
+    words = ["pulumi", "destroy"]
+    words += ["--exclude-protected"] if chosen.keep_data else []
+    words += ["--yes"] if chosen.yes else []
     say(f"$ {' '.join(words)}")
     try:
         code = subprocess.run(words, cwd=CHECKOUT, check=False).returncode
@@ -88,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--yes", action="store_true", help="ask nothing, and let Pulumi ask nothing"
+    )
+    parser.add_argument(
+        "--keep-data", action="store_true", help="all but the data disk and its resource group"
     )
     parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
     chosen = parser.parse_args(argv)

@@ -48,6 +48,7 @@ class Outputs(BaseModel):
 
     user: str = Field(pattern=USER_NAME)
     ssh_private_key_path: str | None = Field(default=None, pattern=ONE_LINE)
+    ssh_public_key: str | None = Field(default=None, pattern=ONE_LINE)
     gateway: IPv4Address | None = None
     nodes: tuple[OutputNode, ...] = Field(min_length=1)
     resource_group: str | None = Field(default=None, pattern=GROUP_NAME)
@@ -117,7 +118,7 @@ def _from_outputs(text: str, where: str, name: str, kind: Literal["stack", "file
         )
         for node in outputs.nodes
     )
-    key = outputs.ssh_private_key_path
+    key = outputs.ssh_private_key_path or other_half(outputs.ssh_public_key)
     return Inventory(
         name=outputs.resource_group or name,
         kind=kind,
@@ -129,6 +130,19 @@ def _from_outputs(text: str, where: str, name: str, kind: Literal["stack", "file
         price_as_of=outputs.price_as_of,
         resource_group=outputs.resource_group,
     )
+
+
+def other_half(public: str | None) -> Path | None:
+    """The private key in ~/.ssh whose public one, in the file NAME.pub beside it, is the nodes'."""
+    wanted = (public or "").split()[:2]
+    for file in sorted(Path("~/.ssh").expanduser().glob("*.pub")) if wanted else ():
+        try:
+            found = file.read_text(encoding="utf-8").split()[:2]
+        except (OSError, UnicodeDecodeError):
+            continue
+        if found == wanted and file.with_suffix("").is_file():
+            return file.with_suffix("")
+    return None
 
 
 def _repeated(named: list[tuple[str, str]]) -> list[str]:

@@ -31,6 +31,18 @@ from infra.errors import UserError
 
 ENDPOINT = "https://management.azure.com"
 SUBSCRIPTION_VARIABLES = ("ARM_SUBSCRIPTION_ID", "AZURE_SUBSCRIPTION_ID")
+"""Pulumi's provider reads the first; Azure's own tools the second."""
+NO_ROOM = (
+    "AllocationFailed",
+    "OverconstrainedAllocationRequest",
+    "OverconstrainedZonalAllocationRequest",
+    "SkuNotAvailable",
+)
+"""Error codes of compute: capacity, not quota."""
+ROOM_FIX = (
+    "Wait and run this again, or change what binds it: proximity_placement_group false, another"
+    " vm_size, zone or location; on VMs that exist that needs replace_nodes: their disks are lost"
+)
 PERMISSIONS_API = "2022-04-01"
 TRANSPORT = {"connection_timeout": 10, "read_timeout": 60, "retry_total": 4}
 """Seconds, and how often a 429 (after its Retry-After), a 5xx or a lost connection is repeated."""
@@ -125,6 +137,8 @@ def meaning(error: Exception) -> str:
             409: f"something else is being done to it ({text}). Wait, then run this again",
             429: "Azure asks for fewer requests, and went on asking. Wait a few minutes",
         }
+        if any(code in str(error) for code in NO_ROOM):
+            return f"Azure has no room for this size there now ({text}). {ROOM_FIX}"
         status = error.status_code or 0
         if status >= 500:
             return f"Azure failed ({status}), several times. Run this again; status.azure.com"
@@ -134,17 +148,29 @@ def meaning(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def sign_in(endpoint: str = ENDPOINT) -> Azure:
-    """The signed-in person's only subscription, or the one that the environment names.
+def sign_in(named: str | None = None, endpoint: str = ENDPOINT) -> Azure:
+    """The subscription that Pulumi's provider would use, in its order.
+
+    That which the stack's config names (`azure-native:subscriptionId`), then the environment's,
+    then that of `az login`; where the latter cannot be asked, the person's only one.
 
     Raises:
         UserError: not signed in, or there are several subscriptions and none is named.
     """
     credential = DefaultAzureCredential()
-    for variable in SUBSCRIPTION_VARIABLES:
-        if os.environ.get(variable):
-            return Azure(credential, os.environ[variable], endpoint)
+    for choice in (named, *map(os.environ.get, SUBSCRIPTION_VARIABLES), default_of_az()):
+        if choice:
+            return Azure(credential, choice, endpoint)
     return Azure(credential, only_subscription(Azure(credential, "", endpoint)), endpoint)
+
+
+def default_of_az() -> str | None:
+    """The subscription that `az account set` chose; None without the Azure CLI."""
+    if shutil.which("az") is None:
+        return None
+    command = ["az", "account", "show", "--query", "id", "--output", "tsv"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    return finished.stdout.strip() or None
 
 
 def only_subscription(azure: Azure) -> str:

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from azure.core.exceptions import AzureError
+from azure.identity import DefaultAzureCredential
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,8 @@ from infra.azure.arm import Azure, meaning, pulumi_json, sign_in
 from infra.config import settings
 from infra.config.config import ClusterConfig
 from infra.errors import UserError
+from infra.inventory import Inventory
+from infra.plan import difference, living, plan
 from infra.plan.plan import read_assignments
 from infra.plan.recording import PROJECT
 
@@ -48,20 +51,26 @@ class Check:
     fix: str = ""
 
 
-def checks(azure: Azure, config: ClusterConfig) -> list[Check]:
-    """Ask Azure everything that a plan depends on; a question that fails is a line too."""
+def checks(azure: Azure, config: ClusterConfig, cluster: Inventory | None = None) -> list[Check]:
+    """Ask Azure everything that a plan depends on; a question that fails is a line too.
+
+    Args:
+        azure: the subscription.
+        config: what `pulumi up` would be given.
+        cluster: the one that exists already, as the stack's outputs tell it.
+    """
     first = _asked("signed in", lambda: _signed_in(azure))
     if not all(check.well for check in first):
         return first
     questions: Mapping[str, Callable[[], Iterable[Check]]] = {
         "subscription": lambda: _subscription(azure),
         "rights": lambda: _rights(azure.permissions(), config),
-        "providers": lambda: _providers(azure),
+        "providers": lambda: _providers(azure, config),
         "image": lambda: _image(azure, config),
-        "size and quota": lambda: _size_and_quota(azure, config),
+        "size and quota": lambda: _size_and_quota(azure, config, cluster),
     }
     found = [check for what, ask in questions.items() for check in _asked(what, ask)]
-    return [*first, *found, _price(config)]
+    return [*first, *found, *(_changes(config, cluster) if cluster else ()), _price(config)]
 
 
 def _asked(what: str, ask: Callable[[], Iterable[Check]]) -> list[Check]:
@@ -111,9 +120,11 @@ def _grants(permission: Mapping[str, Any], right: str) -> bool:
     return among(permission.get("actions", ())) and not among(permission.get("notActions", ()))
 
 
-def _providers(azure: Azure) -> Iterable[Check]:
+def _providers(azure: Azure, config: ClusterConfig) -> Iterable[Check]:
     client = azure.resources()
-    for name in PROVIDERS:
+    nightly = ("Microsoft.DevTestLab",) if config.deallocate_at else ()
+    budget = ("Microsoft.Consumption",) if config.monthly_budget else ()
+    for name in (*PROVIDERS, *nightly, *budget):
         state = client.providers.get(name).registration_state
         yield Check(name, state == "Registered", state, f"az provider register --namespace {name}")
 
@@ -139,9 +150,11 @@ def _image(azure: Azure, config: ClusterConfig) -> Iterable[Check]:
     )
 
 
-def _size_and_quota(azure: Azure, config: ClusterConfig) -> Iterable[Check]:
+def _size_and_quota(
+    azure: Azure, config: ClusterConfig, cluster: Inventory | None
+) -> Iterable[Check]:
     client = azure.compute()
-    offered = client.resource_skus.list(filter=f"location eq '{config.location}'")
+    offered = list(client.resource_skus.list(filter=f"location eq '{config.location}'"))
     sku = next(
         (
             one
@@ -151,29 +164,75 @@ def _size_and_quota(azure: Azure, config: ClusterConfig) -> Iterable[Check]:
         None,
     )
     if sku is None:
-        fix = f"az vm list-skus --location {config.location} --size Standard_D --output table"
-        yield Check("size", False, f"no {config.vm_size} in {config.location}", fix)
+        found = f"no {config.vm_size} in {config.location}"
+        yield Check("size", False, found, _elsewhere(client, config))
         return
-    yield _offered(sku, config)
+    yield _offered(client, sku, config, cluster)
     yield _features(sku, config)
     vcpus = config.size.vcpus * config.node_count
     usage = {one.name.value: one for one in client.usage.list(config.location)}
     wanted = ["lowPriorityCores"] if config.spot else ["cores", sku.family]
+    own = _own_cores(client, cluster, config, sku.family, list(offered)) if cluster else {}
     by_lower = {name.lower(): one for name, one in usage.items()}
     for name in wanted:
         quota = by_lower.get(name.lower())
         free = quota.limit - quota.current_value if quota else 0
+        mine = own.get(name, 0)
         known = f"{free} of {quota.limit} free" if quota else "unknown to Azure"
+        held = f" ({mine} of them the cluster's own already)" if mine else ""
         yield Check(
             f"quota {name}",
-            free >= vcpus,
-            f"{known}, {vcpus} needed",
-            f"ask for {vcpus - free} more (portal: Quotas, Compute), or take fewer nodes or another"
-            " region",
+            free + mine >= vcpus,
+            f"{known}, {vcpus} needed{held}",
+            f"ask for {vcpus - free - mine} more (portal: Quotas, Compute), or take fewer nodes or"
+            " another region",
         )
 
 
-def _offered(sku: Any, config: ClusterConfig) -> Check:
+def _own_cores(
+    client: Any, cluster: Inventory, config: ClusterConfig, family: str, offered: Sequence[Any]
+) -> dict[str, int]:
+    """vCPUs that the cluster's own VMs take of each quota: those that are not deallocated."""
+    if cluster.location != config.location:
+        return {}
+    families = {one.name: one.family for one in offered if one.resource_type == "virtualMachines"}
+    taken: dict[str, int] = {}
+    for node in cluster.nodes:
+        try:
+            machine = client.virtual_machines.get(
+                cluster.resource_group, node.name, expand="instanceView"
+            )
+        except AzureError as error:
+            if getattr(error, "status_code", None) == 404:
+                continue
+            raise
+        statuses = (machine.instance_view.statuses if machine.instance_view else None) or ()
+        if any(one.code == "PowerState/deallocated" for one in statuses):
+            continue
+        spot = machine.priority == "Spot"
+        quotas = ("lowPriorityCores",) if spot else ("cores", families.get(node.size, family))
+        for name in quotas:
+            taken[name] = taken.get(name, 0) + node.vcpus
+    return taken
+
+
+def _changes(config: ClusterConfig, cluster: Inventory) -> Iterable[Check]:
+    """What `pulumi up` would do to the cluster that exists."""
+    if cluster.config is None:
+        return
+    outputs = cluster.model_dump(mode="json")
+    known = living.of_outputs(outputs, "dev")
+    made = plan.make({"name": known.name, **config.as_strings()}, living=known.resources)
+    steps = difference.between(known.resources, made)
+    refused = [step.says for step in steps if step.action == "refused"]
+    done = difference.summary(steps)
+    found = "; ".join(f"{action}: {', '.join(names)}" for action, names in done.items())
+    yield Check("changes", not refused, found or "none", "; ".join(dict.fromkeys(refused)).strip())
+    for text in difference.warnings(steps):
+        yield Check("note", True, text)
+
+
+def _offered(client: Any, sku: Any, config: ClusterConfig, cluster: Inventory | None) -> Check:
     zones = sorted({zone for info in sku.location_info or () for zone in info.zones or ()})
     closed = {
         zone
@@ -186,8 +245,28 @@ def _offered(sku: Any, config: ClusterConfig) -> Check:
     well = not everywhere and (not config.zone or config.zone in free)
     found = f"{config.vm_size} in {config.location}, zones {', '.join(free) or 'none'}"
     if everywhere:
-        return Check("size", False, f"{found}: closed to this subscription", "another region")
+        fix = _elsewhere(client, config)
+        return Check("size", False, f"{found}: closed to this subscription", fix)
+    if cluster is not None and cluster.location == config.location:
+        fix = "another size: a cluster that exists stays in its zone until replace_nodes"
+        return Check("size", well, found, fix)
     return Check("size", well, found, f"pulumi config set zone {free[0] if free else chr(34) * 2}")
+
+
+def _elsewhere(client: Any, config: ClusterConfig) -> str:
+    """The regions where this subscription gets the size."""
+    regions = sorted(
+        {
+            place.lower()
+            for one in client.resource_skus.list()
+            if one.name == config.vm_size and one.resource_type == "virtualMachines"
+            if not any(restriction.type == "Location" for restriction in one.restrictions or ())
+            for place in one.locations or ()
+        }
+    )
+    if not regions:
+        return f"another size: az vm list-skus --location {config.location} --output table"
+    return f"pulumi config set location, to one of: {', '.join(regions)}"
 
 
 def _features(sku: Any, config: ClusterConfig) -> Check:
@@ -224,13 +303,37 @@ def show(found: Sequence[Check], console: Console | None = None) -> None:
 
 def stack_values() -> dict[str, str]:
     """The config of the selected stack, by key."""
-    every = pulumi_json("config")
     prefix = f"{PROJECT}:"
-    return {
-        key.removeprefix(prefix): str(one["value"])
-        for key, one in every.items()
+    ours = {
+        key.removeprefix(prefix): one
+        for key, one in pulumi_json("config").items()
         if key.startswith(prefix)
     }
+    secret = [key for key, one in ours.items() if "value" not in one]
+    if secret:
+        raise UserError(
+            f"{', '.join(secret)}: is kept as a secret, and no key here is one. Set it again with:"
+            " pulumi config set --plaintext KEY VALUE"
+        )
+    return {key: str(one["value"]) for key, one in ours.items()}
+
+
+def stack_cluster() -> Inventory | None:
+    """The cluster that the selected stack has already, if any."""
+    outputs = pulumi_json("stack", "output")
+    return Inventory.model_validate(outputs) if outputs.get("nodes") else None
+
+
+def account(cluster: Inventory | None, selected: bool) -> Azure:
+    """The subscription that `pulumi up` will use.
+
+    That of the cluster that exists; else the one that the stack's config or the environment names;
+    else that of az login, which Pulumi's provider takes too.
+    """
+    if cluster is not None:
+        return Azure(DefaultAzureCredential(), cluster.subscription_id)
+    kept = pulumi_json("config").get("azure-native:subscriptionId", {}) if selected else {}
+    return sign_in(kept.get("value"))
 
 
 def main(argv: Sequence[str] | None = None, azure: Azure | None = None) -> int:
@@ -247,7 +350,8 @@ def main(argv: Sequence[str] | None = None, azure: Azure | None = None) -> int:
     try:
         values = read_assignments(chosen.set) if chosen.set else stack_values()
         config = settings.validate(values)
-        found = checks(azure or sign_in(), config)
+        cluster = None if chosen.set else stack_cluster()
+        found = checks(azure or account(cluster, selected=not chosen.set), config, cluster)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -25,6 +25,16 @@ def read_public_key(path: Path) -> str:
         raise ValueError(
             f"cannot be read ({why}); make a key with ssh-keygen -t ed25519, or name another"
         ) from None
+    return check_public_key(text)
+
+
+def check_public_key(text: str) -> str:
+    """The same key, if Azure takes it.
+
+    Raises:
+        ValueError: anything but one key of a kind that Azure takes. A private key is never repeated
+            in the message.
+    """
     if "PRIVATE KEY" in text:
         raise ValueError("holds a private key; name the public one (it ends in .pub)")
     words = text.split()
@@ -43,17 +53,6 @@ def read_public_key(path: Path) -> str:
     if kind == "ssh-rsa" and 8 * len(fields[-1].lstrip(b"\0")) < SMALLEST_RSA_BITS:
         raise ValueError(f"holds an RSA key of fewer than {SMALLEST_RSA_BITS} bits; make a new one")
     return text
-
-
-def private_key_path(choice: str, public_key: Path) -> str | None:
-    """The private key's path for a value of the key `ssh_private_key_path`; None: an agent's."""
-    if choice == "agent":
-        return None
-    if choice != "auto":
-        return choice
-    beside = public_key.with_suffix("")
-    found = public_key.suffix == ".pub" and beside.expanduser().is_file()
-    return str(beside) if found else None
 
 
 def _fields(blob: bytes) -> list[bytes]:

@@ -5,7 +5,7 @@ https://learn.microsoft.com/azure/virtual-network/network-security-groups-overvi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -46,7 +46,9 @@ class Packet:
     protocol: str = "Tcp"
 
 
-def allows(rules: Iterable[Mapping[str, Any]], packet: Packet, vnet: IPv4Network) -> str | None:
+def allows(
+    rules: Iterable[Mapping[str, Any]], packet: Packet, vnet: Collection[IPv4Network]
+) -> str | None:
     """The name of the rule that lets a packet in, or None where it is turned away."""
     inbound = [rule for rule in (*rules, *DEFAULT_RULES) if rule["direction"] == "Inbound"]
     for rule in sorted(inbound, key=lambda rule: int(rule["priority"])):
@@ -55,7 +57,7 @@ def allows(rules: Iterable[Mapping[str, Any]], packet: Packet, vnet: IPv4Network
     return None
 
 
-def _matches(rule: Mapping[str, Any], packet: Packet, vnet: IPv4Network) -> bool:
+def _matches(rule: Mapping[str, Any], packet: Packet, vnet: Collection[IPv4Network]) -> bool:
     return (
         rule["protocol"] in ("*", packet.protocol)
         and any(_holds(text, packet.source, vnet) for text in _all(rule, "sourceAddressPrefix"))
@@ -73,16 +75,16 @@ def _all(rule: Mapping[str, Any], key: str) -> Sequence[str]:
     return [*([str(rule[key])] if rule.get(key) else []), *several]
 
 
-def _holds(prefix: str, address: IPv4Address, vnet: IPv4Network) -> bool:
+def _holds(prefix: str, address: IPv4Address, vnet: Collection[IPv4Network]) -> bool:
     if prefix in ("*", "0.0.0.0/0"):
         return True
     if prefix == "VirtualNetwork":
         # The tag means the network itself and every network that is peered with it.
-        return address in vnet or address == PEERED
+        return any(address in one for one in vnet) or address == PEERED
     if prefix == "AzureLoadBalancer":
         return address == LOAD_BALANCER
     if prefix == "Internet":
-        return address not in vnet and address != PEERED
+        return not any(address in one for one in vnet) and address != PEERED
     return address in IPv4Network(prefix)
 
 

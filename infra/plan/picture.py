@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from infra.plan import rules
+from infra.program.kinds import GROUP, SUBNET, VNET
 
 WIDTH = 860
 NODE_WIDTH, NODE_HEIGHT, GAP = 213, 96, 20
@@ -26,13 +27,15 @@ def draw(plan: dict[str, Any]) -> str:
     nodes = plan["outputs"]["nodes"]
     shown = nodes[:MOST_NODES]
     inside = len(shown) * NODE_WIDTH + (len(shown) - 1) * GAP
-    (vnet,) = rules.of_type(plan, rules.VNET)
-    (subnet,) = rules.of_type(plan, rules.SUBNET)
-    (group,) = rules.of_type(plan, rules.GROUP)
+    (vnet,) = rules.of_type(plan, VNET)
+    (subnet,) = rules.of_type(plan, SUBNET)
+    (group,) = rules.of_type(plan, GROUP)
     (security,) = rules.of_type(plan, rules.NSG)
     admitted = {rule["name"]: rule for rule in security["inputs"]["securityRules"]}
-    space = vnet["inputs"]["addressSpace"]["addressPrefixes"][0]
-    ssh_range = admitted["AllowSshToHead"]["sourceAddressPrefix"]
+    space = ", ".join(vnet["inputs"]["addressSpace"]["addressPrefixes"])
+    ssh = admitted["AllowSshToHead"]
+    ssh_range = ", ".join(ssh.get("sourceAddressPrefixes") or [ssh["sourceAddressPrefix"]])
+    own = ", ".join(subnet["inputs"]["addressPrefixes"])
     head = LEFT + NODE_WIDTH / 2
     nat = LEFT + inside - NODE_WIDTH / 2
     height = TOP + NODE_HEIGHT + 120
@@ -48,7 +51,7 @@ def draw(plan: dict[str, Any]) -> str:
         _text(
             head + 20,
             162,
-            f"virtual network {space}, subnet {subnet['inputs']['addressPrefix']}",
+            f"virtual network {space}, subnet {own}",
             "s",
         ),
         _box(head - 100, 10, 200, 52, "b"),

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ from infra import prices
 from infra.config import settings
 from infra.config.config import ClusterConfig
 from infra.errors import UserError
-from infra.plan import picture, plan_table, rules, stack_file
+from infra.plan import (
+    changes_table,
+    difference,
+    living,
+    matrix,
+    picture,
+    plan_table,
+    rules,
+    stack_file,
+)
 from infra.plan.recording import record
 
 EXAMPLE_RANGE = "203.0.113.7/32"
@@ -31,14 +41,26 @@ def stand_ins(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
         complete["allowed_ssh_cidr"] = EXAMPLE_RANGE
         notes.append(f"allowed_ssh_cidr is not set: {EXAMPLE_RANGE} stands in for your address")
     default = ClusterConfig.model_fields["ssh_public_key_path"].default
-    if "ssh_public_key_path" not in complete and not Path(default).expanduser().exists():
+    given = {"ssh_public_key", "ssh_public_key_path"} & set(complete)
+    if not given and not Path(default).expanduser().exists():
         complete["ssh_public_key_path"] = str(EXAMPLE_KEY)
         notes.append(f"{default} is missing: an example key, whose other half is gone, stands in")
     return complete, notes
 
 
-def make(values: Mapping[str, str], stack: str = "dev", preview: bool = False) -> rules.PlanData:
+def make(
+    values: Mapping[str, str],
+    stack: str = "dev",
+    preview: bool = False,
+    living: Mapping[str, Mapping[str, Any]] | None = None,
+) -> rules.PlanData:
     """The plan for a stack's config.
+
+    Args:
+        values: the config by key.
+        stack: the stack's name.
+        preview: know nothing that only Azure can know.
+        living: the resources that exist (`infra.plan.recording.record`).
 
     Returns:
         `resources` sorted so that whatever one depends on comes before it, `outputs`, `price`
@@ -48,7 +70,7 @@ def make(values: Mapping[str, str], stack: str = "dev", preview: bool = False) -
         UserError: the config is refused, with every reason.
     """
     config = settings.validate(values, "the config")
-    recorded = record(values, stack, preview)
+    recorded = record(values, stack, preview, living)
     plan: dict[str, Any] = {
         "resources": _in_order(recorded["requests"]),
         "outputs": dict(sorted(recorded["outputs"].items())),
@@ -66,12 +88,11 @@ def make(values: Mapping[str, str], stack: str = "dev", preview: bool = False) -
 
 def warnings(config: ClusterConfig) -> list[str]:
     """What is allowed and still deserves a thought before it is paid for."""
-    found = []
-    if config.allowed_ssh_cidr.prefixlen < 24:
-        found.append(
-            f"SSH to the head is open to {config.allowed_ssh_cidr.num_addresses} addresses"
-            f" ({config.allowed_ssh_cidr})"
-        )
+    found = [
+        f"SSH to the head is open to {one.num_addresses} addresses ({one})"
+        for one in config.allowed_ssh_cidr
+        if one.prefixlen < 24
+    ]
     if config.size.series.endswith("v5"):
         found.append(
             "hosts of version 5 sizes differ (Ice Lake, Sapphire Rapids, Emerald Rapids): only some"
@@ -83,8 +104,10 @@ def warnings(config: ClusterConfig) -> list[str]:
         found.append(
             f"the price table has no {config.vm_size} in {config.location} or no such disk"
         )
+    if config.deallocate_at:
+        found.append(f"at {config.deallocate_at} UTC every VM stops, a training in it too")
     if config.replace_nodes:
-        found.append("replace_nodes is on: a new image, key or cloud-init deletes nodes and disks")
+        found.append("replace_nodes is on: a change that Azure cannot make deletes nodes and disks")
     return found
 
 
@@ -103,7 +126,7 @@ def _in_order(requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a plan; 1 where it breaks a rule, 2 where the config is refused."""
+    """Print a plan; 1 where it breaks a rule or is refused, 2 where the config is bad."""
     parser = argparse.ArgumentParser(prog="python -m infra.plan", description=__doc__)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of Pulumi.yaml"
@@ -117,28 +140,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-live-price", action="store_true", help="do not ask Azure's price service"
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="what would change: pulumi stack export, or (less exact) pulumi stack output --json",
+    )
+    parser.add_argument(
+        "--matrix", action="store_true", help="what a change of each key does, as a table"
+    )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the cluster into a file")
     chosen = parser.parse_args(argv)
+    if chosen.matrix:
+        print(matrix.markdown(), end="")
+        return 0
     try:
+        cluster = living.read(chosen.against, chosen.stack) if chosen.against else None
         kept = stack_file.path_of(chosen.stack, Path.cwd())
         config_of_stack = stack_file.read(kept) if kept.exists() else {}
-        values, notes = stand_ins({**config_of_stack, **read_assignments(chosen.set)})
+        last = cluster.values if cluster else {}
+        values, notes = stand_ins({**(config_of_stack or last), **read_assignments(chosen.set)})
         if config_of_stack:
             notes.insert(0, f"the config is that of {kept.name}")
-        plan = make(values, chosen.stack)
+        plan = make(values, chosen.stack, living=cluster.resources if cluster else None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     plan["warnings"] = [*notes, *plan["warnings"]]
+    steps = difference.between(cluster.resources, plan) if cluster else []
+    if cluster:
+        plan["changes"] = [asdict(step) for step in steps]
+        plan["warnings"] += difference.warnings(steps)
     config = settings.validate(values)
     plan["price"]["live_vm_per_hour"] = None if chosen.no_live_price else prices.live(config)
+    if chosen.svg and (config.existing_subnet_id or not config.public_address):
+        print("error: --svg draws a cluster with a network and an address.", file=sys.stderr)
+        return 2
     if chosen.svg:
         chosen.svg.write_text(picture.draw(plan), encoding="utf-8")
     elif chosen.json:
         print(json.dumps(plan, indent=2))
+    elif cluster:
+        changes_table.show(steps, plan["warnings"], cluster.exact)
     else:
         plan_table.show(plan)
-    return 1 if plan["violations"] else 0
+    refused = any(step.action == "refused" for step in steps)
+    return 1 if plan["violations"] or refused else 0
 
 
 def read_assignments(texts: Sequence[str]) -> dict[str, str]:

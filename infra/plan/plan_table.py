@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from infra.plan.recording import NAME_KEYS
 from infra.prices import HOURS_A_MONTH
+from infra.program.kinds import NAME_KEYS
 
 
 def show(plan: dict[str, Any], console: Console | None = None) -> None:

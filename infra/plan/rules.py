@@ -6,28 +6,34 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 from typing import Any
 
 from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
-from infra.program.power_role import POWER_ROLE
+from infra.program.kinds import (
+    BUDGET,
+    DISK,
+    GROUP,
+    NIC,
+    PLACEMENT,
+    POWER_ROLE,
+    ROLE,
+    SUBNET,
+    VM,
+    VNET,
+)
 
 PlanData = dict[str, Any]
 Rule = Callable[[PlanData], Iterator[str]]
 
-VM = "azure-native:compute:VirtualMachine"
-NIC = "azure-native:network:NetworkInterface"
 NSG = "azure-native:network:NetworkSecurityGroup"
-VNET = "azure-native:network:VirtualNetwork"
-SUBNET = "azure-native:network:Subnet"
-GROUP = "azure-native:resources:ResourceGroup"
-ROLE = "azure-native:authorization:RoleAssignment"
 UNKNOWN = "(known after creation)"
 """Stands in a preview for what only Azure can know."""
-UNTAGGED = {SUBNET, ROLE}
+UNTAGGED = {BUDGET, SUBNET, ROLE}
 """ARM has no tags on these."""
+CLUSTER_RULE = "AllowCluster"
 STRANGER = IPv4Address("192.0.2.99")
 """RFC 5737: an address on the Internet that is nobody's."""
 PROBED_PORTS = (22, 80, 443, 3389, 29500, 65535)
@@ -39,11 +45,29 @@ def of_type(plan: PlanData, kind: str) -> list[dict[str, Any]]:
     return [resource for resource in plan["resources"] if resource["type"] == kind]
 
 
-def _network(plan: PlanData) -> tuple[list[dict[str, Any]], IPv4Network]:
-    (vnet,) = of_type(plan, VNET)
+def _network(plan: PlanData) -> tuple[list[dict[str, Any]], tuple[IPv4Network, ...]]:
     (group,) = of_type(plan, NSG)
-    prefix = vnet["inputs"]["addressSpace"]["addressPrefixes"][0]
-    return group["inputs"]["securityRules"], IPv4Network(prefix)
+    prefixes = [
+        prefix
+        for vnet in of_type(plan, VNET)
+        for prefix in vnet["inputs"]["addressSpace"]["addressPrefixes"]
+    ]
+    # In somebody else's network all but the cluster's own part is outside.
+    own = tuple(map(IPv4Network, prefixes)) or _subnet(plan)
+    return group["inputs"]["securityRules"], own
+
+
+def _subnet(plan: PlanData) -> tuple[IPv4Network, ...]:
+    subnets = [subnet["inputs"]["addressPrefixes"] for subnet in of_type(plan, SUBNET)]
+    if not subnets:
+        (group,) = of_type(plan, NSG)
+        (rule,) = (one for one in group["inputs"]["securityRules"] if one["name"] == CLUSTER_RULE)
+        subnets = [rule.get("sourceAddressPrefixes") or [rule["sourceAddressPrefix"]]]
+    return tuple(IPv4Network(prefix) for prefixes in subnets for prefix in prefixes)
+
+
+def _within(address: IPv4Address, ranges: Iterable[IPv4Network]) -> bool:
+    return any(address in one for one in ranges)
 
 
 def not_open_to_the_world(plan: PlanData) -> Iterator[str]:
@@ -63,13 +87,12 @@ def workers_closed(plan: PlanData) -> Iterator[str]:
     rules, vnet = _network(plan)
     # The first address of each range that a rule admits, peers, and load balancers.
     sources = {PEERED, LOAD_BALANCER, STRANGER}
-    (subnet,) = of_type(plan, SUBNET)
-    own = IPv4Network(subnet["inputs"]["addressPrefix"])
+    own = _subnet(plan)
     for rule in rules:
         for text in [rule.get("sourceAddressPrefix"), *(rule.get("sourceAddressPrefixes") or [])]:
             if text and re.fullmatch(r"[\d.]+/\d+", text):
                 sources.add(IPv4Network(text)[0])
-    outside = [source for source in sorted(sources) if source not in own]
+    outside = [source for source in sorted(sources) if not _within(source, own)]
     for node in plan["outputs"]["nodes"][1:]:
         for source in outside:
             for port in PROBED_PORTS:
@@ -90,19 +113,19 @@ def nodes_reach_each_other(plan: PlanData) -> Iterator[str]:
 
 
 def one_public_interface(plan: PlanData) -> Iterator[str]:
-    """Only the head's interface has a public address."""
+    """Only the head's interface has a public address, if any has."""
+    wanted = any(one["name"] == "head-address" for one in plan["resources"])
     for interface in of_type(plan, NIC):
         public = [
             one for one in interface["inputs"]["ipConfigurations"] if "publicIPAddress" in one
         ]
-        if bool(public) != (interface["name"] == "interface-0"):
+        if bool(public) != (wanted and interface["name"] == "interface-0"):
             yield f"{interface['name']}: has {len(public)} public addresses"
 
 
 def static_private_addresses(plan: PlanData) -> Iterator[str]:
     """Each interface has one fixed address inside the subnet, with accelerated networking."""
-    (subnet,) = of_type(plan, SUBNET)
-    own = IPv4Network(subnet["inputs"]["addressPrefix"])
+    own = _subnet(plan)
     seen = set()
     for interface in of_type(plan, NIC):
         if interface["inputs"].get("enableAcceleratedNetworking") is not True:
@@ -110,13 +133,22 @@ def static_private_addresses(plan: PlanData) -> Iterator[str]:
         for one in interface["inputs"]["ipConfigurations"]:
             address = one.get("privateIPAddress")
             static = one.get("privateIPAllocationMethod") == "Static"
-            if not static or address is None or IPv4Address(address) not in own or address in seen:
-                yield f"{interface['name']}: {address} is not a static address of its own in {own}"
+            inside = address is not None and _within(IPv4Address(address), own)
+            if not static or not inside or address in seen:
+                where = ", ".join(map(str, own))
+                yield f"{interface['name']}: {address} is no static address of its own in {where}"
             seen.add(address)
 
 
 def private_subnet(plan: PlanData) -> Iterator[str]:
-    """The subnet has a security group, a NAT gateway, and no address of Azure's choosing."""
+    """The subnet has a security group, a NAT gateway, and no address of Azure's choosing.
+
+    In somebody else's subnet each interface has the security group.
+    """
+    if not of_type(plan, SUBNET):
+        for interface in of_type(plan, NIC):
+            if "networkSecurityGroup" not in interface["inputs"]:
+                yield f"{interface['name']}: has no networkSecurityGroup"
     for subnet in of_type(plan, SUBNET):
         inputs = subnet["inputs"]
         if inputs.get("defaultOutboundAccess") is not False:
@@ -181,23 +213,41 @@ def least_rights(plan: PlanData) -> Iterator[str]:
 
 
 def nothing_left_behind(plan: PlanData) -> Iterator[str]:
-    """`pulumi destroy` deletes all: one group, nothing kept, protected, imported, or detached."""
+    """`pulumi destroy` deletes all but a data disk: one group, nothing else kept or detached."""
     groups = of_type(plan, GROUP)
     own = [group["inputs"]["resourceGroupName"] for group in groups]
     for resource in plan["resources"]:
         name = resource["name"]
-        if resource["protect"] or resource["retain_on_delete"] or resource["import_id"]:
+        protected = resource["protect"] and resource["type"] != DISK
+        if protected or resource["retain_on_delete"] or resource["import_id"]:
             yield f"{name}: is protected, retained or imported"
         if resource["custom"] and _group_of(resource["inputs"]) not in (*own, UNKNOWN):
             yield f"{name}: lies outside the stack's resource group"
-        if resource["custom"] and not resource["delete_before_replace"]:
+        # A placement group's successor has another name, and VMs move into it first.
+        second = resource["type"] != PLACEMENT and not resource["delete_before_replace"]
+        if resource["custom"] and second:
             yield f"{name}: would be replaced by a second one of the same name"
     for machine in of_type(plan, VM):
         if machine["inputs"]["storageProfile"]["osDisk"].get("deleteOption") != "Delete":
             yield f"{machine['name']}: leaves its OS disk behind"
+        for one in machine["inputs"]["storageProfile"].get("dataDisks", ()):
+            if one.get("deleteOption") != "Detach":
+                yield f"{machine['name']}: would delete the data disk"
         for one in machine["inputs"]["networkProfile"]["networkInterfaces"]:
             if one.get("deleteOption") != "Detach":
                 yield f"{machine['name']}: would delete an interface that Pulumi owns"
+
+
+def data_outlives_nodes(plan: PlanData) -> Iterator[str]:
+    """A data disk is protected, the head's alone, and closed to links from outside."""
+    for disk in of_type(plan, DISK):
+        if not disk["protect"]:
+            yield f"{disk['name']}: is not protected"
+        if disk["inputs"].get("networkAccessPolicy") != "DenyAll":
+            yield f"{disk['name']}: can be downloaded by a link"
+    for machine in of_type(plan, VM):
+        if machine["inputs"]["storageProfile"].get("dataDisks") and machine["name"] != "machine-0":
+            yield f"{machine['name']}: has a data disk"
 
 
 def tags_on_everything(plan: PlanData) -> Iterator[str]:
@@ -220,6 +270,7 @@ RULES: tuple[Rule, ...] = (
     trusted_launch,
     least_rights,
     nothing_left_behind,
+    data_outlives_nodes,
     tags_on_everything,
 )
 

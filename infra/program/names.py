@@ -11,8 +11,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-LONGEST_STEM = 44
-"""The tightest type is a Linux VM, whose name is also its host name: vm-<stem>-99 in 64."""
+from infra.config.config import LONGEST_NAME as LONGEST_STEM
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,11 @@ class Names:
         # The separator keeps ("a-b", "c") apart from ("a", "b-c").
         digest = hashlib.sha256(f"{project}\0{stack}".encode()).hexdigest()[:8]
         return cls(f"{plain[: LONGEST_STEM - 9].rstrip('-') or 'stack'}-{digest}")
+
+    @classmethod
+    def chosen(cls, name: str, project: str, stack: str) -> Names:
+        """Names that bear `name`, or, where it is empty, those of the project and the stack."""
+        return cls(name) if name else cls.of(project, stack)
 
     def resource_group(self) -> str:
         """At most 90 characters."""
@@ -56,9 +60,9 @@ class Names:
         """At most 80 characters; `purpose` is head or nat."""
         return f"pip-{self.stem}-{purpose}"
 
-    def proximity_placement_group(self) -> str:
-        """At most 80 characters."""
-        return f"ppg-{self.stem}"
+    def proximity_placement_group(self, zone: str) -> str:
+        """At most 80 characters. VMs that move to another zone need another group meanwhile."""
+        return f"ppg-{self.stem}" + (f"-zone{zone}" if zone else "")
 
     def network_interface(self, index: int) -> str:
         """At most 80 characters."""
@@ -67,6 +71,14 @@ class Names:
     def virtual_machine(self, index: int) -> str:
         """At most 64 characters: this is the node's host name too."""
         return f"vm-{self.stem}-{index}"
+
+    def budget(self) -> str:
+        """At most 63 characters."""
+        return f"budget-{self.stem}"
+
+    def data_disk(self) -> str:
+        """At most 80 characters."""
+        return f"disk-{self.stem}-data"
 
     def os_disk(self, index: int) -> str:
         """At most 80 characters."""

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import pulumi
 from pulumi_azure_native import authorization, compute
 
-POWER_ROLE = "40c5ff49-9181-41f8-ae61-143b0e78555e"
-"""Azure's built-in role "Desktop Virtualization Power On Off Contributor": among those that may
-deallocate a VM the one that may change least besides (no disks, no new VMs, no logins)."""
+from infra.program.kinds import POWER_ROLE, ROLE
+from infra.program.place import Place
 
 
 class PowerRole(pulumi.ComponentResource):
@@ -20,13 +19,15 @@ class PowerRole(pulumi.ComponentResource):
         self,
         head: compute.VirtualMachine,
         group_id: pulumi.Output[str],
-        opts: pulumi.ResourceOptions,
+        place: Place,
     ) -> None:
-        super().__init__("xeon-diffusion:infra:PowerRole", "power", None, opts)
+        super().__init__(
+            "xeon-diffusion:infra:PowerRole", place.logical("power"), None, place.inside
+        )
         principal = head.identity.apply(lambda identity: identity.principal_id if identity else "")
         definition = group_id.apply(definition_id)
         authorization.RoleAssignment(
-            "power-role",
+            place.logical("power-role"),
             # Azure wants it unique in the tenant; a new head, with its new identity, gets another.
             role_assignment_name=pulumi.Output.all(group_id, principal).apply(_name),
             scope=group_id,
@@ -34,7 +35,7 @@ class PowerRole(pulumi.ComponentResource):
             principal_id=principal,
             # Without it Azure looks a brand-new identity up, and often does not find it yet.
             principal_type="ServicePrincipal",
-            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
+            opts=place.settled.options(ROLE, self),
         )
         self.register_outputs({})
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pulumi
 from pulumi.runtime import config as runtime_config
 
 from infra.config import settings
-from infra.config.config import ClusterConfig
 from infra.errors import UserError
+from infra.program.cluster_args import ClusterArgs
 
 
-def stack_config() -> ClusterConfig:
+def stack_config() -> ClusterArgs:
     """The stack's config, checked.
 
     Every key of this project is read, not only those that exist: that is how a typo is found.
@@ -26,6 +26,7 @@ def stack_config() -> ClusterConfig:
         key.removeprefix(prefix): value for key, value in every.items() if key.startswith(prefix)
     }
     try:
-        return settings.validate(values, f"the config of stack {pulumi.get_stack()}")
+        config = settings.validate(values, f"the config of stack {pulumi.get_stack()}")
     except UserError as error:
         raise pulumi.RunError(str(error)) from None
+    return cast(ClusterArgs, config.model_dump())

@@ -219,7 +219,7 @@ def test_destroy_asks_before_anything_unfetched_is_lost(
     (tmp_path / "pulumi").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     (tmp_path / "pulumi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    chosen = argparse.Namespace(yes=False, accept_host_keys=False)
+    chosen = argparse.Namespace(yes=False, keep_data=False, accept_host_keys=False)
     lost = destroy.losses(local_inventory(), False)
     assert any("not fetched: rows and samples up to checkpoint-" in line for line in lost)
     stack = local_inventory()

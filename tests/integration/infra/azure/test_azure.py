@@ -74,6 +74,92 @@ def test_preflight_tells_each_quota_apart(arm: Pair) -> None:
     assert list(wrong(azure, spot="true")) == ["quota lowPriorityCores"]
 
 
+def against(azure: Azure, made: dict[str, str], **changes: str) -> dict[str, preflight.Check]:
+    """A config checked where a cluster exists that was made with another."""
+    config = settings.validate({**BASE, **made, **changes})
+    living = Inventory.model_validate(planned(made)["outputs"])
+    return {check.what: check for check in preflight.checks(azure, config, living)}
+
+
+def test_preflight_subtracts_the_clusters_own_vms(arm: Pair) -> None:
+    server, azure = arm
+    server.usage["cores"] = server.usage["standardDSv5Family"] = (64, 48)
+    server.power = {f"vm-xeon-diffusion-dev-{index}": "running" for index in range(3)}
+    found = against(azure, {}, node_count="4")
+    assert found["quota cores"].well
+    assert found["quota standardDSv5Family"].well
+    text = found["quota cores"].found
+    assert text == "16 of 64 free, 64 needed (48 of them the cluster's own already)"
+    assert found["changes"].found == "create: interface, machine"
+
+    def cores(count: int, **changes: str) -> preflight.Check:
+        config = settings.validate({**BASE, "node_count": str(count), **changes})
+        asked = preflight.checks(azure, config, inventory(config=None))
+        return next(check for check in asked if check.what.startswith("quota"))
+
+    assert "ask for 16 more" in cores(5).fix
+    # Deallocated VMs take nothing of the quota, and those that are gone neither.
+    server.power["vm-xeon-diffusion-dev-1"] = "deallocated"
+    del server.power["vm-xeon-diffusion-dev-2"]
+    assert "(16 of them" in cores(4).found
+    server.power, server.priority = {"vm-xeon-diffusion-dev-0": "running"}, "Spot"
+    server.usage["lowPriorityCores"] = (48, 16)
+    assert cores(3, spot="true").well
+
+
+def test_preflight_does_not_advise_what_a_living_cluster_cannot_do(arm: Pair) -> None:
+    server, azure = arm
+    server.sku["restrictions"] = [
+        {"type": "Zone", "restrictionInfo": {"zones": ["1"]}, "reasonCode": "NotAvailable"}
+    ]
+    there = against(azure, {"zone": "1"})["size"]
+    assert not there.well
+    assert "stays in its zone" in there.fix
+    assert "pulumi config set zone" not in there.fix
+    found = against(azure, {}, zone="2")["changes"]
+    assert not found.well
+    assert "Azure moves no VM between zones" in found.fix
+
+
+def test_preflight_says_that_old_nodes_keep_the_old_image(arm: Pair) -> None:
+    image = "Canonical:ubuntu-24_04-lts:server:24.4.1"
+    found = against(arm[1], {}, node_count="4", image=image)
+    assert "machine-0, machine-1, machine-2: storageProfile.imageReference" in found["note"].found
+    assert "new nodes get what the config says" in found["note"].found
+
+
+def test_a_key_that_is_kept_as_a_secret_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pulumi").write_text(
+        '#!/bin/sh\necho \'{"xeon-diffusion:tags": {"secret": true}}\'\n'
+    )
+    (tmp_path / "pulumi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(UserError, match=r"tags: is kept as a secret, .*--plaintext"):
+        preflight.stack_values()
+
+
+def test_the_subscription_is_the_one_that_pulumi_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (
+        ("pulumi", '{"azure-native:subscriptionId": {"value": "of-the-stack"}}'),
+        ("az", "of-az-login"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{text}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("ARM_SUBSCRIPTION_ID", "of-the-environment")
+    living = Inventory.model_validate(planned()["outputs"])
+    assert preflight.account(living, selected=True).subscription_id == living.subscription_id
+    assert preflight.account(None, selected=True).subscription_id == "of-the-stack"
+    assert preflight.account(None, selected=False).subscription_id == "of-the-environment"
+    monkeypatch.delenv("ARM_SUBSCRIPTION_ID")
+    monkeypatch.delenv("AZURE_SUBSCRIPTION_ID", raising=False)
+    assert preflight.account(None, selected=False).subscription_id == "of-az-login"
+
+
 def test_preflight_names_the_newest_image(arm: Pair) -> None:
     server, azure = arm
     server.versions = ["24.04.202610010"]
@@ -85,6 +171,13 @@ def test_preflight_names_the_newest_image(arm: Pair) -> None:
 def test_preflight_looks_at_the_size(arm: Pair) -> None:
     server, azure = arm
     assert "no Standard_D8s_v5 in eastus" in wrong(azure, vm_size="Standard_D8s_v5")["size"]
+    # The answer for the region has it not, that for all of them has.
+    server.planted["Microsoft.Compute/skus"] = [Answer(200, b'{"value": []}')]
+    server.sku["locations"] = ["westus2", "northeurope"]
+    told = wrong(azure)["size"]
+    assert told == (
+        "no Standard_D16s_v5 in eastus; pulumi config set location, to one of: northeurope, westus2"
+    )
     server.sku["capabilities"] = [{"name": "TrustedLaunchDisabled", "value": "True"}]
     told = wrong(azure)["size features"]
     assert "accelerated networking, Gen2, Trusted Launch" in told
@@ -105,6 +198,8 @@ def test_preflight_looks_at_rights_and_providers(arm: Pair) -> None:
     assert list(told) == ["rights", "Microsoft.Compute", "Microsoft.Network"]
     assert "virtualMachines/write" in told["rights"]
     assert "az provider register --namespace Microsoft.Compute" in told["Microsoft.Compute"]
+    server.actions, server.registration = {"actions": ["*"], "notActions": []}, "Registered"
+    assert list(wrong(azure, deallocate_at="0130")) == ["Microsoft.DevTestLab"]
 
 
 def test_preflight_knows_what_giving_the_head_a_role_needs(arm: Pair) -> None:
@@ -254,7 +349,7 @@ def test_a_failed_operation_is_told(arm: Pair) -> None:
     server, azure = arm
     failed = {"status": "Failed", "error": {"code": "AllocationFailed", "message": "no capacity"}}
     server.planted["vm-xeon-diffusion-dev-2/done"] = [Answer(200, json.dumps(failed).encode())]
-    with pytest.raises(UserError, match="no capacity"):
+    with pytest.raises(UserError, match=r"no room .*no capacity.*proximity_placement_group false"):
         power.resume(azure, inventory(), lambda text: None, poll=0.01)
 
 

@@ -23,9 +23,11 @@ from rich.console import Console
 
 from infra.errors import UserError
 from infra.inventory import SCHEMA_FILE, Inventory, main, read, schema_text
-from infra.plan import picture, plan, plan_table, rules
+from infra.plan import picture, plan, plan_table, policies, rules
+from infra.plan.matrix import SOMEBODYS
 from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
 from infra.plan.recording import PRINCIPAL, SUBSCRIPTION, record
+from infra.program.kinds import BUDGET, ROLE, SCHEDULE
 from infra.program.power_role import definition_id
 from tests.azure_models import complaints
 from tests.infra_plans import BASE, planned, resource
@@ -38,7 +40,11 @@ OTHER_CONFIGS: list[dict[str, str]] = [
     {"node_count": "1", "vm_size": "Standard_D8d_v5", "proximity_placement_group": "false"},
     {"os_disk_type": "Premium_LRS", "tags": "owner=ana,cost centre=42", "replace_nodes": "true"},
     {"head_may_deallocate": "true", "node_count": "2"},
-]
+    {"data_disk_size_gb": "512", "zone": "1", "subnet_cidr": "10.0.0.0/29,10.0.1.0/24",
+     "node_count": "5", "allowed_ssh_cidr": "203.0.113.7/32,198.51.100.0/24"},
+    {"existing_subnet_id": SOMEBODYS, "public_address": "false", "vnet_cidr": "10.0.0.0/8",
+     "allowed_ssh_cidr": "10.200.0.0/24", "proximity_placement_group": "false"},
+]  # fmt: skip
 
 Plan = dict[str, Any]
 
@@ -147,13 +153,22 @@ def _role(
     definition: str, scope: str = GROUP_ID, whose: str = "machine-0"
 ) -> Callable[[Plan], None]:
     role = {
-        "type": rules.ROLE,
+        "type": ROLE,
         "name": "role",
         "custom": True,
         "inputs": {"roleDefinitionId": definition, "scope": scope},
         "depends_on": [whose],
     }
     return lambda made: made["resources"].append(role)
+
+
+def _subnet_of_somebody(made: Plan) -> None:
+    made["resources"] = [one for one in made["resources"] if one["name"] != "subnet"]
+
+
+def _planted_disk(made: Plan) -> None:
+    disks = _inputs(made, "machine-1")["storageProfile"]
+    disks["dataDisks"] = [{"lun": 0, "deleteOption": "Detach"}]
 
 
 @pytest.mark.parametrize(
@@ -179,6 +194,7 @@ def _role(
                 privateIPAddress="10.0.0.4"
             ),
         ),
+        (rules.private_subnet, _subnet_of_somebody),
         (rules.private_subnet, _set("subnet", True, "inputs", "defaultOutboundAccess")),
         (rules.no_secrets, _key_in_custom_data),
         (
@@ -204,6 +220,7 @@ def _role(
             rules.nothing_left_behind,
             _set("machine-0", "Detach", "inputs", "storageProfile", "osDisk", "deleteOption"),
         ),
+        (rules.data_outlives_nodes, _planted_disk),
         (rules.tags_on_everything, _set("interface-2", {"stack": "dev"}, "inputs", "tags")),
     ],
 )
@@ -240,7 +257,34 @@ def test_packets_are_judged_with_azures_own_rules() -> None:
     assert allows(without, Packet(PEERED, worker, 22), vnet) == "AllowVnetInBound"
     own = allows(without, Packet(LOAD_BALANCER, head, 22), vnet)
     assert own == "AllowAzureLoadBalancerInBound"
-    assert vnet == IPv4Network("10.0.0.0/16")
+    assert vnet == (IPv4Network("10.0.0.0/16"),)
+
+
+def test_in_somebodys_network_the_nodes_are_as_closed() -> None:
+    mine = {"existing_subnet_id": SOMEBODYS, "public_address": "false"}
+    made = planned(mine, allowed_ssh_cidr="10.0.200.0/24,203.0.113.0/24")
+    assert made["violations"] == []
+    kinds = {one["type"].rpartition(":")[2] for one in made["resources"] if one["custom"]}
+    assert not kinds & {"VirtualNetwork", "Subnet", "NatGateway", "PublicIPAddress"}
+    for index in range(3):
+        interface = _inputs(made, f"interface-{index}")
+        (address,) = interface["ipConfigurations"]
+        assert address["subnet"]["id"] == SOMEBODYS
+        assert interface["networkSecurityGroup"]["id"].endswith("/nsg-xeon-diffusion-dev")
+    assert made["outputs"]["gateway"] == "10.0.0.4"
+    assert made["outputs"]["ssh_command"] == "ssh azureuser@10.0.0.4"
+    inventory = Inventory.model_validate(made["outputs"])
+    assert inventory.nodes[0].public_ip is None
+    (security_rules, vnet) = rules._network(made)
+    head, worker = IPv4Address("10.0.0.4"), IPv4Address("10.0.0.5")
+    for person in (IPv4Address("10.0.200.9"), IPv4Address("203.0.113.1")):
+        assert allows(security_rules, Packet(person, head, 22), vnet) == "AllowSshToHead"
+        assert allows(security_rules, Packet(person, worker, 22), vnet) is None
+    assert allows(security_rules, Packet(IPv4Address("10.0.9.9"), head, 22), vnet) is None
+    assert [line["what"] for line in made["price"]["lines"]] == [
+        "Standard_D16s_v5, eastus",
+        "OS disk StandardSSD_LRS, 128 GB",
+    ]
 
 
 def test_a_wide_open_range_is_a_warning_for_the_heads_ssh_alone() -> None:
@@ -299,6 +343,24 @@ def test_a_new_image_is_ignored_until_a_key_says_so() -> None:
     assert "storageProfile.imageReference" in asked["replace_on_changes"]
     assert settled["delete_before_replace"]
     assert asked["delete_before_replace"]
+
+
+def test_what_keeps_the_bill_down_is_off_until_it_is_asked_for() -> None:
+    kinds = {one["type"] for one in planned()["resources"]}
+    assert not kinds & {BUDGET, SCHEDULE}
+    made = planned(deallocate_at="0130", monthly_budget="500", budget_email="ana@example.com")
+    assert made["violations"] == []
+    assert "at 0130 UTC every VM stops, a training in it too" in made["warnings"]
+    budget = _inputs(made, "budget")
+    assert budget["scope"] == GROUP_ID
+    assert budget["timePeriod"]["startDate"].endswith("-01T00:00:00Z")
+    shares = [one["threshold"] for one in budget["notifications"].values()]
+    assert sorted(shares) == [80, 100]
+    for index in range(3):
+        nightly = resource(made, f"nightly-{index}")
+        assert nightly["depends_on"] == [f"machine-{index}", "resource-group"]
+        assert nightly["inputs"]["name"] == f"shutdown-computevm-vm-xeon-diffusion-dev-{index}"
+        assert nightly["inputs"]["dailyRecurrence"] == {"time": "0130"}
 
 
 def test_requests_arrive_after_what_they_depend_on() -> None:
@@ -513,3 +575,37 @@ def test_the_docs_show_the_plan_as_it_is() -> None:
         assert title in text
     rows = [line.rstrip() for line in shown.splitlines() if line.startswith("│")]
     assert [row for row in rows if row not in text] == [], "stale: make plan, into docs/azure.md"
+
+
+def _as_a_pack_is_told(made: Plan) -> list[str]:
+    """The violations where the plan's resources come as a policy pack's do, children too."""
+    stack = policies.Stack()
+    urn = "urn:pulumi:dev::xeon-diffusion::{type}::{name}".format
+    urns = {one["name"]: urn(**one) for one in made["resources"]}
+    for one in made["resources"]:
+        inputs = policies.plain(one["inputs"], lambda values, key: values[key])
+        before = one["delete_before_replace"]
+        stack.add(urns[one["name"]], one["type"], inputs, one["protect"], before)
+    return stack.violations(
+        {urns[one["name"]]: [urns[name] for name in one["depends_on"]] for one in made["resources"]}
+    )
+
+
+def test_the_policy_pack_finds_what_the_plan_finds() -> None:
+    for changes in ({}, {"head_may_deallocate": "true", "node_count": "1"}):
+        assert _as_a_pack_is_told(planned(changes)) == []
+    made = planned()
+    _public_worker(made)
+    _rule(made)
+    found = _as_a_pack_is_told(made)
+    assert any(text.startswith("one_public_interface: interface-1") for text in found)
+    assert any(text.startswith("not_open_to_the_world: interface-0") for text in found)
+
+
+def test_a_preview_has_values_that_a_pack_cannot_read() -> None:
+    known = {"id": "x", "list": [1, {"deep": 2}]}
+
+    def look(values: Any, key: Any) -> Any:
+        return rules.UNKNOWN if key == "deep" else values[key]
+
+    assert policies.plain(known, look) == {"id": "x", "list": [1, {"deep": rules.UNKNOWN}]}

@@ -163,6 +163,23 @@ def test_a_file_of_outputs(tmp_path: Path) -> None:
     assert (worker.address, worker.public_address, worker.vcpus) == ("10.0.0.5", None, 8)
 
 
+def test_the_private_key_is_the_other_half_of_the_nodes_public_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "other.pub").write_text("ssh-ed25519 BBBB me")
+    (tmp_path / ".ssh" / "other").touch()
+    (tmp_path / ".ssh" / "azure.pub").write_text("ssh-ed25519 AAAA me@here\n")
+    given = outputs(ssh_private_key_path=None, ssh_public_key="ssh-ed25519 AAAA me@there")
+    file = write(tmp_path / "cluster.json", given)
+    assert read_inventory(file).ssh_private_key_path is None, "the agent may hold it"
+    (tmp_path / ".ssh" / "azure").touch()
+    assert read_inventory(file).ssh_private_key_path == tmp_path / ".ssh" / "azure"
+    named = write(tmp_path / "named.json", {**given, "ssh_private_key_path": "/keys/mine"})
+    assert read_inventory(named).ssh_private_key_path == Path("/keys/mine")
+
+
 def test_all_that_is_wrong_in_a_file_is_said_at_once(tmp_path: Path) -> None:
     content = outputs(user="", gateway="here")
     content["nodes"][1]["private_ip"] = "10.0.0"

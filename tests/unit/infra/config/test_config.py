@@ -48,6 +48,8 @@ def test_a_missing_key_says_what_it_is_for() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
+        ("name", "Lab_1", "must be 1 to 44 of a-z, 0-9 and -"),
+        ("name", "lab-", "no - at its ends"),
         ("location", "East US", "try eastus"),
         ("node_count", "101", "less than or equal to 100"),
         ("node_count", "two", "valid integer"),
@@ -73,11 +75,13 @@ def test_a_missing_key_says_what_it_is_for() -> None:
         ("allowed_ssh_cidr", "0.0.0.0/0", "allow_ssh_from_anywhere"),
         ("allowed_ssh_cidr", "*", "must be an IPv4 range"),
         ("allowed_ssh_cidr", "10.0.0.0/8", "overlaps vnet_cidr"),
+        ("existing_subnet_id", "snet-compute", "az network vnet subnet show"),
         ("ssh_public_key_path", "/nowhere/key.pub", "ssh-keygen"),
         ("ssh_private_key_path", "/nowhere/key", "no such file"),
         ("spot_max_price", "0", "more than 0"),
         ("spot_max_price", "0.5", "set spot to true"),
         ("spot_eviction_policy", "Keep", "Deallocate"),
+        ("deallocate_at", "25:00", "four digits of UTC"),
         ("tags", "owner", "name=value"),
         ("tags", "a?b=c", "none of"),
         ("tags", "Owner=a,owner=b", "twice"),
@@ -106,7 +110,7 @@ def test_a_subnet_must_hold_the_nodes() -> None:
 
 def test_the_world_may_knock_when_a_second_key_says_so() -> None:
     open_wide = {**BASE, "allowed_ssh_cidr": "0.0.0.0/0", "allow_ssh_from_anywhere": "true"}
-    assert settings.validate(open_wide).allowed_ssh_cidr.prefixlen == 0
+    assert settings.validate(open_wide).allowed_ssh_cidr[0].prefixlen == 0
 
 
 @pytest.mark.parametrize(
@@ -134,14 +138,56 @@ def test_a_private_key_in_the_config_is_never_repeated() -> None:
     assert "c2VjcmV0" not in message
 
 
-def test_the_private_key_is_a_path_or_nothing(tmp_path: Path) -> None:
+def test_the_private_key_is_the_path_that_was_given_on_any_machine(tmp_path: Path) -> None:
     public = tmp_path / "id.pub"
     public.write_text(KEY.read_text())
+    private = tmp_path / "id"
+    private.write_text("")
     values = {**BASE, "ssh_public_key_path": str(public)}
     assert settings.validate(values).private_key_path is None
-    (tmp_path / "id").write_text("")
-    assert settings.validate(values).private_key_path == str(tmp_path / "id")
     assert settings.validate({**values, "ssh_private_key_path": "agent"}).private_key_path is None
+    given = settings.validate({**values, "ssh_private_key_path": str(private)})
+    assert given.private_key_path == str(private)
+
+
+def test_a_public_key_can_be_given_itself(tmp_path: Path) -> None:
+    inline = KEY.read_text().strip()
+    values = {"allowed_ssh_cidr": "203.0.113.7/32", "ssh_public_key": inline}
+    nowhere = settings.validate({**values, "ssh_public_key_path": str(tmp_path / "absent.pub")})
+    assert nowhere.public_key == inline
+    assert "Azure takes" in complaint(ssh_public_key="ecdsa-sha2-nistp256 AAAA me")
+    pasted = complaint(ssh_public_key="-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n")
+    assert "holds a private key" in pasted
+    assert "c2VjcmV0" not in pasted
+
+
+def test_a_budget_needs_an_address() -> None:
+    assert "budget_email = '': must be an address" in complaint(monthly_budget="500")
+    assert settings.validate({**BASE, "monthly_budget": "5", "budget_email": "a@b.org"})
+
+
+def test_ranges_can_be_several() -> None:
+    config = settings.validate(
+        {
+            **BASE,
+            "node_count": "12",
+            "vnet_cidr": "10.0.0.0/24,10.1.0.0/16",
+            "subnet_cidr": "10.0.0.0/29, 10.1.0.0/28",
+            "allowed_ssh_cidr": "203.0.113.7/32,198.51.100.0/24",
+        }
+    )
+    # Azure keeps the first four addresses of each range and the last.
+    assert [str(config.private_ip(index)) for index in (0, 2, 3, 11)] == [
+        *("10.0.0.4", "10.0.0.6", "10.1.0.4", "10.1.0.12")
+    ]
+    assert settings.validate({"name": "", **BASE, **config.as_strings()}) == config.model_copy(
+        update={
+            "ssh_public_key": config.public_key,
+        }
+    )
+    assert "addresses twice" in complaint(subnet_cidr="10.0.0.0/28,10.0.0.0/29")
+    assert "inside vnet_cidr" in complaint(subnet_cidr="10.0.0.0/28,10.7.0.0/29")
+    assert "must be an IPv4 range" in complaint(allowed_ssh_cidr="203.0.113.7/32,x")
 
 
 @pytest.mark.parametrize("name", sizes.known_names())
@@ -203,10 +249,12 @@ def test_names_fit_azures_limits_for_any_project_and_stack(project: str, stack: 
         names.network_security_group(): 80,
         names.nat_gateway(): 80,
         names.public_ip("head"): 80,
-        names.proximity_placement_group(): 80,
+        names.proximity_placement_group("3"): 80,
         names.network_interface(99): 80,
         names.virtual_machine(99): 63,
         names.os_disk(99): 80,
+        names.data_disk(): 80,
+        names.budget(): 63,
     }
     for name, limit in limits.items():
         assert len(name) <= limit
