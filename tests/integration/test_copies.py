@@ -93,19 +93,18 @@ def counting_writes(argv: list[str]) -> int:
 
 
 def test_with_the_first_machine_lost_another_ones_copy_goes_on_bit_for_bit(
-    flags: Flags, machines: Machines, tmp_path: Path
+    flags: Flags, precision: str, machines: Machines, tmp_path: Path
 ) -> None:
     whole, folders = [tmp_path / "whole" / str(n) for n in range(2)], machines[:2]
-    assert codes(run_on(whole, flags(), tmp_path / "logs")) == [0, 0]
-    run_on(
-        folders, flags(), tmp_path / "logs", hook=KillAt("training.step:TrainingStep.__call__", 4)
-    )
+    argv = flags(mixed_precision=precision)
+    assert codes(run_on(whole, argv, tmp_path / "logs")) == [0, 0]
+    run_on(folders, argv, tmp_path / "logs", hook=KillAt("training.step:TrainingStep.__call__", 4))
     shutil.rmtree(folders[0])
     folders[0].mkdir()
     for name in ("config.toml", "checkpoint-2"):  # as `fab train --resume` brings them
         source = folders[1] / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folders[0] / name)
-    resumed = run_on(folders, flags(resume_from_checkpoint="latest"), tmp_path / "logs")
+    resumed = run_on(folders, [*argv, "--resume_from_checkpoint=latest"], tmp_path / "logs")
     assert codes(resumed) == [0, 0], resumed[0].output
     assert "going on from checkpoint-2" in resumed[0].output
     name = "learned_embeds.safetensors"

@@ -88,6 +88,25 @@ def test_a_number_of_threads_that_is_asked_for_is_kept_and_shown(
     assert f"1 rank, {this_cpu().cores} threads each\n" in free.output
 
 
+COUNT_THREADS = """
+import os, training, psutil, torch
+wanted = os.cpu_count() + 2
+torch.set_num_threads(wanted)
+before = psutil.Process().num_threads()
+torch.ones(1 << 20).add_(1)
+print(psutil.Process().num_threads() - before == wanted - 1)
+"""
+
+
+@pytest.mark.parametrize(("name", "value"), [("OMP_DYNAMIC", "true"), ("OMP_THREAD_LIMIT", "1")])
+def test_an_operation_gets_all_the_threads_that_it_counts_on(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    finished = launch([sys.executable, "-c", COUNT_THREADS])
+    assert finished.stdout == "True\n", finished.stderr
+
+
 @pytest.mark.parametrize("dead", [0, 1])
 def test_a_rank_that_dies_is_named_by_the_others(dead: int, flags: Flags, tmp_path: Path) -> None:
     finished = run_ranks(

@@ -33,13 +33,14 @@ def rows(folder: Path) -> bytes:
 
 
 @pytest.fixture
-def accumulating(flags: Flags) -> Flags:
+def accumulating(flags: Flags, precision: str) -> Flags:
     """Runs of two micro-batches a rank, on the global batch of four whatever the ranks."""
 
     def build(size: int = 1, **changes: object) -> list[str]:
         return flags(
             gradient_accumulation_steps=MICRO_BATCHES // size,
             evaluation_steps=6,
+            mixed_precision=precision,
             **changes,
         )
 
@@ -125,11 +126,13 @@ def test_a_decaying_schedule_is_restated_with_a_notice(flags: Flags, tmp_path: P
     assert (tmp_path / "run" / "learned_embeds-steps-8.safetensors").exists()
 
 
-def test_sigterm_ends_the_run_with_a_checkpoint(flags: Flags, tmp_path: Path) -> None:
-    whole = run_ranks(flags(output_dir=tmp_path / "whole", max_train_steps=7), tmp_path / "logs")
+def test_sigterm_ends_the_run_with_a_checkpoint(accumulating: Flags, tmp_path: Path) -> None:
+    whole = run_ranks(
+        accumulating(output_dir=tmp_path / "whole", max_train_steps=7), tmp_path / "logs"
+    )
     assert whole[0].code == 0
     (cut,) = run_ranks(
-        flags(output_dir=tmp_path / "one", max_train_steps=7),
+        accumulating(output_dir=tmp_path / "one", max_train_steps=7),
         tmp_path / "logs",
         1,
         SignalAt(STEP, 3),
@@ -137,7 +140,9 @@ def test_sigterm_ends_the_run_with_a_checkpoint(flags: Flags, tmp_path: Path) ->
     assert cut.code == 128 + 15, cut.output
     assert "stopped at step 3 with a checkpoint" in cut.output
     (resumed,) = run_ranks(
-        flags(output_dir=tmp_path / "one", max_train_steps=7, resume_from_checkpoint="latest"),
+        accumulating(
+            output_dir=tmp_path / "one", max_train_steps=7, resume_from_checkpoint="latest"
+        ),
         tmp_path / "logs",
     )
     assert resumed.code == 0, resumed.output
