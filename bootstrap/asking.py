@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bootstrap import answers
 from bootstrap.errors import UserError
 from bootstrap.foreign import say
 from bootstrap.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.hosts import Ask, Host, open_hosts
 from bootstrap.inventory import Inventory, read_inventory
+from bootstrap.names import run_name
+from bootstrap.run_answers import Run
 
 Act = Callable[[argparse.Namespace, Inventory, list[Host]], int]
 
@@ -79,9 +81,15 @@ def ask_head(head: Host, *words: str, on_line: Callable[[str], None] | None = No
 
 
 def all_runs(head: Host) -> list[dict[str, Any]]:
-    """See `runs.summary`; the run started last at the end."""
-    found: list[dict[str, Any]] = json.loads(ask_head(head, "list"))
-    return found
+    """See `run_answers.Run`; the run started last at the end.
+
+    Raises:
+        UserError: there is no environment there yet, or the answer is none.
+    """
+    found = answers.read(list[Run], ask_head(head, "list"), f"{head.name}: its runs")
+    for run in found:
+        run_name(run["name"], head.name)
+    return [dict(run) for run in found]
 
 
 def the_run(head: Host, name: str) -> dict[str, Any]:

@@ -22,12 +22,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TimeElapsedColumn
 
-from bootstrap import asking, durable, origin
+from bootstrap import answers, asking, durable, origin, runs
 from bootstrap.errors import UserError
 from bootstrap.foreign import column, say
 from bootstrap.hosts import Host, OnBytes
 from bootstrap.inventory import Inventory
 from bootstrap.layout import records
+from bootstrap.names import relative
+from bootstrap.run_answers import Gathered
 from bootstrap.run_names import local_folder
 
 target = local_folder
@@ -103,7 +105,7 @@ def bring_home(
         UserError: the connection broke, the disk is full, or the folder is another run's; what has
             arrived is whole.
     """
-    gathered = json.loads(asking.ask_head(head, "gather", name))
+    gathered = _gather(head, name)
     try:
         with disk_errors_named(name):
             where = origin.claim(cluster, gathered)
@@ -111,7 +113,7 @@ def bring_home(
             if full:
                 head.fetch(f"{head.layout.runs}/{name}", where, on_bytes)
             before = read_fetched(cluster).get(name)
-            full_until = int(gathered["results_until"]) if full else -1
+            full_until = gathered["results_until"] if full else -1
             if before is not None and before.began == gathered["began"]:
                 full_until = max(full_until, before.full_until)
             there = Fetched(gathered["began"], gathered["results_until"], full_until)
@@ -120,6 +122,17 @@ def bring_home(
         with contextlib.suppress(UserError):
             head.run(["rm", "-rf", "--", gathered["path"]])
     return where
+
+
+def _gather(head: Host, name: str) -> dict[str, Any]:
+    said = asking.ask_head(head, "gather", name)
+    gathered = answers.read(Gathered, said, f"{head.name}: the results of {name}")
+    place = f"{head.layout.runs}/{runs.GATHERED}/"
+    path = gathered["path"]
+    if gathered["name"] != name or not path.startswith(place):
+        raise UserError(f"{head.name}: asked for {name}, it gives {gathered['name']!r}, {path!r}.")
+    relative(path.removeprefix(place), head.name)
+    return dict(gathered)
 
 
 def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:

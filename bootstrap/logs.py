@@ -7,7 +7,6 @@ run. `--all` prints what the ranks print (supervisor.log) in place of the bar.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import threading
 from collections.abc import Sequence
@@ -15,13 +14,15 @@ from typing import Any
 
 from rich.console import Console
 
-from bootstrap import asking, fetch, run_state
+from bootstrap import answers, asking, fetch, run_state, runs
 from bootstrap.errors import ConnectionLost, UserError
 from bootstrap.foreign import say, say_on
 from bootstrap.hosts import Host
 from bootstrap.inventory import Inventory
 from bootstrap.progress import RunProgress
+from bootstrap.run_answers import Followed
 
+NOT_YET = "nothing was asked for yet"
 GOES_ON = "detached: the training goes on. fab logs attaches again, fab stop ends it."
 
 
@@ -29,12 +30,12 @@ class Bringer:
     """Brings results home in a thread of its own: while the bar moves, and never twice at once.
 
     Attributes:
-        problem: why the last time failed; "": it did not.
+        problem: why not all is here: the last time failed, or there was none; "": all is.
     """
 
     def __init__(self, head: Host, cluster: str, name: str, progress: RunProgress) -> None:
         self._head, self._cluster, self._name, self._progress = head, cluster, name, progress
-        self.problem = ""
+        self.problem = NOT_YET
         self._wanted = threading.Event()
         self._over = False
         self._thread = threading.Thread(target=self._bring, daemon=True)
@@ -62,14 +63,15 @@ class Bringer:
             try:
                 fetch.bring_home(self._head, self._cluster, self._name)
                 self.problem = ""
-            except UserError as error:
-                before, self.problem = self.problem, str(error).splitlines()[0]
+            except Exception as error:  # whatever it is, this thread goes on and says so
+                said = str(error) if isinstance(error, UserError) else repr(error)
+                before, self.problem = self.problem, said.partition("\n")[0]
                 if self.problem != before:  # a full disk is full at the next checkpoint too
                     self._progress.note(f"not fetched yet: {self.problem}")
 
 
 def attach(head: Host, cluster: str, name: str, console: Console) -> int:
-    """Show a run until it ends; returns 0 where it ended well.
+    """Show a run until it ends; returns 0 where it ended well and its results came home.
 
     Raises:
         UserError: the connection broke; the run goes on.
@@ -79,17 +81,15 @@ def attach(head: Host, cluster: str, name: str, console: Console) -> int:
 
         def take(line: str) -> None:
             try:
-                said = json.loads(line)
-            except ValueError:
+                said = answers.read(Followed, line, head.name)
+            except UserError:  # something that Python or its packages print there
                 return
             if "state" in said:
                 end.clear()
                 end.update(said["state"])
-                progress.state(said["state"])
-            elif "event" in said:
-                progress.event(said["event"])
-                if said["event"]["event"] in ("checkpoint", "sample", "done", "stopped"):
-                    bringer.more()
+                progress.state(dict(said["state"]))
+            elif progress.event(said.get("event", {})) in runs.RESULTS:
+                bringer.more()
 
         try:
             asking.ask_head(head, "follow", name, "0", on_line=take)
@@ -101,15 +101,18 @@ def attach(head: Host, cluster: str, name: str, console: Console) -> int:
 
 
 def ended(state: dict[str, Any], name: str, console: Console, fetched: bool = True) -> int:
-    """A last word on a run that has ended."""
+    """A last word on a run that has ended; 0 where it ended well, and its results are here."""
     phase, reason = state.get("phase"), state.get("reason") or ""
     if phase == "done":
         where = f"are in {fetch.target(name)}/" if fetched else "are still on the head: fab fetch"
         say_on(console, f"{name}: done; its results {where}")
-        return 0
+        return 0 if fetched else 1
     if phase == "stopped":
-        say_on(console, f"{name}: stopped. {reason} fab train --resume --run {name} goes on.")
-        return 0
+        where = "" if fetched else " Its results are still on the head: fab fetch."
+        say_on(
+            console, f"{name}: stopped. {reason} fab train --resume --run {name} goes on.{where}"
+        )
+        return 0 if fetched else 1
     why = reason or "its supervisor is gone (was the head restarted?)"
     say_on(console, f"{name}: {phase}: {why}")
     say_on(

@@ -6,13 +6,12 @@ Every rank ends after the step that it is in. `fab train --resume` goes on from 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from bootstrap import asking, logs
+from bootstrap import answers, asking, logs
 from bootstrap.foreign import say
 from bootstrap.hosts import Host
 from bootstrap.inventory import Inventory
@@ -20,7 +19,7 @@ from bootstrap.inventory import Inventory
 
 def stop(head: Host, name: str) -> bool:
     """Ask a run to end; False: it is not running."""
-    return bool(json.loads(asking.ask_head(head, "stop", name)))
+    return answers.read(bool, asking.ask_head(head, "stop", name), f"{head.name}: fab stop")
 
 
 def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:

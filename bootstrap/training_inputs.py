@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bootstrap import inputs
+from bootstrap import answers, inputs
 from bootstrap.errors import UserError
 from bootstrap.flags import Asked
 from bootstrap.foreign import say_on
@@ -115,7 +114,7 @@ def _raise(what: str, failed: dict[str, UserError]) -> None:
 def _record(head: Host, kind: str) -> dict[str, Any]:
     path = f"{head.layout.cluster}/{inputs.RECORD[kind]}"
     text = head.run(script('cat "$1" 2>/dev/null || :', path)).stdout
-    return json.loads(text) if text else {}
+    return dict(answers.read(inputs.Record, text, f"{head.name}: {path}")) if text else {}
 
 
 def _is_there(head: Host, path: str) -> bool:
