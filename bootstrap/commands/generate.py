@@ -7,16 +7,17 @@ newest checkpoint are used; drawing takes cores from it.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
+from bootstrap import answers
 from bootstrap.commands import command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
+from bootstrap.names import under
 from bootstrap.runs import results_owner, runs_on_head
 from bootstrap.runs.results import disk_errors_named
 from bootstrap.ssh.host import Host
@@ -58,9 +59,9 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
             said = finished.stderr.strip().splitlines() or ["it said nothing"]
             errors = [line for line in said if line.startswith("error: ")]
             raise UserError(f"{head.name}: {(errors or said)[-1].removeprefix('error: ')}")
-        paths: list[str] = json.loads(finished.stdout.splitlines()[-1])
-        for path in paths:
-            target = here / "generated" / path.rpartition("/")[2]
+        drawn = f"{head.name}: the pictures that it drew"
+        for path in answers.read_last_line(list[str], finished.stdout, drawn):
+            target = under(here / "generated", path.rpartition("/")[2], head.name)
             with disk_errors_named(name):
                 head.fetch(path, target)
             say(str(target))

@@ -6,12 +6,12 @@ Every rank ends after the step that it is in. `fab train --resume` goes on from 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
+from bootstrap import answers
 from bootstrap.commands import command_line
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.runs import attach, runs_on_head
@@ -21,7 +21,7 @@ from bootstrap.terminal import say
 
 def stop(head: Host, name: str) -> bool:
     """Ask a run to end; False: it is not running."""
-    return bool(json.loads(runs_on_head.ask_head(head, "stop", name)))
+    return answers.read(bool, runs_on_head.ask_head(head, "stop", name), f"{head.name}: fab stop")
 
 
 def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:

@@ -18,7 +18,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from bootstrap import atomic_files
@@ -29,6 +29,7 @@ MANIFEST = "state.json"
 STATE = "state.safetensors"
 # A run that was killed while it replaced a checkpoint has it under the second name.
 _NAME, _REPLACED = re.compile(r"checkpoint-(\d+)"), re.compile(r"\.checkpoint-(\d+)\.\d+\.old")
+_EXPORTED = re.compile(r"config\.toml|(checkpoint-\d+/|learned_embeds-steps-\d+\.)\w[\w.-]*")
 
 
 def newest(folder: Path) -> dict[str, Any]:
@@ -94,12 +95,11 @@ def bring_in(folder: Path, files: dict[str, str]) -> None:
         UserError: it names files that no checkpoint has.
     """
     for name in sorted(files, key=lambda name: name.endswith(MANIFEST)):
-        parts = PurePosixPath(name).parts
-        if not 1 <= len(parts) <= 2 or any(part in ("..", "/", "") for part in parts):
-            raise UserError(f"{name}: is not a file of a checkpoint.")
+        if not _EXPORTED.fullmatch(name):
+            raise UserError(f"{name!r}: is not a file of a checkpoint.")
         try:
             content = base64.b64decode(files[name], validate=True)
-        except binascii.Error as error:
+        except (binascii.Error, TypeError, ValueError) as error:
             raise UserError(f"{name}: arrived damaged.") from error
         if name != CONFIG or not (folder / CONFIG).exists():
             atomic_files.write(folder / name, content)

@@ -32,6 +32,7 @@ KEPT_THERE = ("latents", "logs", "model_index.json", "feature_extractor", "image
               "safety_checker", "scheduler", "text_encoder", "tokenizer", "unet", "vae",
               "nodefile", "supervisor.lock")  # fmt: skip
 """What stays on the head unless everything is asked for: gigabytes, or of no use elsewhere."""
+GATHERED = ".gathered"
 POLL_SECONDS = 0.25
 RECENT = 20
 ABANDONED_SECONDS = 24 * 3600.0
@@ -89,7 +90,7 @@ def gather(folder: Path) -> dict[str, Any]:
     Each call has a folder of its own, which whoever asked removes: two may fetch at once.
     """
     said = summary(folder)
-    gathered = folder.parent / ".gathered"
+    gathered = folder.parent / GATHERED
     gathered.mkdir(exist_ok=True)
     for old in gathered.iterdir():
         with suppress(FileNotFoundError):

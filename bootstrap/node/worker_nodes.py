@@ -70,14 +70,15 @@ class Peers:
         return [node.name for node, done in zip(nodes, each(end, nodes), strict=True) if not done]
 
     def newest_on(self, node: JobNode) -> dict[str, Any] | None:
-        """See `checkpoints.newest`; None: the node did not answer."""
+        """See `checkpoints.newest`; None: the node did not answer, or with something else."""
         folder = self.job.folder
         if self.is_head(node):
             return checkpoints.newest(folder)
         said = self.ask(
             node, [self.job.python, "-P", "-m", "bootstrap.node.checkpoints", "newest", str(folder)]
         )
-        return json.loads(said) if said else None
+        there = _object(said)
+        return there if _names_a_checkpoint(there) else None
 
     def bring_newest(self, nodes: Iterable[JobNode]) -> str | None:
         """Copy the newest checkpoint of `nodes` to the head, where the head's own is older.
@@ -99,10 +100,24 @@ class Peers:
             return None
         words = [self.job.python, "-P", "-m", "bootstrap.node.checkpoints", "export"]
         said = self.ask(source, [*words, str(self.job.folder), str(best)])
-        if said is None:
+        files = _object(said)
+        if files is None:
             return None
-        checkpoints.bring_in(Path(self.job.folder), json.loads(said))
+        checkpoints.bring_in(Path(self.job.folder), files)
         return source.name
+
+
+def _object(said: str | None) -> dict[str, Any] | None:
+    """What a node answered, if it is a JSON object."""
+    try:
+        found = json.loads(said or "")
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _names_a_checkpoint(there: dict[str, Any] | None) -> bool:
+    return there is not None and "run" in there and isinstance(there.get("step"), int | None)
 
 
 def each(ask: Callable[[JobNode], Result], nodes: Sequence[JobNode]) -> list[Result]:

@@ -11,10 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bootstrap import atomic_files
+from bootstrap import answers, atomic_files
 from bootstrap.errors import UserError
+from bootstrap.names import relative
+from bootstrap.node import run_query
 from bootstrap.paths import records
 from bootstrap.runs import results_owner, runs_on_head
+from bootstrap.runs.run_answers import Gathered
 from bootstrap.runs.run_names import local_folder
 from bootstrap.ssh.host import Host, OnBytes
 
@@ -89,7 +92,7 @@ def bring_home(
         UserError: the connection broke, the disk is full, or the folder is another run's; what has
             arrived is whole.
     """
-    gathered = json.loads(runs_on_head.ask_head(head, "gather", name))
+    gathered = _gather(head, name)
     try:
         with disk_errors_named(name):
             where = results_owner.claim(cluster, gathered)
@@ -97,7 +100,7 @@ def bring_home(
             if full:
                 head.fetch(f"{head.layout.runs}/{name}", where, on_bytes)
             before = read_fetched(cluster).get(name)
-            full_until = int(gathered["results_until"]) if full else -1
+            full_until = gathered["results_until"] if full else -1
             if before is not None and before.began == gathered["began"]:
                 full_until = max(full_until, before.full_until)
             there = Fetched(gathered["began"], gathered["results_until"], full_until)
@@ -106,3 +109,14 @@ def bring_home(
         with contextlib.suppress(UserError):
             head.run(["rm", "-rf", "--", gathered["path"]])
     return where
+
+
+def _gather(head: Host, name: str) -> dict[str, Any]:
+    said = runs_on_head.ask_head(head, "gather", name)
+    gathered = answers.read(Gathered, said, f"{head.name}: the results of {name}")
+    place = f"{head.layout.runs}/{run_query.GATHERED}/"
+    path = gathered["path"]
+    if gathered["name"] != name or not path.startswith(place):
+        raise UserError(f"{head.name}: asked for {name}, it gives {gathered['name']!r}, {path!r}.")
+    relative(path.removeprefix(place), head.name)
+    return dict(gathered)

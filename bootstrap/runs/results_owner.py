@@ -68,7 +68,9 @@ def refusal(name: str) -> UserError:
 def _origin(folder: Path) -> dict[str, Any] | None:
     try:
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return {"cluster": values["cluster"], "began": values["began"]}
+        if isinstance(values["began"], float | int | None):  # it becomes a part of a file's name
+            return {"cluster": values["cluster"], "began": values["began"]}
+        return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from bootstrap import answers
 from bootstrap.errors import UserError
+from bootstrap.names import RUN
 from bootstrap.runs import flags
 from bootstrap.runs.node_version import check_version
+from bootstrap.runs.run_answers import Newest
 from bootstrap.runs.run_names import check_name
 from bootstrap.ssh.host import Host
 
@@ -46,8 +49,8 @@ def _newest(host: Host, name: str) -> dict[str, Any]:
     if finished.exit_code != 0:
         check_version(host, finished.stderr)
         raise UserError(f"{host.name} has no environment yet: fab bootstrap sets it up.")
-    there: dict[str, Any] = json.loads(finished.stdout)
-    return there
+    said = f"{host.name}: its newest checkpoint of {name}"
+    return dict(answers.read(Newest, finished.stdout, said))
 
 
 def _last_begun(hosts: Sequence[Host]) -> str:
@@ -64,5 +67,5 @@ def _begun(host: Host) -> list[tuple[float, str]]:
     folder = shlex.quote(host.layout.runs)
     listing = f"find {folder} -mindepth 2 -maxdepth 2 -name config.toml -printf '%T@ %P\\n'"
     here = host.run(f"{listing} 2>/dev/null || :").stdout
-    lines = [line.partition(" ") for line in here.splitlines()]
-    return [(float(time), path.partition("/")[0]) for time, _, path in lines]
+    lines = re.findall(r"^(\d+\.\d+) (\S+)/config\.toml$", here, re.MULTILINE)
+    return [(float(time), name) for time, name in lines if RUN.fullmatch(name)]

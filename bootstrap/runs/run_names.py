@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bootstrap.errors import UserError
-
-SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+from bootstrap.names import RUN
 
 
 def check_name(name: str) -> str:
@@ -18,7 +17,7 @@ def check_name(name: str) -> str:
     Raises:
         UserError: it is not.
     """
-    if not SAFE.fullmatch(name):
+    if not RUN.fullmatch(name):
         raise UserError(
             f"--run {name}: must be letters, digits, dots, dashes and underscores (at most 64), "
             "and begin with a letter or a digit."

@@ -57,11 +57,18 @@ class RunProgress:
             self.note(f"{self.name}: {phase}{where}")
         self._phase = phase
 
-    def event(self, event: dict[str, Any]) -> None:
-        """An event of the run."""
+    def event(self, event: dict[str, Any]) -> str:
+        """An event of the run; returns its kind, or "" of one that lacks something."""
+        try:
+            self._event(event)
+        except (LookupError, TypeError, ValueError):
+            return ""
+        return str(event["event"])
+
+    def _event(self, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "start":
-            self._total = event.get("max_train_steps") or 0
+            self._total = int(event.get("max_train_steps") or 0)
             self._show(event["step"], "")
             self.note(
                 f"step {event['step']} of {self._total}, {event.get('ranks')} ranks "
@@ -79,9 +86,10 @@ class RunProgress:
         elif kind == "done":
             self._show(event["step"], "", last=True)
         elif kind in TOLD:
-            self.note(event.get("text") or f"{kind} at step {event.get('step')}")
+            self.note(str(event.get("text") or f"{kind} at step {event.get('step')}"))
 
     def _show(self, step: int, figures: str, last: bool = False) -> None:
+        step = int(step)
         if self._bar and self._task is not None:
             self._bar.update(self._task, total=self._total, completed=step, figures=figures)
             return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
+from bootstrap import answers
 from bootstrap.errors import UserError
+from bootstrap.names import run_name
 from bootstrap.runs.node_version import check_version
+from bootstrap.runs.run_answers import Run
 from bootstrap.ssh.host import Host
 
 
@@ -29,9 +31,15 @@ def ask_head(head: Host, *words: str, on_line: Callable[[str], None] | None = No
 
 
 def all_runs(head: Host) -> list[dict[str, Any]]:
-    """See `run_query.summary`; the run started last at the end."""
-    found: list[dict[str, Any]] = json.loads(ask_head(head, "list"))
-    return found
+    """See `run_answers.Run`; the run started last at the end.
+
+    Raises:
+        UserError: there is no environment there yet, or the answer is none.
+    """
+    found = answers.read(list[Run], ask_head(head, "list"), f"{head.name}: its runs")
+    for run in found:
+        run_name(run["name"], head.name)
+    return [dict(run) for run in found]
 
 
 def the_run(head: Host, name: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bootstrap import answers
 from bootstrap.errors import UserError
 from bootstrap.runs.flags import Asked
 from bootstrap.setup import model_and_data
@@ -115,7 +115,7 @@ def _raise(what: str, failed: dict[str, UserError]) -> None:
 def _record(head: Host, kind: str) -> dict[str, Any]:
     path = f"{head.layout.cluster}/{model_and_data.RECORD[kind]}"
     text = head.run(script('cat "$1" 2>/dev/null || :', path)).stdout
-    return json.loads(text) if text else {}
+    return dict(answers.read(model_and_data.Record, text, f"{head.name}: {path}")) if text else {}
 
 
 def _is_there(head: Host, path: str) -> bool:

@@ -9,6 +9,7 @@ its name. Beside it, `<folder>.sha256` says what it holds.
 from __future__ import annotations
 
 import queue
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootstrap.errors import UserError
+from bootstrap.names import relative
 from bootstrap.setup.fanout import Waves
 from bootstrap.ssh.transfer import script
 
@@ -149,6 +151,10 @@ mv "$partial.sha256" "$tree.sha256"
 """
 
 
+LINE = re.compile(r"[0-9a-f]{64}  \./(?P<name>.+)")
+"""Of a manifest, as sha256sum prints it."""
+
+
 @dataclass(frozen=True)
 class Tree:
     """A folder that every node is to have.
@@ -162,9 +168,14 @@ class Tree:
     manifest: str
 
     @property
+    def names(self) -> frozenset[str]:
+        """Of its files, as the manifest has them: `./` and what is below the folder."""
+        return frozenset(line[66:] for line in _lines(self.manifest))
+
+    @property
     def files(self) -> int:
         """How many."""
-        return len(self.manifest.splitlines())
+        return len(_lines(self.manifest))
 
 
 def seal(host: Host, path: str) -> Tree:
@@ -173,7 +184,18 @@ def seal(host: Host, path: str) -> Tree:
     Raises:
         UserError: it is not there, or has names that cannot be handed out.
     """
-    return Tree(path, host.run(script(SEAL, path)).stdout)
+    manifest = host.run(script(SEAL, path)).stdout
+    for line in _lines(manifest):
+        found = LINE.fullmatch(line)
+        if found is None:
+            raise UserError(f"{host.name}: its list of {path} cannot be read: {line[:80]!r}")
+        relative(found["name"], host.name)
+    return Tree(path, manifest)
+
+
+def _lines(text: str) -> list[str]:
+    """Without the other characters that `splitlines` breaks at: names may have them."""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def untouched(host: Host, path: str) -> bool:
@@ -188,7 +210,11 @@ def missing(host: Host, tree: Tree) -> list[str] | None:
         return None
     if finished.exit_code != 0:
         raise UserError(f"{host.node.name}: {tree.path}: {finished.stderr.strip()[-400:]}")
-    return finished.stdout.splitlines()
+    lacking, known = _lines(finished.stdout), tree.names
+    for name in lacking:
+        if name not in known:
+            raise UserError(f"{host.name}: {tree.path}: it asks for {name!r}, which is not in it.")
+    return lacking
 
 
 def copy(sender: Host, receiver: Host, tree: Tree, lacking: Sequence[str], say: Say) -> None:

@@ -9,9 +9,12 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired
+
+from typing_extensions import TypedDict
 
 from bootstrap import urls
+from bootstrap.answers import read
 from bootstrap.errors import UserError
 from bootstrap.node.downloads.hub_files import PICTURES
 from bootstrap.setup.broadcast import PUT_IN_PLACE, RESTORE, Say, Tree, seal, untouched
@@ -27,6 +30,15 @@ REPOSITORY = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
 ENDPOINT = "HF_ENDPOINT"
 """The person's variable that names a mirror of the hub."""
 RECORD = {"model": "model.json", "pictures": "data.json"}
+
+
+class Record(TypedDict):
+    """What the head keeps of an input that was brought, as far as it is asked for again."""
+
+    path: str
+    source: NotRequired[str]
+    name: NotRequired[str]
+    key: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -163,7 +175,7 @@ def bring(head: Host, wanted: Input, say: Say, record: bool = True) -> Tree:
     key = wanted.key()
     known = head.run(script('cat "$1" 2>/dev/null || :', about_it)).stdout
     there = head.run(script(f'{RESTORE} test -d "$1"', path), check=False).exit_code == 0
-    if there and known and json.loads(known).get("key") == key and untouched(head, path):
+    if there and _key_in(known) == key and untouched(head, path):
         return seal(head, path)
     filling = f"{path}.filling"
     commit = None
@@ -182,7 +194,7 @@ def bring(head: Host, wanted: Input, say: Say, record: bool = True) -> Tree:
             errors = [text for text in said if text.startswith("error: ")]
             last = errors[-1].removeprefix("error: ") if errors else "\n".join(said[-5:])
             raise UserError(f"{head.node.name}: {last}")
-        commit = finished.stdout.split()[-1]
+        commit = (finished.stdout.split() or [""])[-1]
     head.run(script(PUT_IN_PLACE, filling, path))
     tree = seal(head, path)
     if not record:
@@ -198,6 +210,14 @@ def bring(head: Host, wanted: Input, say: Say, record: bool = True) -> Tree:
     }
     head.write(about_it, json.dumps(about, indent=1).encode(), mode=0o644)
     return tree
+
+
+def _key_in(record: str) -> str | None:
+    """What a record on the head says it is of; a record that cannot be read is none."""
+    try:
+        return read(Record, record, "").get("key")
+    except UserError:
+        return None
 
 
 def tree_sha256(tree: Tree) -> str:

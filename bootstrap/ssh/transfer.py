@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shlex
 import tarfile
 import tempfile
@@ -17,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from bootstrap import answers
 from bootstrap.errors import UserError
+from bootstrap.names import under
 from bootstrap.ssh.own_files import PARTIAL, files_of
 
 if TYPE_CHECKING:
@@ -86,6 +89,7 @@ sync -- "$2"
 mv -f -- "$2" "$1"
 sync -- "$(dirname -- "$1")"
 """
+LISTED = re.compile(r"(?P<sha256>[0-9a-f]{64}) (?P<size>\d{1,18}) \./(?P<name>.+)", re.DOTALL)
 REMOVE = 'cd -- "$1" && xargs -0 -r rm -f --'
 SIZE = 'if [ -f "$1" ]; then wc -c < "$1"; else echo 0; fi'
 
@@ -160,19 +164,31 @@ def send(host: Host, source: Path, path: str, on_bytes: OnBytes | None, *, exact
 
 
 def fetch(host: Host, path: str, target: Path, on_bytes: OnBytes | None) -> None:
-    """See `Host.fetch`."""
+    """See `Host.fetch`.
+
+    What begins with a dot stays there: it is being written, or a record that is kept here.
+    """
     is_file = host.run(script('[ -f "$1" ]', path), check=False).exit_code == 0
     there = _listed(host, path)
     if not there and host.run(script('[ -d "$1" ]', path), check=False).exit_code != 0:
         raise UserError(f"{host.name}: {path} does not exist there; nothing was fetched.")
     folder = path.rpartition("/")[0] if is_file else path
-    local = {name: target if is_file else target / name for name in there}
+    if is_file and len(there) > 1:
+        raise UserError(f"{host.name}: {path} is one file, and it lists {len(there)}.")
+    if not is_file:
+        there = {name: entry for name, entry in there.items() if not _has_dot(name)}
+    local = {name: target if is_file else under(target, name, host.name) for name in there}
     differing = [name for name, entry in there.items() if not _has(local[name], entry)]
     for batch in _batches([name for name in differing if there[name].size <= SMALL], there):
         _fetch_together(host, folder, {name: there[name] for name in batch}, local, on_bytes)
     for name in differing:
         if there[name].size > SMALL:
             _fetch_alone(host, f"{folder}/{name}", local[name], there[name], on_bytes)
+
+
+def _has_dot(name: str) -> bool:
+    """Whether a file or a folder above it is a hidden one; `..` is for `under` to refuse."""
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def _entry(path: Path) -> Entry:
@@ -191,10 +207,11 @@ def _listed(host: Host, path: str) -> dict[str, Entry]:
         host.stream(script(LIST, path), nothing, 0, sink=content.extend)
     listed = {}
     for line in content.decode("utf-8", "surrogateescape").split("\0"):
-        if line:
-            sha256, size, name = line.split(" ", 2)
-            if PARTIAL not in name:
-                listed[name.removeprefix("./")] = Entry(int(size), sha256)
+        found = LISTED.fullmatch(line)
+        if line and not found:
+            raise UserError(f"{host.name}: its list of {path} cannot be read: {line[:80]!r}")
+        if found and PARTIAL not in found["name"]:
+            listed[found["name"]] = Entry(int(found["size"]), found["sha256"])
     return listed
 
 
@@ -239,7 +256,7 @@ def _send_alone(
     host: Host, path: str, source: Path, entry: Entry, on_bytes: OnBytes | None
 ) -> None:
     partial = f"{path}{PARTIAL}{entry.sha256[:12]}"
-    have = int(host.run(script(SIZE, partial)).stdout)
+    have = answers.read(int, host.run(script(SIZE, partial)).stdout, f"{host.name}: {partial}")
     if have > entry.size:
         host.run(["rm", "-f", "--", partial])
         have = 0

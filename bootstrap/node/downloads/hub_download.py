@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from bootstrap.errors import UserError, exit_status
+from bootstrap.names import relative
 from bootstrap.node.downloads.hub_files import picture_files, pipeline_files, without_safetensors
 from bootstrap.urls import shown
 
@@ -38,6 +39,8 @@ def download(kind: str, repository: str, folder: Path, revision: str | None) -> 
         about = HfApi().model_info(repository, revision=revision)
         names = [item.rfilename for item in about.siblings or []]
         wanted = pipeline_files(names) if kind == "model" else picture_files(names)
+        for name in wanted:
+            relative(name, repository)
         check(kind, repository, wanted, names)
         for number, name in enumerate(wanted, 1):
             print(f"{number} of {len(wanted)}: {name}", flush=True)

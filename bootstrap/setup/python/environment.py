@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bootstrap.answers import read, read_last_line
 from bootstrap.errors import CommandFailed, UserError
 from bootstrap.setup.broadcast import Say
 from bootstrap.setup.python.package_pins import ONECCL_PACKAGE, Lock
@@ -161,7 +162,7 @@ def _as_recorded(host: Host, home: str) -> bool:
     try:
         now = json.loads(said.splitlines()[-1])["packages"]
         return bool(now == json.loads(host.read(f"{home}/{INSTALLED}"))["packages"])
-    except (UserError, ValueError, IndexError, KeyError):
+    except (UserError, ValueError, LookupError, TypeError):
         return False
 
 
@@ -186,7 +187,7 @@ def _record(host: Host, plan: Plan, home: str, tcmalloc: str | None, say: Say) -
             f"{error}\nThe packages installed but do not work together on {host.node.name}."
             + (" --stack upstream needs fewer of them." if plan.lock.stack == "intel" else "")
         ) from error
-    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    found = read_last_line(dict[str, Any], printed, f"{host.node.name}: its environment")
     libraries = dict(found["libraries"])
     if "tcmalloc" not in libraries:
         if tcmalloc:
@@ -221,5 +222,6 @@ def installed(host: Host) -> dict[str, Any]:
     Raises:
         UserError: it has none.
     """
-    found: dict[str, Any] = json.loads(host.read(f"{host.layout.env}/{INSTALLED}"))
-    return found
+    path = f"{host.layout.env}/{INSTALLED}"
+    text = host.read(path).decode("utf-8", "replace")
+    return read(dict[str, Any], text, f"{host.name}: {path}")

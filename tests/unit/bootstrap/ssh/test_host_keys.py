@@ -116,7 +116,7 @@ def test_destroyed_machines_keys_are_forgotten(
     pins = Pins(Path(".cluster/mine/known_hosts"))
     key, _ = made(tmp_path / "key")
     pins.add({HEAD: key, WORKER: key})
-    asked = argparse.Namespace(yes=True, accept_host_keys=False)
+    asked = argparse.Namespace(yes=True, accept_host_keys=False, keep_data=False)
     assert destroy.destroy(inventory, asked) == code
     assert pins.names() == ([] if code == 0 else ["xeon-0", "xeon-1"])
 

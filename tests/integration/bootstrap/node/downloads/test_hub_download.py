@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import tests.hub
 from bootstrap.errors import UserError
-from bootstrap.inventory import Node
+from bootstrap.inventory.inventory import Node
 from bootstrap.setup.model_and_data import bring, read_input
 from bootstrap.ssh.host import LocalHost
-from tests.hub import serving
+from tests.hub import COMMIT, serving
 
 ROOT = Path(__file__).resolve().parents[5]
 
@@ -141,3 +142,22 @@ def test_a_hub_that_does_not_answer(tmp_path: Path) -> None:
     assert finished.returncode == 1
     assert f"could not be fetched from {endpoint}" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("pictures", "../kept/a.png"), ("model", "../model_index.json")],
+)
+def test_a_name_that_leads_out_of_the_folder_is_refused(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    names = ["model_index.json", name]
+    about = {"id": "a/b", "sha": COMMIT, "siblings": [{"rfilename": one} for one in names]}
+    monkeypatch.setattr(tests.hub._Handler, "_about", lambda *_: about)
+    (tmp_path / "kept").mkdir()
+    with serving({"a/b": pipeline}) as hub:
+        finished = download(tmp_path, hub.endpoint, kind, "a/b", str(tmp_path / "target"))
+        assert not any("/resolve/" in path for _, path in hub.requests)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("error: a/b: gives a file the name")
+    assert (tmp_path / "kept").is_dir()
