@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library said, without passwords in URLs: it is shown and stored."""
+    said = str(error).strip().splitlines() or [repr(error)]
+    return re.sub(r"""(?<=://)[^\s/?#"'<>]*@""", "***@", said[0])
+
 
 class UserError(Exception):
     """Bad input or a bad environment: says what was wrong, where, and what to do.

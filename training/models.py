@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.config import TextualInversionConfig
 from training.embeds import load_embeds
-from training.errors import UserError
+from training.errors import UserError, first_line
 
 PARTS = ("tokenizer", "scheduler", "text_encoder", "vae", "unet")
 
@@ -110,9 +110,8 @@ class _part_named:
         if error is None or not isinstance(error, Exception):
             return
         where = "a folder here or a name on the hub (HF_ENDPOINT says which hub)"
-        what = str(error).strip().splitlines() or [repr(error)]
         raise UserError(
-            f"{self.name}: its {self.part} cannot be loaded: {what[0][:300]}\n"
+            f"{self.name}: its {self.part} cannot be loaded: {first_line(error)[:300]}\n"
             f"  The model must be {where}, whole, with safetensors weights."
         ) from error
 

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from training import durable
 from training.config import TextualInversionConfig
-from training.errors import UserError
+from training.errors import UserError, first_line
 from training.models import add_placeholder, load_models
 
 
@@ -72,7 +72,7 @@ def publish(config: TextualInversionConfig, notify: Callable[[str], None]) -> No
         )
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         raise UserError(
-            f"push_to_hub: {name} could not be uploaded ({str(error).splitlines()[0]}). "
+            f"push_to_hub: {name} could not be uploaded ({first_line(error)}). "
             "Set HF_TOKEN to a token that may write; the results are in "
             f"{config.output_dir}."
         ) from error

@@ -38,6 +38,7 @@ from bootstrap.ssh.node_log import log_file
 from bootstrap.ssh.open_hosts import open_hosts
 from bootstrap.ssh.ssh_host import BootLog
 from bootstrap.terminal import exit_status, say, say_on
+from bootstrap.urls import checked
 
 WAIT_SECONDS = 600
 EXAMPLES = f"""examples:
@@ -69,8 +70,10 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
     add("--environment", choices=("auto", "conda", "venv"), default="auto",
         help="venv needs a package index only; auto: conda where its channel answers")  # fmt: skip
-    add("--conda-channel", metavar="URL", help="in place of conda-forge's own")
-    add("--package-index", metavar="URL", help="in place of PyPI, PyTorch's and Intel's")
+    add("--conda-channel", metavar="URL", help="in place of conda-forge's own; - reads it")
+    add("--package-index", metavar="URL",
+        help="in place of PyPI, PyTorch's and Intel's; - reads it from standard input, for one with"
+             " a password: what is typed is in the shell's history")  # fmt: skip
     add("--pretrained-model-name-or-path", default=DEFAULT_MODEL, metavar="MODEL",
         help="a repository on the hub or a folder here (default: %(default)s)")  # fmt: skip
     add("--revision", help="of that repository")
@@ -141,12 +144,20 @@ def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -
         kit=make_kit(CHECKOUT, records(inventory.name).folder.absolute()),
         environment=chosen.environment,
         conda_lock=read_lock(CHECKOUT, CONDA),
-        conda_channel=chosen.conda_channel,
-        package_index=chosen.package_index,
+        conda_channel=_url("--conda-channel", chosen.conda_channel),
+        package_index=_url("--package-index", chosen.package_index),
         wanted=wanted,
         hub_token=_hub_token(chosen.hub_token_file),
         say=lambda text: say_on(console, text),
     )
+
+
+def _url(flag: str, given: str | None) -> str | None:
+    """The URL that a flag gives; "-": a line of standard input, for one with a password."""
+    if given is None:
+        return None
+    url = sys.stdin.readline().strip() if given == "-" else given
+    return checked(flag, url, ("https", "http", "file"))
 
 
 def _hub_token(source: str | None) -> str | None:

@@ -7,11 +7,11 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bootstrap import urls
 from bootstrap.errors import UserError
 from bootstrap.node.downloads.hub_files import PICTURES
 from bootstrap.setup.broadcast import PUT_IN_PLACE, RESTORE, Say, Tree, seal, untouched
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DEFAULT_PICTURES = "sd-concepts-library/dicoo"
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
-HUB_VARIABLES = ("HF_ENDPOINT",)
-"""Of the person's; all others, the token's among them, are not handed to a command line."""
+ENDPOINT = "HF_ENDPOINT"
+"""The person's variable that names a mirror of the hub."""
 RECORD = {"model": "model.json", "pictures": "data.json"}
 
 
@@ -62,7 +62,7 @@ class Input:
         """Changes when the input does: a local folder's content, a repository's revision."""
         if self.local is not None:
             return f"{self.local.name} {content_key(self.local)}"
-        return f"{self.source}@{self.revision or 'newest'} {os.environ.get('HF_ENDPOINT', '')}"
+        return f"{self.source}@{self.revision or 'newest'} {urls.stored(endpoint())}"
 
 
 def read_input(kind: str, value: str, revision: str | None = None) -> Input:
@@ -119,17 +119,27 @@ def content_key(folder: Path) -> str:
 
 def store_token(head: Host, token: str) -> None:
     """Keep a hub token where only its owner reads it. It is in no argument and no log."""
+    head.hide([token.strip()])
     head.write(head.layout.hub_token, token.strip().encode(), mode=0o600)
 
 
-def download_line(host: Host, wanted: Input, folder: str, variables: Mapping[str, str]) -> str:
-    """The command that fetches from the hub, on the head."""
+def endpoint() -> str:
+    """The mirror of the hub that the person's HF_ENDPOINT names; "": none.
+
+    Raises:
+        UserError: it is no URL.
+    """
+    url = os.environ.get(ENDPOINT, "").strip()
+    return urls.checked(ENDPOINT, url, ("https", "http")) if url else ""
+
+
+def download_line(host: Host, wanted: Input, folder: str) -> str:
+    """The command that fetches from the hub, on the head; its standard input is `endpoint`."""
     environment = {
         "HF_HOME": host.layout.hf,
         "HF_TOKEN_PATH": host.layout.hub_token,
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        **{name: variables[name] for name in HUB_VARIABLES if name in variables},
     }
     words = [
         "env", *(f"{name}={value}" for name, value in environment.items()),
@@ -164,8 +174,9 @@ def bring(head: Host, wanted: Input, say: Say, record: bool = True) -> Tree:
             head.run(script('rm -rf "$2" && cp -al "$1" "$2"', path, filling))
         head.send(wanted.local, filling, exact=True)
     else:
-        line = download_line(head, wanted, filling, os.environ)
-        finished = head.run(line, on_line=say, check=False)
+        head.hide(urls.secrets(endpoint()))
+        line = download_line(head, wanted, filling)
+        finished = head.run(line, stdin=endpoint().encode(), on_line=say, check=False)
         if finished.exit_code != 0:
             said = finished.stderr.strip().splitlines() or ["(it said nothing)"]
             errors = [text for text in said if text.startswith("error: ")]

@@ -9,12 +9,13 @@ import subprocess
 import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from bootstrap import urls
 from bootstrap.errors import CommandFailed, UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.paths import Layout, node_root
@@ -59,6 +60,7 @@ class Host(ABC):
         self.log: OnLine = _no_log
         self.unreachable: UserError | None = None
         self.shares_home_of: str | None = None
+        self._hidden: set[str] = set()
         self._outputs: set[Output] = set()
         self._interrupted = False
 
@@ -71,6 +73,18 @@ class Host(ABC):
     def python(self) -> str:
         """The interpreter of the node's environment, by its absolute path."""
         return f"{self.layout.env}/bin/python"
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """From now on *** stands for these in the lines and errors of commands, and in the log."""
+        self._hidden.update(secrets)
+
+    def _without_hidden(self, text: str) -> str:
+        for secret in sorted(self._hidden, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
+    def _shown(self, text: str) -> str:
+        return urls.shown(self._without_hidden(text))
 
     def run(
         self,
@@ -99,10 +113,11 @@ class Host(ABC):
             source.write(stdin)
             source.seek(0)
             output = self.stream(line, source, len(stdin), timeout=timeout, on_line=on_line)
-        finished = Finished(output.exit_code, output.stdout_text, output.stderr_text)
+        finished = Finished(output.exit_code, output.stdout_text, self._shown(output.stderr_text))
         if check and finished.exit_code != 0:
-            said = (finished.stdout + finished.stderr).splitlines()[-LAST_LINES:]
-            raise CommandFailed(self.name, self.step or line, finished.exit_code, "\n".join(said))
+            said = self._shown(finished.stdout + finished.stderr).splitlines()[-LAST_LINES:]
+            what = self.step or self._shown(line)
+            raise CommandFailed(self.name, what, finished.exit_code, "\n".join(said))
         return finished
 
     def write(self, path: str, content: bytes, mode: int = 0o600) -> None:
@@ -161,8 +176,16 @@ class Host(ABC):
         """Where a command's output goes; known to `interrupt` for as long."""
         if self.unreachable:
             raise self.unreachable
-        self.log(f"$ {' '.join(line.split())[:LOGGED_CHARACTERS]}")
-        output = Output(self.name, self.step or line, self.log, on_line, sink)
+
+        def log(text: str) -> None:
+            self.log(self._shown(text))
+
+        def tell(text: str) -> None:
+            if on_line:
+                on_line(self._without_hidden(text))
+
+        log(f"$ {' '.join(line.split())[:LOGGED_CHARACTERS]}")
+        output = Output(self.name, self.step or self._shown(line), log, tell, sink)
         self._outputs.add(output)
         if self._interrupted:
             output.interrupt()

@@ -30,8 +30,8 @@ from bootstrap.node.downloads.conda_packages import (
     fetch_package,
     is_whole,
     one_line,
-    shown,
 )
+from bootstrap.urls import shown, stored
 
 SUBDIRS = ("linux-64", "noarch")
 CHANNEL = "channel"
@@ -142,9 +142,9 @@ def _write_channel(folder: Path, channel: str, records: Sequence[Any]) -> None:
                 kind = "packages.conda" if record.file_name.endswith(".conda") else "packages"
                 repodata[kind][record.file_name] = about
         (folder / subdir / REPODATA).write_text(json.dumps(repodata, indent=1, sort_keys=True))
-    (folder / CHANNEL).write_text(shown(channel))
+    (folder / CHANNEL).write_text(stored(channel))
     lines = [
-        shown(record.url) + (f"#{record.md5.hex()}" if record.md5 else "")
+        stored(record.url) + (f"#{record.md5.hex()}" if record.md5 else "")
         for record in sorted(records, key=lambda record: record.file_name)
     ]
     (folder / EXPLICIT).write_text("\n".join(["# platform: linux-64", "@EXPLICIT", *lines, ""]))
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or folder}: {error.strerror or error}")
     except Exception as error:  # The library's errors have no class in common.
-        return _fail(f"{shown(channel) or folder}: {one_line(str(error))}")
+        return _fail(shown(f"{channel or folder}: {one_line(str(error))}"))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return 0

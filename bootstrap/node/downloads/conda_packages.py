@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
+
+from bootstrap.urls import shown
 
 CHUNK = 1 << 20
 TRIES = 3
@@ -153,14 +154,6 @@ def _sha256(path: Path) -> bytes:
         while piece := file.read(CHUNK):
             digest.update(piece)
     return digest.digest()
-
-
-def shown(url: str) -> str:
-    """A URL without what nobody else may read."""
-    parts = urlsplit(url)
-    path = re.sub(r"^/t/[^/]+", "/t/***", parts.path)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, path, "", ""))
 
 
 def one_line(text: str) -> str:

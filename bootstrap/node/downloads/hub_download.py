@@ -3,8 +3,9 @@
     env/bin/python -m bootstrap.node.downloads.hub_download model REPOSITORY FOLDER [REVISION]
     env/bin/python -m bootstrap.node.downloads.hub_download pictures REPOSITORY FOLDER [REVISION]
 
-Through huggingface_hub itself, so HF_ENDPOINT, HF_TOKEN_PATH and proxies are respected. What is
-whole is not fetched again. The last line printed is the commit that the files are of.
+Through huggingface_hub itself, so HF_TOKEN_PATH and proxies are respected. Standard input is the
+URL of a mirror, in which there may be a password, or nothing. What is whole is not fetched again.
+The last line printed is the commit that the files are of.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from bootstrap.errors import UserError, exit_status
 from bootstrap.node.downloads.hub_files import picture_files, pipeline_files, without_safetensors
+from bootstrap.urls import shown
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -51,9 +53,9 @@ def download(kind: str, repository: str, folder: Path, revision: str | None) -> 
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         endpoint = os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT)
         raise UserError(
-            f"{repository}: could not be fetched from {endpoint}: {reason}. Look at the head's way "
-            "to it, name a mirror (HF_ENDPOINT), or send a folder of your own "
-            "(--pretrained-model-name-or-path, --train-data-dir)."
+            f"{repository}: could not be fetched from {shown(endpoint)}: {shown(reason)}. "
+            "Look at the head's way to it, name a mirror (HF_ENDPOINT), or send a folder of your "
+            "own (--pretrained-model-name-or-path, --train-data-dir)."
         ) from error
     # The client's own notes on what it fetched; a picture's former folder.
     shutil.rmtree(folder / ".cache", ignore_errors=True)
@@ -86,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     kind, repository, folder = arguments[:3]
+    if endpoint := sys.stdin.read().strip():
+        os.environ["HF_ENDPOINT"] = endpoint  # the library reads it when it is imported
     Path(folder).mkdir(parents=True, exist_ok=True)
     commit = download(kind, repository, Path(folder), arguments[3] if arguments[3:] else None)
     print(commit)

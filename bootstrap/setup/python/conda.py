@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from bootstrap.errors import UserError
 from bootstrap.node.downloads.conda_node import EXPLICIT
-from bootstrap.node.downloads.conda_packages import shown
 from bootstrap.setup.broadcast import PUT_IN_PLACE, Say
 from bootstrap.ssh.transfer import script
+from bootstrap.urls import secrets, shown
 
 if TYPE_CHECKING:
     from bootstrap.setup.python.payload import Kit
@@ -107,6 +107,7 @@ def fetch(head: Host, kit: Kit, python: str, wheels: str, channel: str, say: Say
     Raises:
         UserError: the channel does not answer, lacks a package, or sends what it did not list.
     """
+    head.hide(secrets(channel))
     target = folder_of(head)
     if head.run(script('test -d "$1"', target), check=False).exit_code != 0:
         filling = f"{target}.fetching"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from bootstrap import urls
 from bootstrap.errors import UserError
 from bootstrap.setup.broadcast import PUT_IN_PLACE, Say
 from bootstrap.setup.python.package_pins import CONDA, ONECCL_INDEX, ONECCL_PACKAGE, Lock, Part
@@ -83,6 +84,7 @@ def fetch(
             arrived += 1
             say(f"{arrived} of {len(lock.pins)}: {line.split()[1].partition('==')[0]}")
 
+    head.hide(urls.secrets(package_index or ""))
     folders = folders_of(head, lock, version)
     for part, folder in zip(lock.parts(package_index), folders, strict=True):
         if head.run(script('test -d "$1"', folder), check=False).exit_code != 0:
@@ -113,7 +115,7 @@ def _download(
         index = part.index or "the index that pip on the head is set to (PyPI)"
         raise UserError(
             f"{head.node.name}: {', '.join(part.names[:3])}{' ...' if part.names[3:] else ''}: "
-            f"not to be had from {without_password(index)}:\n{last}\n{advice(part, stack)}"
+            f"not to be had from {urls.shown(index)}:\n{last}\n{advice(part, stack)}"
         )
 
 
@@ -139,18 +141,12 @@ def advice(part: Part, stack: str) -> str:
     return " ".join(ways)
 
 
-def without_password(url: str) -> str:
-    """A URL that may be shown."""
-    user, at, rest = url.rpartition("@")
-    return f"{user.partition('://')[0]}://***@{rest}" if at else url
-
-
 def answers(url: str) -> bool:
     """Whether an index can be reached from this machine; asked once, a few seconds at most."""
-    host = urlsplit(url).hostname
     try:
-        socket.getaddrinfo(host, None)
-        request = urllib.request.Request(url, method="HEAD")
+        socket.getaddrinfo(urlsplit(url).hostname, None)
+        # The library takes a password for a port; without it, a server that refuses answers too.
+        request = urllib.request.Request(urls.stored(url), method="HEAD")
         with urllib.request.urlopen(request, timeout=LOOK_SECONDS):
             return True
     except urllib.error.HTTPError as error:

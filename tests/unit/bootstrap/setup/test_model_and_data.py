@@ -79,11 +79,15 @@ def test_pictures_that_a_kill_left_half_replaced_are_there_again(
     assert sorted(path.name for path in first.parent.iterdir()) == ["my-cat", "my-cat.sha256"]
 
 
-def test_the_hub_is_asked_by_the_head_and_no_token_is_in_the_line(head: LocalHost) -> None:
+def test_the_hub_is_asked_by_the_head_and_no_token_is_in_the_line(
+    head: LocalHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = read_input("model", "a/model", "main")
-    variables = {"HF_ENDPOINT": "https://mirror", "HF_TOKEN": "hf_secret"}
-    line = download_line(head, wanted, "/r/models/model.filling", variables)
-    assert "HF_ENDPOINT=https://mirror" in line
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:geheim@mirror")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    line = download_line(head, wanted, "/r/models/model.filling")
+    assert model_and_data.endpoint() == "https://me:geheim@mirror"  # by standard input
+    assert "mirror" not in line
     assert f"HF_TOKEN_PATH={head.layout.hub_token}" in line
     assert "hf_secret" not in line
     assert line.endswith(

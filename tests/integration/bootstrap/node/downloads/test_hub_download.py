@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.errors import UserError
+from bootstrap.inventory.inventory import Node
+from bootstrap.setup.model_and_data import bring, read_input
+from bootstrap.ssh.host import LocalHost
 from tests.hub import serving
 
 ROOT = Path(__file__).resolve().parents[5]
@@ -28,6 +32,7 @@ def download(
         [sys.executable, "-m", "bootstrap.node.downloads.hub_download", *words],
         cwd=ROOT,
         env=environment,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=120,
@@ -92,6 +97,32 @@ def test_a_repository_of_pickles_is_refused_before_anything_is_fetched(
     assert finished.returncode == 1
     assert "unet has its weights as pickles alone" in finished.stderr
     assert not [path for _, path in hub.requests if "/resolve/" in path]
+
+
+def test_a_password_of_a_mirror_is_shown_and_written_nowhere(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "env").symlink_to(sys.prefix)
+    head = LocalHost(Node("n0", "127.0.0.1"), str(root))
+    logged: list[str] = []
+    head.log = logged.append
+    monkeypatch.delenv("HF_HOME", raising=False)
+    with serving({"a/model": pipeline}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint.replace("//", "//me:geheim@"))
+        tree = bring(head, read_input("model", "a/model"), logged.append)
+    assert "model_index.json" in tree.manifest
+    with pytest.raises(UserError) as caught:
+        bring(head, read_input("model", "another/model"), logged.append)
+    assert "could not be fetched from http://***@127.0.0.1:" in str(caught.value)
+    told = [*logged, str(caught.value)]
+    files = [
+        path for path in root.rglob("*") if path.is_file() and (root / "env") not in path.parents
+    ]
+    assert (root / "cluster" / "model.json") in files
+    told += [path.read_text(errors="replace") for path in files]
+    assert not [text for text in told if "geheim" in text]
 
 
 def test_a_repository_that_does_not_exist(tmp_path: Path) -> None:

@@ -137,6 +137,33 @@ def test_a_second_time_nothing_is_asked_and_nothing_changes(
     assert (Path(plan.home(host)) / "installed.json").stat().st_mtime_ns == before
 
 
+def test_a_password_of_an_index_is_shown_and_written_nowhere(
+    host: LocalHost,
+    kit: Kit,
+    python: Python,
+    index: PackageIndex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packages, "TRIES", 1)
+    address = index.simple
+    monkeypatch.setattr(
+        PackageIndex, "simple", property(lambda _: address.replace("//", "//me:geheim@"))
+    )
+    logged: list[str] = []
+    host.log = logged.append
+    fetch(host, lock_of(index), kit, python, index)
+    index.fail("error")
+    with pytest.raises(UserError, match=r"not to be had from http://\*\*\*@127") as caught:
+        fetch(host, lock_of(index, third=""), kit, python, index)
+    told = [*logged, str(caught.value)]
+    told += [
+        path.read_text(errors="replace")
+        for path in Path(host.layout.root).rglob("*")
+        if path.is_file() and path.suffix != ".zip"
+    ]
+    assert not [text for text in told if "geheim" in text]
+
+
 def test_a_broken_index_is_named_and_the_next_try_goes_on(
     host: LocalHost,
     kit: Kit,

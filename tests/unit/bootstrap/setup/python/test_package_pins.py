@@ -17,12 +17,8 @@ from bootstrap.setup.python.package_pins import (
     Part,
     read_lock,
 )
-from bootstrap.setup.python.packages import (
-    advice,
-    download_line,
-    requirement_file,
-    without_password,
-)
+from bootstrap.setup.python.packages import advice, download_line, requirement_file
+from bootstrap.urls import shown
 
 ROOT = Path(__file__).resolve().parents[5]
 
@@ -105,7 +101,7 @@ def test_the_index_and_its_password_are_in_no_argument() -> None:
     assert "secret" not in line
     assert "--require-hashes" in line
     assert requirement_file(part).startswith("--index-url https://me:secret@mirror/simple\n")
-    assert without_password(part.index or "") == "https://***@mirror/simple"
+    assert shown(part.index or "") == "https://***@mirror/simple"
 
 
 def test_a_part_without_hashes_is_fetched_without_them() -> None:
