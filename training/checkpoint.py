@@ -66,17 +66,40 @@ def save_checkpoint(folder: Path, state: State, record: RunRecord, limit: int | 
 
     path = folder / f"checkpoint-{state.step}"
     durable.write_directory(path, write)
+    prune(folder, limit, path)
+    return path
+
+
+def prune(folder: Path, limit: int | None, kept: Path | None = None) -> None:
+    """Remove the oldest checkpoints beyond `limit` (None: none), but not `kept`."""
     if limit is not None:
         for _, old in list_checkpoints(folder)[:-limit]:
-            if old != path:
+            if old != kept:
                 shutil.rmtree(old)
-    return path
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """The (step, path) of every checkpoint folder, oldest first, complete or not."""
     found = [(_NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*")]
     return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def refuse_foreign_checkpoints(folder: Path) -> None:
+    """Make sure that a folder without a run of ours holds no checkpoints of another tool.
+
+    Raises:
+        UserError: names the newest, and says what can be done with it.
+    """
+    foreign = [path for _, path in list_checkpoints(folder) if not (path / MANIFEST_FILE).exists()]
+    if foreign:
+        rows = sorted(folder.glob("learned_embeds*"), key=lambda path: path.stat().st_mtime_ns)
+        start = rows[-1] if rows else f"{folder}/learned_embeds-steps-<n>.safetensors"
+        raise UserError(
+            f"output_dir {folder}: {foreign[-1].name} is another tool's checkpoint (diffusers' "
+            "own script writes such), which this one can neither go on from nor overwrite. "
+            f"Choose another --output_dir; its learned word can be started from with "
+            f"--initial_embeds {start}."
+        )
 
 
 def read_checkpoint(path: Path) -> State:

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageOps
 
 from training.config import TextualInversionConfig
+from training.embeds import load_embeds
+from training.generate import learned
 from training.images import find_pictures, open_picture
+from training.placeholder import models_with_rows
 from training.report import COMPARISON_FILE
 from training.run_directory import read_config
-from training.samples import draw, in_columns, save_picture
+from training.samples import build_pipeline, draw, in_columns, save_picture
 
 FIRST_SEED = 1000
 """Apart from the seeds that validation pictures are drawn with during training."""
@@ -23,17 +24,8 @@ FIRST_SEED = 1000
 def load_learned(folder: Path) -> tuple[TextualInversionConfig, Any]:
     """A run's config, and its base pipeline with the learned word loaded, in float32."""
     config, _ = read_config(folder)
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        config.model_name,
-        revision=config.revision,
-        variant=config.variant,
-        torch_dtype=torch.float32,
-        safety_checker=None,
-        requires_safety_checker=False,
-    )
-    pipeline.load_textual_inversion(folder / "learned_embeds.safetensors")
-    pipeline.set_progress_bar_config(disable=True)
-    return config, pipeline
+    models = models_with_rows(config, load_embeds(learned(folder, None)))
+    return config, build_pipeline(models)
 
 
 def draw_both(

@@ -62,7 +62,9 @@ class TextualInversionConfig(BaseModel):
         "concept", ..., "The new word, for example <dicoo>. Must not be a token yet.", min_length=1
     )
     initializer_token: str | None = _in(
-        "concept", None, "A one-token word that says roughly what the concept is."
+        "concept",
+        None,
+        "A one-token word that says roughly what the concept is, or as many tokens as vectors.",
     )
     initial_embeds: Path | None = _in(
         "concept", None, "Start from an earlier learned_embeds file instead of a word."

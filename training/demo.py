@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only now: importing these takes seconds that the ranks should not share.
     from training import vector_math
     from training.comparison import write_comparison
+    from training.generate import learned
     from training.report import write_report
 
     vector_math.resolve_kernels()
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     comparison = write_comparison(folder, lambda done, of: None)
     report = write_report(folder)
     print(
-        f"\nThe word it learned:    {folder / 'learned_embeds.safetensors'}\n"
+        f"\nThe word it learned:    {learned(folder, None)}\n"
         f"Before and after:       {comparison}\n"
         f"All samples:            {folder / 'samples'}/\n"
         f"Is it learning (curve): {folder / 'loss.png'}\n"

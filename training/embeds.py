@@ -14,6 +14,7 @@ from training import durable
 from training.errors import UserError
 
 A1111_KEY = "emb_params"
+SUFFIXES = (".safetensors", ".bin")
 
 
 def save_embeds(path: Path, token: str, rows: torch.Tensor) -> None:

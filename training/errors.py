@@ -22,6 +22,18 @@ class SharedError(UserError):
     """A `UserError` that every rank raises alike: the first rank alone prints it."""
 
 
+class PeerError(UserError):
+    """Another rank ends with an error, which it prints itself: this one ends in silence.
+
+    Attributes:
+        code: the other's exit code.
+    """
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class LostRanks(UserError):
     """Other ranks died, or could not be met: nothing wrong with what was asked for.
 

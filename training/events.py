@@ -11,6 +11,8 @@ from typing import Any
 from training.durable import disk_errors_named
 
 FILE_NAME = "events.jsonl"
+OF_A_STEP = frozenset({"start", "step", "evaluation", "sample", "checkpoint", "done", "stopped"})
+"""Kinds that say at which step they happened."""
 
 
 class EventLog:
@@ -43,7 +45,7 @@ class EventLog:
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run, in order, torn lines left out.
+    """The events of a run, in order; lines that are torn or lack their step are left out.
 
     A resumed run does some steps again: of what was recorded after the checkpoint that it
     resumed from, only the later record is kept.
@@ -59,6 +61,8 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
             continue
         if not isinstance(event, dict) or "event" not in event:
             continue
+        if event["event"] in OF_A_STEP and not isinstance(event.get("step"), int):
+            continue
         if event["event"] == "start":
             # A run that begins again at step 0 evaluates and draws there again.
             done = event["step"] if event["step"] > 0 else -1
@@ -69,3 +73,8 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
             ]
         events.append(event)
     return events
+
+
+def events_of(events: list[dict[str, Any]], kind: str, *keys: str) -> list[dict[str, Any]]:
+    """The events of a kind that have all of `keys`: another tool may have written in the file."""
+    return [event for event in events if event["event"] == kind and event.keys() >= set(keys)]

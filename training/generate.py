@@ -13,15 +13,16 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from training import frozen, vector_math
-from training.embeds import load_embeds
+from training.embeds import SUFFIXES, load_embeds
 from training.errors import UserError
-from training.events import read_events
-from training.models import add_placeholder, load_models
-from training.prompts import expand_placeholder
+from training.events import events_of, read_events
+from training.placeholder import models_with_rows
+from training.prompts import check_prompt
 from training.run_directory import read_config
 from training.samples import build_pipeline, draw, save_picture
 from training.stack import resolve_stack
@@ -38,10 +39,16 @@ def learned(folder: Path, step: int | None) -> Path:
         UserError: there are none.
     """
     name = "learned_embeds" if step is None else f"learned_embeds-steps-{step}"
-    found = sorted(folder.glob(f"{name}.*"))
+    end = _last_end(folder)
+
+    def age(path: Path) -> tuple[bool, int]:
+        """Of two formats the one that the last end names is the newer, else the later written."""
+        return path.name in end.get("paths", ()), path.stat().st_mtime_ns
+
+    found = sorted((path for path in folder.glob(f"{name}.*") if path.suffix in SUFFIXES), key=age)
     if step is None:
-        later = sorted(folder.glob("learned_embeds-steps-*"), key=_step)
-        if later and (not found or _step(later[-1]) > _final_step(folder)):
+        later = sorted(folder.glob("learned_embeds-steps-*"), key=lambda p: (_step(p), age(p)))
+        if later and (not found or _step(later[-1]) > end["step"]):
             found = later
     if not found:
         steps = ", ".join(sorted(path.stem for path in folder.glob("learned_embeds-steps-*")))
@@ -53,10 +60,10 @@ def _step(path: Path) -> int:
     return int(path.stem.rsplit("-", 1)[1])
 
 
-def _final_step(folder: Path) -> float:
-    """The step at which the run last came to its end, by its events; infinite where none tells."""
-    done = [event["step"] for event in read_events(folder) if event["event"] == "done"]
-    return done[-1] if done else math.inf
+def _last_end(folder: Path) -> dict[str, Any]:
+    """The event of the run's last end: its step, and the paths that were written then."""
+    done = events_of(read_events(folder), "done")
+    return done[-1] if done else {"step": math.inf}
 
 
 def generate(
@@ -77,13 +84,10 @@ def generate(
     """
     config, record = read_config(folder)
     rows_file = learned(folder, step)
-    models = load_models(config)
-    _, token_ids = add_placeholder(config, models)
-    encoder = models.text_encoder
-    if len(encoder.get_input_embeddings().weight) < len(models.tokenizer):
-        encoder.resize_token_embeddings(len(models.tokenizer), mean_resizing=False)
-    with torch.no_grad():
-        encoder.get_input_embeddings().weight[token_ids] = load_embeds(rows_file)
+    models = models_with_rows(config, load_embeds(rows_file))
+    for prompt in prompts:
+        for line in check_prompt(prompt, models.tokenizer, config.placeholder_tokens):
+            print(line, file=sys.stderr, flush=True)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[record.dtype]
     models = frozen.prepare(models, "native", resolve_stack("upstream"), dtype)
     pipeline = build_pipeline(models)
@@ -95,7 +99,7 @@ def generate(
                   flush=True)  # fmt: skip
             (picture,) = draw(
                 pipeline,
-                expand_placeholder(prompt, config.placeholder_tokens),
+                prompt,
                 [seed],
                 config.resolution,
                 num_inference_steps or config.num_inference_steps,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +9,13 @@ from typing import Any
 import torch
 
 from training.config import TextualInversionConfig
+from training.identity import identify
 from training.images import Picture, find_pictures
 from training.latents import LatentCache, encode_missing, read_all
 from training.launcher import Ranks
-from training.models import Models, add_placeholder, load_models, weights_digest
+from training.models import Models, load_models
+from training.placeholder import add_placeholder, starting_rows
+from training.prompts import check_prompt, refuse_too_many_vectors
 from training.ranks import together
 from training.run_directory import LATENTS
 
@@ -27,7 +28,7 @@ class Inputs:
     pictures: list[Picture]
     rows: torch.Tensor
     token_ids: list[int]
-    content: dict[str, str]
+    content: dict[str, Any]
 
 
 def read_inputs(config: TextualInversionConfig, notify: Callable[[str], None]) -> Inputs:
@@ -38,13 +39,14 @@ def read_inputs(config: TextualInversionConfig, notify: Callable[[str], None]) -
     """
     pictures = find_pictures(config.train_data_dir, config.skip_broken_images, notify)
     models = load_models(config)
-    rows, token_ids = add_placeholder(config, models)
-    parts = (models.text_encoder, models.vae, models.unet)
-    content = {
-        "model": _digest([weights_digest(part) for part in parts]),
-        "pictures": _digest([picture.digest for picture in pictures]),
-        "rows": _digest(rows.tolist()),
-    }
+    rows = starting_rows(config, models)
+    content = identify(models, pictures, rows)
+    token_ids = add_placeholder(config, models)
+    words = config.placeholder_tokens
+    refuse_too_many_vectors(config.learnable_property, models.tokenizer, words)
+    for prompt in config.validation_prompt or []:
+        for line in check_prompt(prompt, models.tokenizer, words):
+            notify(line)
     return Inputs(models, pictures, rows, token_ids, content)
 
 
@@ -74,7 +76,3 @@ def read_posteriors(
 
     cache = together(ranks, encode)
     return together(ranks, lambda: read_all(cache, pictures, vae))
-
-
-def _digest(values: object) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training import durable, run_directory
-from training.checkpoint import list_checkpoints
+from training.checkpoint import list_checkpoints, refuse_foreign_checkpoints
 from training.config import TextualInversionConfig
 from training.errors import UserError
 from training.launcher import Ranks
@@ -77,6 +77,8 @@ def check_folder(config: TextualInversionConfig, ranks: Ranks, keeps: bool) -> N
     )
 
     def check() -> None:
+        if keeps and not run_directory.holds_a_run(folder):
+            refuse_foreign_checkpoints(folder)
         if keeps and not asked:
             run_directory.refuse_a_held_folder(folder, config.overwrite_output_dir)
         if keeps and asked and first_holds == "no" and list_checkpoints(folder):

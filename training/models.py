@@ -1,4 +1,4 @@
-"""Loading a diffusers pipeline's parts, and the new word into its tokenizer."""
+"""Loading a diffusers pipeline's parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.config import TextualInversionConfig
-from training.embeds import load_embeds
 from training.errors import UserError, first_line
 
 PARTS = ("tokenizer", "scheduler", "text_encoder", "vae", "unet")
@@ -114,51 +113,6 @@ class _part_named:
             f"{self.name}: its {self.part} cannot be loaded: {first_line(error)[:300]}\n"
             f"  The model must be {where}, whole, with safetensors weights."
         ) from error
-
-
-def add_placeholder(
-    config: TextualInversionConfig, models: Models
-) -> tuple[torch.Tensor, list[int]]:
-    """Add the new word's tokens to the tokenizer.
-
-    Returns:
-        The starting rows [num_vectors, width] float32, and the token ids.
-
-    Raises:
-        UserError: the placeholder is a token already, or the initializer is not one token.
-    """
-    tokenizer = models.tokenizer
-    taken = [token for token in config.placeholder_tokens if token in tokenizer.get_vocab()]
-    taken += [
-        token
-        for token in config.placeholder_tokens
-        if token not in taken and f"{token}</w>" in tokenizer.get_vocab()
-    ]
-    if taken:
-        raise UserError(
-            f"placeholder_token {taken[0]!r} is already a token of this model: choose a word "
-            f"that it does not know, for example <{taken[0].strip('<>')}-1>."
-        )
-    table = models.text_encoder.get_input_embeddings().weight.detach()
-    if config.initial_embeds is not None:
-        rows = load_embeds(config.initial_embeds)
-        if rows.shape != (config.num_vectors, table.shape[1]):
-            raise UserError(
-                f"initial_embeds {config.initial_embeds}: holds {tuple(rows.shape)} rows x width, "
-                f"this run needs {(config.num_vectors, table.shape[1])}; "
-                "is it from another base model, or another num_vectors?"
-            )
-    else:
-        ids = tokenizer.encode(config.initializer_token, add_special_tokens=False)
-        if len(ids) != 1:
-            raise UserError(
-                f"initializer_token {config.initializer_token!r} is {len(ids)} tokens "
-                f"({', '.join(tokenizer.convert_ids_to_tokens(ids))}); it must be one. "
-                "Choose a simpler word, for example toy."
-            )
-        rows = table[ids].repeat(config.num_vectors, 1)
-    tokenizer.add_tokens(config.placeholder_tokens)
-    return rows.float(), tokenizer.convert_tokens_to_ids(config.placeholder_tokens)
 
 
 def tokenize(tokenizer: Any, prompts: list[str]) -> torch.Tensor:

@@ -14,11 +14,10 @@ from accelerate import Accelerator
 
 from training.checkpoint import State, save_checkpoint
 from training.config import TextualInversionConfig
-from training.embeds import save_a1111, save_embeds
+from training.embeds import SUFFIXES, save_a1111, save_embeds
 from training.events import EventLog
 from training.models import Models
 from training.progress import StepProgress
-from training.prompts import expand_placeholder
 from training.run_directory import RunRecord
 from training.samples import build_pipeline, draw, save_picture
 
@@ -70,12 +69,19 @@ class Outputs:
     def embeds(self, done: int, rows: torch.Tensor) -> None:
         """Write learned_embeds-steps-<done>, kept for good."""
         if self.keeps:
-            save_embeds(self.embeds_path(f"-steps-{done}"), self.config.placeholder_token, rows)
+            self._save_rows(f"learned_embeds-steps-{done}", rows)
 
-    def embeds_path(self, suffix: str = "") -> Path:
-        """learned_embeds<suffix> in the format that was asked for."""
-        kind = "bin" if self.config.no_safe_serialization else "safetensors"
-        return self.config.output_dir / f"learned_embeds{suffix}.{kind}"
+    def _save_rows(self, name: str, rows: torch.Tensor) -> Path:
+        """Write rows in the format that was asked for.
+
+        The same file in the other format, left by an earlier part of the run, goes: it would be
+        taken for this one.
+        """
+        kind, other = SUFFIXES if not self.config.no_safe_serialization else SUFFIXES[::-1]
+        path = self.config.output_dir / f"{name}{kind}"
+        save_embeds(path, self.config.placeholder_token, rows)
+        path.with_suffix(other).unlink(missing_ok=True)
+        return path
 
     def checkpoint(self, state: State) -> None:
         """Write checkpoint-<step>, and its rows, which stay when old checkpoints go."""
@@ -102,7 +108,7 @@ class Outputs:
         for number, prompt in enumerate(prompts):
             pictures = draw(
                 self._pipeline,
-                expand_placeholder(prompt, config.placeholder_tokens),
+                prompt,
                 seeds,
                 config.resolution,
                 config.num_inference_steps,
@@ -129,8 +135,7 @@ class Outputs:
         """Write learned_embeds, in A1111's form too if asked for; returns the paths."""
         if self.log is None:
             return []
-        paths = [self.embeds_path()]
-        save_embeds(paths[0], self.config.placeholder_token, rows)
+        paths = [self._save_rows("learned_embeds", rows)]
         if self.config.embeds_format == "a1111":
             paths.append(save_a1111(self.config.output_dir, self.config.placeholder_token, rows))
         return paths

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from training import durable
 from training.config import TextualInversionConfig
 from training.errors import UserError, first_line
-from training.models import add_placeholder, load_models
+from training.placeholder import models_with_rows
 
 
 def save_full_pipeline(config: TextualInversionConfig, rows: torch.Tensor) -> None:
@@ -25,18 +25,12 @@ def save_full_pipeline(config: TextualInversionConfig, rows: torch.Tensor) -> No
     Args:
         rows: [vectors, width], the learned rows.
     """
-    models = load_models(config)
-    _, token_ids = add_placeholder(config, models)
-    encoder = models.text_encoder
-    if len(encoder.get_input_embeddings().weight) < len(models.tokenizer):
-        encoder.resize_token_embeddings(len(models.tokenizer), mean_resizing=False)
-    with torch.no_grad():
-        encoder.get_input_embeddings().weight[token_ids] = rows
+    models = models_with_rows(config, rows)
     pipeline = StableDiffusionPipeline.from_pretrained(
         config.model_name,
         revision=config.revision,
         variant=config.variant,
-        text_encoder=encoder,
+        text_encoder=models.text_encoder,
         tokenizer=models.tokenizer,
         vae=models.vae,
         unet=models.unet,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import gc
+import json
 import os
 import socket
 import tempfile
@@ -19,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, Store, TCPStore
 
-from training.errors import LostRanks, SharedError, UserError
+from training.errors import LostRanks, PeerError, SharedError, UserError
 from training.launcher import Ranks, read_environment
 
 Result = TypeVar("Result")
@@ -30,6 +31,8 @@ JOB_NAMES = ("I_MPI_HYDRA_UUID", "PMIX_NAMESPACE", "TORCHELASTIC_RUN_ID")
 """What launchers call one job, the same for all of its ranks."""
 ROLL_CALL_SECONDS = 10.0
 """How long the survivors of a lost rank wait for each other before they name the missing."""
+FAILED = "failed"
+"""Where a rank that ends with an error leaves word of it."""
 
 
 def _meeting_place(ranks: Ranks, environment: Mapping[str, str]) -> str:
@@ -88,6 +91,7 @@ def joined(
 
     Raises:
         LostRanks: the ranks cannot meet, or one of them died (it is named).
+        PeerError: another rank ends with an error of its own; this one ends with its code.
         UserError: the environment does not say where they meet.
     """
     alone = read_environment(environment)
@@ -121,8 +125,14 @@ def joined(
             alone.launcher, alone.rank, alone.size, alone.local_rank, alone.local_size, backend,
             notice,
         )  # fmt: skip
+    except SharedError:
+        raise
     except RuntimeError as error:
         _hang_up(error)
+        failed = _failed(store, alone, timeout)
+        if failed is not None:
+            rank, code = failed
+            raise PeerError(f"rank {rank} ({places[rank]}) failed, and says why.", code) from error
         missing = _roll_call(store, alone, places)
         if not missing:
             raise
@@ -130,6 +140,9 @@ def joined(
             f"rank {alone.rank} stops: lost {', '.join(missing)} ({_first_line(error)}). "
             "Resume with --resume_from_checkpoint latest."
         ) from error
+    except Exception as error:
+        _say_that_it_fails(store, alone, error, timeout)
+        raise
     finally:
         if place.startswith("/") and alone.is_first:
             Path(place).unlink(missing_ok=True)
@@ -154,7 +167,38 @@ def _agreed(
     return "gloo", f"gloo on every rank, as oneCCL is not to be had on {'; '.join(without)}"
 
 
-def _hang_up(error: RuntimeError) -> None:
+def _say_that_it_fails(store: Store, me: Ranks, error: Exception, seconds: float) -> None:
+    """Leave word that this rank ends with an error, wake the others, and let them hear it.
+
+    They hear it at their next collective: until then the first rank has to keep the store.
+    """
+    with contextlib.suppress(RuntimeError):
+        store.set(FAILED, json.dumps([me.rank, 2 if isinstance(error, UserError) else 1]))
+        _hang_up(error)
+        _all_have(store, "heard", me, seconds)
+
+
+def _failed(store: Store, me: Ranks, seconds: float) -> tuple[int, int] | None:
+    """The rank that has said that it ends with an error, and its exit code; None: none has."""
+    try:
+        if not store.check([FAILED]):
+            return None
+        rank, code = json.loads(store.get(FAILED))
+        if me.is_first:
+            _all_have(store, "heard", me, seconds)
+        else:
+            store.set(f"heard/{me.rank}", "yes")
+    except RuntimeError:  # the store is gone, and the first rank with it
+        return None
+    return rank, code
+
+
+def _all_have(store: Store, what: str, me: Ranks, seconds: float) -> None:
+    store.set(f"{what}/{me.rank}", "yes")
+    _wait_for(store, what, [rank for rank in range(me.size) if rank != me.rank], seconds)
+
+
+def _hang_up(error: Exception) -> None:
     """Close this rank's connections: a survivor that waits for it, not for the dead, wakes up."""
     traceback.clear_frames(error.__traceback__)  # they hold on to the process group
     with contextlib.suppress(RuntimeError, AssertionError, ValueError):
@@ -167,18 +211,19 @@ def _roll_call(store: Store, me: Ranks, places: dict[int, str]) -> list[str]:
     others = [rank for rank in places if rank != me.rank]
     try:
         store.set(f"alive/{me.rank}", "yes")
-        missing = _wait_for(store, "alive", others)
+        missing = _wait_for(store, "alive", others, ROLL_CALL_SECONDS)
         store.set(f"counted/{me.rank}", "yes")
         if me.is_first:  # it keeps the store that the other survivors still read
-            _wait_for(store, "counted", [rank for rank in others if rank not in missing])
+            still = [rank for rank in others if rank not in missing]
+            _wait_for(store, "counted", still, ROLL_CALL_SECONDS)
     except RuntimeError:
         missing = [0]  # the first rank keeps the store: unreachable, it is the one that died
     return [f"rank {rank} ({places[rank]})" for rank in missing]
 
 
-def _wait_for(store: Store, what: str, ranks: list[int]) -> list[int]:
+def _wait_for(store: Store, what: str, ranks: list[int], seconds: float) -> list[int]:
     """Wait until each of `ranks` has said `what`; returns those that have not in time."""
-    end = time.monotonic() + ROLL_CALL_SECONDS
+    end = time.monotonic() + seconds
     while ranks and time.monotonic() < end:
         ranks = [rank for rank in ranks if not store.check([f"{what}/{rank}"])]
         time.sleep(0.05)

@@ -14,7 +14,7 @@ import jinja2
 import matplotlib
 
 from training import durable
-from training.events import read_events
+from training.events import events_of, read_events
 from training.run_directory import read_config
 
 matplotlib.use("Agg")
@@ -23,6 +23,8 @@ from matplotlib import pyplot as plt
 REPORT_FILE = "report.html"
 CURVE_FILE = "loss.png"
 COMPARISON_FILE = "samples/comparison.png"
+MEASURED = ("loss", "moved")
+"""What an evaluation says."""
 NOTICES = ("notice", "error", "stopped", "restart", "gave_up")
 """Events with a text for people; the last two are of who started the run again on a cluster."""
 
@@ -48,8 +50,8 @@ def write_report(folder: Path) -> Path:
     durable.write_file(folder / CURVE_FILE, lambda path: path.write_bytes(curve))
     config, record = read_config(folder)
     comparison = folder / COMPARISON_FILE
-    starts = [event for event in events if event["event"] == "start"]
-    rates = [e["images_per_second"] for e in events if e["event"] == "step"]
+    starts = events_of(events, "start")
+    rates = [e["images_per_second"] for e in events_of(events, "step", "images_per_second")]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
@@ -67,7 +69,7 @@ def write_report(folder: Path) -> Path:
             )
             for table in sample_tables(events)
         ],
-        evaluations=[e for e in events if e["event"] == "evaluation"],
+        evaluations=events_of(events, "evaluation", *MEASURED),
         notices=[e for e in events if e["event"] in NOTICES],
         rows_of={
             int(path.stem.rsplit("-", 1)[1]): path.name
@@ -81,9 +83,8 @@ def write_report(folder: Path) -> Path:
 def sample_tables(events: list[dict[str, Any]]) -> list[SampleTable]:
     """The samples among the events, one table a prompt."""
     by_prompt: dict[str, dict[tuple[int, int], str]] = defaultdict(dict)
-    for event in events:
-        if event["event"] == "sample":
-            by_prompt[event["prompt"]][event["seed"], event["step"]] = event["path"]
+    for event in events_of(events, "sample", "prompt", "seed", "path"):
+        by_prompt[event["prompt"]][event["seed"], event["step"]] = event["path"]
     tables = []
     for prompt, paths in by_prompt.items():
         steps = sorted({step for _, step in paths})
@@ -100,8 +101,8 @@ def sample_tables(events: list[dict[str, Any]]) -> list[SampleTable]:
 
 def draw_curves(events: list[dict[str, Any]]) -> bytes:
     """A PNG: the fixed samples' loss and how far the rows moved, over the noisy training loss."""
-    steps = [e for e in events if e["event"] == "step"]
-    evaluations = [e for e in events if e["event"] == "evaluation"]
+    steps = events_of(events, "step", "loss")
+    evaluations = events_of(events, "evaluation", *MEASURED)
     figure, axis = plt.subplots(figsize=(8, 4), dpi=120)
     axis.plot(
         [e["step"] for e in steps], [e["loss"] for e in steps],

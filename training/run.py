@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from training import concept, frozen, run_directory, vector_math
-from training.checkpoint import State
+from training.checkpoint import State, prune
 from training.config import TextualInversionConfig
 from training.cpu import this_cpu, threads_per_rank
 from training.draws import Draws, chunks, share
@@ -102,6 +102,8 @@ def _train_and_save(
     schedule = learning_rate_schedule(config, record.learning_rate, max_train_steps)
     with _stop_on_signals() as stopped, progress:
         done = train(config, step, schedule, start, max_train_steps, outputs, progress, stopped)
+    if keeps:
+        prune(config.output_dir, config.checkpoints_total_limit)
     if ranks.is_first:
         _finish(config, outputs, step.concept.rows, done, max_train_steps)
     for tracker in step.accelerator.trackers:

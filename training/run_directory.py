@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from training import durable
 from training.config import MAY_DIFFER_ON_RESUME, TextualInversionConfig
@@ -34,11 +34,12 @@ PIPELINE_PARTS = (
     "feature_extractor", "image_encoder", "safety_checker", "scheduler", "text_encoder",
     "tokenizer", "unet", "vae",
 )  # fmt: skip
+MODEL = "pretrained_model_name_or_path"
 IDENTIFIED_BY_CONTENT = {
-    "pretrained_model_name_or_path": "model",
+    MODEL: "model",
     "revision": "model",
     "variant": "model",
-    "tokenizer_name": "model",
+    "tokenizer_name": "tokenizer",
     "train_data_dir": "pictures",
     "skip_broken_images": "pictures",
     "initializer_token": "rows",
@@ -57,6 +58,9 @@ class RunRecord(BaseModel):
         dtype: of the frozen weights, "float32" or "bfloat16".
         frozen: how the frozen parts are prepared ("native" or "ipex").
         model, pictures, rows: digests of the weights, the pictures and the starting rows.
+        tokenizer, settings: a digest of the tokenizer, and what the models compute by beside
+            their weights, as `training.identity` says; None in the records of runs that were
+            started before these were noted, which leave them out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +73,12 @@ class RunRecord(BaseModel):
     model: str
     pictures: str
     rows: str
+    tokenizer: str | None = None
+    settings: dict[str, str] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_not_noted(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if value is not None}
 
 
 @contextmanager
@@ -179,12 +189,12 @@ def refuse_differences(
     folder: Path,
     old: tuple[TextualInversionConfig, RunRecord],
     new: TextualInversionConfig,
-    content: dict[str, str],
+    content: dict[str, Any],
 ) -> None:
     """Make sure that `new` goes on with the run that `old` started.
 
     Args:
-        content: digests found now, under "model", "pictures" and "rows".
+        content: what `training.identity.identify` finds now.
 
     Raises:
         UserError: names every key that differs and may not.
@@ -200,12 +210,22 @@ def refuse_differences(
             if value in (None, was):
                 continue
         differences.append(f"{key}: {was!r} then, {value!r} now")
-    recorded = record.model_dump()
-    for what, digest in content.items():
-        if recorded[what] != digest:
-            keys = [key for key, kind in IDENTIFIED_BY_CONTENT.items() if kind == what]
-            named = " / ".join(key for key in keys if _given(new, key))
-            differences.append(f"{named}: not the same {what} as when the run started")
+    for what, found in content.items():
+        noted = getattr(record, what)
+        if noted is None or noted == found:
+            continue
+        keys = [key for key, kind in IDENTIFIED_BY_CONTENT.items() if kind == what]
+        named = " / ".join(key for key in keys if _given(new, key)) or MODEL
+        differences += (
+            [f"{named}: not the same {what} as when the run started"]
+            if isinstance(found, str)
+            else [
+                f"{named}: its {key} was {noted.get(key, 'the default')} then, "
+                f"{found.get(key, 'the default')} now"
+                for key in sorted({*noted, *found})
+                if noted.get(key) != found.get(key)
+            ]
+        )
     if differences:
         lines = "\n".join(f"  - {difference}" for difference in differences)
         raise UserError(

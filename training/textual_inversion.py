@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from training.command_line import parse
 from training.config import TextualInversionConfig
-from training.errors import LostRanks, SharedError, UserError
+from training.errors import LostRanks, PeerError, SharedError, UserError
 from training.launcher import read_environment
 
 PROGRAM = "python -m training.textual_inversion"
@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(config, notices)
     except SharedError as error:
         return _complain(error) if first else 2
+    except PeerError as error:
+        return error.code
     except LostRanks as error:
         _complain(error)
         return LOST

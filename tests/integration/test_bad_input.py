@@ -143,6 +143,23 @@ def test_an_initializer_of_several_tokens(refused: Refused, flags: Flags) -> Non
     assert "'zebra' is 5 tokens (z, e, b, r, a</w>)" in refused(flags(initializer_token="zebra"))
 
 
+def test_an_initializer_of_more_tokens_than_vectors(refused: Refused, flags: Flags) -> None:
+    found = refused(flags(initializer_token="toy dog", num_vectors=3))
+    assert "'toy dog' is 2 tokens (toy</w>, dog</w>); it must be one, or 3 (num_vectors)" in found
+
+
+def test_more_vectors_than_fit(refused: Refused, flags: Flags) -> None:
+    found = refused(flags(num_vectors=40))
+    assert "num_vectors 40: the longest sentence that the word is learned in has" in found
+    assert "vectors fit." in found
+
+
+def test_validation_prompts_whose_word_is_cut_off_or_torn(refused: Refused, flags: Flags) -> None:
+    assert "<new> is beyond them" in refused(flags(validation_prompt="red " * 30 + "<new>"))
+    found = refused(flags(validation_prompt="a <new>_1", num_vectors=2))
+    assert "Write <new> alone" in found
+
+
 def test_an_initializer_of_no_token(refused: Refused, flags: Flags) -> None:
     assert "initializer_token '' is 0 tokens" in refused(flags(initializer_token=""))
 
@@ -291,6 +308,24 @@ def test_a_checkpoint_that_is_not_there(flags: Flags, capsys: pytest.CaptureFixt
     assert main(flags(max_train_steps=2)) == 0
     assert main(flags(resume_from_checkpoint="checkpoint-9")) == 2
     assert "resume_from_checkpoint checkpoint-9: not in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [None, "latest", "checkpoint-500"])
+def test_checkpoints_of_diffusers_own_script(
+    asked: str | None, refused: Refused, flags: Flags, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    for name in ("model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl"):
+        (run / "checkpoint-500").mkdir(parents=True, exist_ok=True)
+        (run / "checkpoint-500" / name).write_text("")
+    rows = run / "learned_embeds-steps-500.safetensors"
+    save_embeds(rows, "<new>", torch.ones(1, 32))
+    for limit in (None, 1):
+        found = refused(flags(resume_from_checkpoint=asked, checkpoints_total_limit=limit))
+        assert f"output_dir {run}: checkpoint-500 is another tool's checkpoint" in found
+        assert f"--initial_embeds {rows}" in found
+    start = flags(initial_embeds=rows, initializer_token=None, output_dir=tmp_path / "other")
+    assert main([*start, "--max_train_steps=1"]) == 0
 
 
 def hold(folder: Path, held: Event, release: Event) -> None:

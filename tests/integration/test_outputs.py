@@ -13,11 +13,14 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import CLIPTokenizer
 
 from tests.tiny_model import make_tiny_model
 from tests.training_fixtures import Flags
 from training.config import LrScheduler
 from training.events import read_events
+from training.generate import learned
+from training.generate import main as generate_main
 from training.run_directory import read_config
 from training.textual_inversion import main
 
@@ -104,6 +107,12 @@ def test_only_so_many_checkpoints_are_kept_and_all_rows_are(flags: Flags, folder
     assert len(list(folder.glob("learned_embeds-steps-*"))) == 3
 
 
+def test_a_limit_given_at_the_runs_end_is_kept_to(flags: Flags, folder: Path) -> None:
+    ran(flags())
+    ran(flags(resume_from_checkpoint="latest", checkpoints_total_limit=2))
+    assert sorted(p.name for p in folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+
+
 @pytest.mark.parametrize("vectors", [1, 2])
 def test_the_whole_pipeline_has_the_learned_rows_and_the_base_models_others(
     vectors: int, flags: Flags, folder: Path, tiny_model: Path
@@ -174,6 +183,52 @@ def test_several_vectors_are_all_learned(flags: Flags, folder: Path) -> None:
     assert not torch.equal(found[1], found[2])
 
 
+@pytest.mark.parametrize("word", ["<new>", "<New>", "new"])
+def test_every_picture_is_drawn_with_all_rows_of_the_word_once(
+    word: str, flags: Flags, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ids that the text encoder is given, in training's samples and by `generate`."""
+    given: list[list[int]] = []
+    encode = StableDiffusionPipeline.encode_prompt
+
+    def watched(pipeline: Any, *arguments: Any, **named: Any) -> Any:
+        def note(module: Any, positional: Any, keywords: Any) -> None:
+            given.extend((positional[0] if positional else keywords["input_ids"]).tolist())
+
+        hook = pipeline.text_encoder.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            return encode(pipeline, *arguments, **named)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(StableDiffusionPipeline, "encode_prompt", watched)
+    drawn = {"num_validation_images": 1, "num_inference_steps": 1, "max_train_steps": 1}
+    ran(flags(placeholder_token=word, num_vectors=3, validation_prompt=f"a red {word}, toy",
+              **drawn))  # fmt: skip
+    in_training = len(given)
+    assert generate_main([str(folder), "--prompt", f"a red {word}, toy"]) == 0
+    tokenizer = CLIPTokenizer.from_pretrained(read_config(folder)[0].model_name + "/tokenizer")
+    words = len(tokenizer)
+    before, after = (
+        tokenizer.encode(text, add_special_tokens=False) for text in ("a red", ", toy")
+    )
+    ids = [tokenizer.bos_token_id, *before, words, words + 1, words + 2, *after]
+    wanted = ids + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(ids))
+    with_word = [sequence for sequence in given if max(sequence) >= words]
+    assert with_word == [wanted] * 3  # before step 1, after it, and by generate
+    assert in_training < len(given)
+
+
+def test_as_many_initializer_tokens_as_vectors_start_the_rows(
+    flags: Flags, folder: Path, tiny_model: Path
+) -> None:
+    ran(flags(num_vectors=2, initializer_token="toy dog", learning_rate=1e-12, max_train_steps=1))
+    base = StableDiffusionPipeline.from_pretrained(tiny_model)
+    ids = base.tokenizer.encode("toy dog", add_special_tokens=False)
+    table = base.text_encoder.get_input_embeddings().weight.detach()
+    assert relative(rows(folder), table[ids]) < 1e-6
+
+
 def test_a_style_is_learned_from_other_sentences(
     flags: Flags, folder: Path, tmp_path: Path
 ) -> None:
@@ -195,6 +250,17 @@ def test_without_safetensors_rows_are_pickled(flags: Flags, folder: Path) -> Non
     ]  # fmt: skip
     found = torch.load(folder / "learned_embeds.bin", weights_only=True)
     assert found["<new>"].shape == (1, 32)
+
+
+def test_the_newest_end_is_the_only_one_whatever_its_format(flags: Flags, folder: Path) -> None:
+    ran(flags(max_train_steps=2))
+    longer = flags(max_train_steps=4, resume_from_checkpoint="latest")
+    ran([*longer, "--no_safe_serialization"])
+    assert [path.name for path in folder.glob("learned_embeds.*")] == ["learned_embeds.bin"]
+    assert learned(folder, None) == folder / "learned_embeds.bin"
+    ran(flags(max_train_steps=6, resume_from_checkpoint="latest"))
+    assert learned(folder, None) == folder / "learned_embeds.safetensors"
+    assert not (folder / "learned_embeds.bin").exists()
 
 
 def test_v_prediction_models_train(flags: Flags, folder: Path, tmp_path: Path) -> None:

@@ -121,6 +121,57 @@ def test_a_rank_that_dies_is_named_by_the_others(dead: int, flags: Flags, tmp_pa
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
 
 
+@pytest.mark.parametrize("place", ["learned_embeds", "learned_embeds-steps-4"])
+def test_an_error_of_the_first_rank_alone_ends_all_with_its_code(
+    place: str, flags: Flags, tmp_path: Path
+) -> None:
+    """While it finishes, and in the middle of the run: a folder is where a file should be."""
+    taken = tmp_path / "run" / f"{place}.safetensors"
+    taken.mkdir(parents=True)
+    (taken / "mine.txt").write_text("")
+    finished = run_ranks(flags(), tmp_path / "logs", 3)
+    assert [process.code for process in finished] == [2, 2, 2], [p.output for p in finished]
+    assert finished[0].output.count("error:") == 1
+    assert f"error: {taken}: cannot be written" in finished[0].output
+    for process in finished[1:]:
+        assert "error:" not in process.output
+        assert "Traceback" not in process.output
+
+
+def test_an_error_of_another_rank_alone_ends_all_with_its_code(
+    flags: Flags, tmp_path: Path
+) -> None:
+    """Rank 1 keeps the run on a machine of its own, whose disk refuses a checkpoint."""
+    folders = [tmp_path / name / "run" for name in ("first", "second")]
+    (folders[1] / "learned_embeds-steps-4.safetensors" / "mine").mkdir(parents=True)
+    finished = run_ranks(
+        flags(), tmp_path / "logs", 2, per_machine=1,
+        own=lambda machine: [f"--output_dir={folders[machine]}"],
+    )  # fmt: skip
+    assert [process.code for process in finished] == [2, 2], [p.output for p in finished]
+    assert "error:" not in finished[0].output
+    assert finished[1].output.count("error:") == 1
+    assert (folders[0] / "checkpoint-4").is_dir()
+
+
+def test_a_bug_in_one_rank_is_not_called_a_lost_rank(flags: Flags, tmp_path: Path) -> None:
+    finished = run_ranks(flags(), tmp_path / "logs", 2, raise_a_key_error)
+    assert [process.code for process in finished] == [1, 1], [p.output for p in finished]
+    assert "KeyError: 'a bug'" in finished[0].output
+    assert "Traceback" not in finished[1].output
+
+
+def raise_a_key_error(rank: int) -> None:
+    """A hook: the first rank stumbles at its end."""
+    from training.outputs import Outputs
+
+    def final(self: Outputs, rows: torch.Tensor) -> None:
+        raise KeyError("a bug")
+
+    if rank == 0:
+        Outputs.final = final  # type: ignore[method-assign, assignment]
+
+
 def test_bad_input_on_every_rank_is_one_message(flags: Flags, tmp_path: Path) -> None:
     finished = run_ranks(flags(train_data_dir=tmp_path / "nowhere"), tmp_path / "logs", 2)
     assert [process.code for process in finished] == [2, 2]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 from safetensors.torch import load_file
+from transformers import CLIPTokenizer
 
 from tests.processes import KillAt, SignalAt, run_ranks
 from tests.training_fixtures import Flags
+from training.textual_inversion import main
 
 STEP = "training.step:TrainingStep.__call__"
 MICRO_BATCHES = 4  # a step, over all ranks
@@ -154,3 +160,92 @@ def test_sigterm_to_one_rank_ends_them_all_at_the_same_step(flags: Flags, tmp_pa
     stopped = run_ranks(flags(), tmp_path / "logs", 2, SignalAt(STEP, 3, rank=1))
     assert [process.code for process in stopped] == [128 + 15] * 2, stopped[0].output
     assert (tmp_path / "run" / "checkpoint-3").is_dir()
+
+
+@pytest.fixture
+def begun(flags: Flags, tiny_model: Path, tmp_path: Path) -> list[str]:
+    """The command line that goes on with a run of two steps, on a copy of the model to change."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    argv = flags(pretrained_model_name_or_path=model)
+    assert main([*argv, "--max_train_steps=2"]) == 0
+    return [*argv, "--resume_from_checkpoint=latest"]
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "message"),
+    [
+        ("scheduler/scheduler_config.json", "prediction_type", "v_prediction",
+         'scheduler.prediction_type was "epsilon" then, "v_prediction" now'),
+        ("scheduler/scheduler_config.json", "beta_end", 0.012,
+         "scheduler.beta_end was 0.02 then, 0.012 now"),
+        ("vae/config.json", "scaling_factor", 0.5,
+         "vae.scaling_factor was the default then, 0.5 now"),
+        ("unet/config.json", "attention_head_dim", 2,
+         "unet.attention_head_dim was 4 then, 2 now"),
+        ("text_encoder/config.json", "hidden_act", "gelu",
+         'text_encoder.hidden_act was "quick_gelu" then, "gelu" now'),
+    ],
+)  # fmt: skip
+def test_settings_of_the_model_that_differ_are_named(
+    file: str, key: str, value: object, message: str, begun: list[str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "model" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    capsys.readouterr()
+    assert main(begun) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n  - ") == 1
+    assert f"  - pretrained_model_name_or_path: its {message}" in printed
+
+
+def test_settings_for_drawing_may_differ(begun: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "model" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "timestep_spacing": "trailing"}))
+    assert main(begun) == 0
+
+
+@pytest.mark.parametrize("change", ["merges", "length", "words"])
+def test_another_tokenizer_is_refused_by_name(
+    change: str, begun: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(tmp_path / "model" / "tokenizer", tmp_path / "other")
+    tokenizer = CLIPTokenizer.from_pretrained(other)
+    if change == "merges":
+        rules = json.loads((other / "tokenizer.json").read_text())
+        rules["model"]["merges"].reverse()
+        (other / "tokenizer.json").write_text(json.dumps(rules))
+    elif change == "length":
+        tokenizer.model_max_length -= 1
+        tokenizer.save_pretrained(other)
+    else:
+        tokenizer.add_tokens(["zebra"])
+        tokenizer.save_pretrained(other)
+    capsys.readouterr()
+    assert main([*begun, f"--tokenizer_name={other}"]) == 2
+    printed = capsys.readouterr().err
+    assert "tokenizer_name: not the same tokenizer as when the run started" in printed
+    same = shutil.copytree(tmp_path / "model" / "tokenizer", tmp_path / "same")
+    assert main([*begun, f"--tokenizer_name={same}"]) == 0
+
+
+def test_a_run_of_before_these_were_noted_goes_on(begun: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    values = tomllib.loads((folder / "config.toml").read_text())
+    for new in ("tokenizer", "settings"):
+        del values["run"][new]
+    (folder / "config.toml").write_text(tomli_w.dumps(values))
+    manifest = json.loads((folder / "checkpoint-2" / "state.json").read_text())
+    manifest["run"] = values["run"]
+    (folder / "checkpoint-2" / "state.json").write_text(json.dumps(manifest))
+    assert main(begun) == 0
+    # The cluster's programs take a checkpoint for this run's where both records are the same.
+    newest = json.loads((folder / "checkpoint-6" / "state.json").read_text())
+    assert newest["run"] == tomllib.loads((folder / "config.toml").read_text())["run"]
+    whole = [*begun[:-1], f"--output_dir={tmp_path / 'whole'}"]
+    assert main(whole) == 0
+    assert rows(folder) == rows(tmp_path / "whole")
+    newest = json.loads((tmp_path / "whole" / "checkpoint-6" / "state.json").read_text())
+    noted = tomllib.loads((tmp_path / "whole" / "config.toml").read_text())["run"]
+    assert newest["run"] == noted
+    assert noted["tokenizer"]

@@ -62,7 +62,14 @@ def test_the_line_after_a_torn_one_is_whole(tmp_path: Path) -> None:
     assert path.read_bytes().endswith(b"\n")
 
 
-@pytest.mark.parametrize("line", ["4", "[]", "null", '{"step": 3}', "\x00\x00"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("4", "[]", "null", '{"step": 3}', "\x00\x00"),
+        *('{"event": "step"}', '{"event": "done", "step": null}', '{"event": "start"}'),
+        '{"event": "checkpoint", "step": "3"}',
+    ],
+)
 def test_lines_of_something_else_are_left_out(line: str, tmp_path: Path) -> None:
     EventLog(tmp_path).write("start", step=0)
     with (tmp_path / FILE_NAME).open("a") as file:

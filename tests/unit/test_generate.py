@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,17 @@ def test_the_newest_rows_win(tmp_path: Path) -> None:
 def test_final_rows_alone_are_enough(tmp_path: Path) -> None:
     write(tmp_path, "")
     assert learned(tmp_path, None).stem == "learned_embeds"
+
+
+def test_of_two_formats_the_newer_is_taken(tmp_path: Path) -> None:
+    for number, name in enumerate(("learned_embeds", "learned_embeds-steps-4")):
+        for age, suffix in enumerate((".bin", ".safetensors")):
+            (tmp_path / f"{name}{suffix}").write_text("")
+            os.utime(tmp_path / f"{name}{suffix}", (1000 - age, 1000 - age))
+        assert learned(tmp_path, [None, 4][number]) == tmp_path / f"{name}.bin"
+    line = {"event": "done", "time": 1.0, "step": 4, "paths": ["learned_embeds.safetensors"]}
+    (tmp_path / "events.jsonl").write_text(json.dumps(line) + "\n")
+    assert learned(tmp_path, None).suffix == ".safetensors"  # as the run itself says
 
 
 def test_each_prompt_has_a_name_of_its_own() -> None:

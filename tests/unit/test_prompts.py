@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
+from typing import Any
 
-from training.prompts import TEMPLATES, expand_placeholder, prompts_for
+import pytest
+from transformers import AddedToken
+
+from tests.tiny_model import MAX_LENGTH, make_tokenizer
+from training.errors import UserError
+from training.prompts import TEMPLATES, check_prompt, prompts_for, refuse_too_many_vectors
 
 OBJECT = """\
 a photo of a {}
@@ -66,8 +72,53 @@ def test_a_word_with_braces_is_taken_as_it_is() -> None:
     assert "a photo of my {0}" in prompts_for("object", ["{0}"])
 
 
-def test_a_persons_prompt_gets_all_the_tokens() -> None:
-    tokens = ["<new>", "<new>_1"]
-    assert expand_placeholder("a <new> on <new>", tokens) == "a <new> <new>_1 on <new> <new>_1"
-    assert expand_placeholder("a dog", tokens) == "a dog"
-    assert expand_placeholder("a <new>", ["<new>"]) == "a <new>"
+def tokenizer_with(words: list[str], folder: Path) -> Any:
+    tokenizer = make_tokenizer(folder)
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
+    return tokenizer
+
+
+@pytest.mark.parametrize("prompt", ["a <new> on <new>", "a dog", "<new>", "a photo of <new>, red"])
+def test_nothing_is_said_of_a_prompt_that_fits(prompt: str, tmp_path: Path) -> None:
+    words = ["<new>", "<new>_1", "<new>_2"]
+    assert check_prompt(prompt, tokenizer_with(words, tmp_path), words) == []
+
+
+def test_what_is_cut_off_is_said(tmp_path: Path) -> None:
+    words = ["<new>"]
+    prompt = "a <new> " + "red " * (MAX_LENGTH - 4) + "cat dog toy"
+    (line,) = check_prompt(prompt, tokenizer_with(words, tmp_path), words)
+    assert f"has {MAX_LENGTH + 3} tokens, the model takes {MAX_LENGTH}: 'cat dog toy' is" in line
+
+
+@pytest.mark.parametrize("before", [MAX_LENGTH - 2, MAX_LENGTH - 3, MAX_LENGTH - 4])
+def test_a_prompt_whose_word_is_cut_off_is_refused(before: int, tmp_path: Path) -> None:
+    """With one, two or all three of its rows beyond what the model takes."""
+    words = ["<new>", "<new>_1", "<new>_2"]
+    with pytest.raises(UserError, match="<new> is beyond them"):
+        check_prompt("red " * before + "<new>", tokenizer_with(words, tmp_path), words)
+    fits = "red " * (MAX_LENGTH - 5) + "<new>"
+    assert check_prompt(fits, tokenizer_with(words, tmp_path), words) == []
+
+
+@pytest.mark.parametrize("prompt", ["a <new> <new>_1", "a <new>_1"])
+def test_a_row_by_itself_is_refused(prompt: str, tmp_path: Path) -> None:
+    words = ["<new>", "<new>_1"]
+    with pytest.raises(UserError, match="Write <new> alone: it stands for all 2 rows"):
+        check_prompt(prompt, tokenizer_with(words, tmp_path), words)
+
+
+def test_a_word_in_other_letters_is_told(tmp_path: Path) -> None:
+    words = ["<New>"]
+    (line,) = check_prompt("a <new>", tokenizer_with(words, tmp_path), words)
+    assert "is drawn without the new word, which is written <New>" in line
+
+
+@pytest.mark.parametrize("kind", ["object", "style"])
+def test_as_many_vectors_as_fit_are_taken_and_no_more(kind: str, tmp_path: Path) -> None:
+    tokenizer = tokenizer_with(words := ["<new>", *(f"<new>_{i}" for i in range(1, 30))], tmp_path)
+    longest = max(len(ids) for ids in tokenizer(prompts_for(kind, ["<new>"])).input_ids)
+    fit = MAX_LENGTH - longest + 1
+    refuse_too_many_vectors(kind, tokenizer, words[:fit])
+    with pytest.raises(UserError, match=f"num_vectors {fit + 1}: .* at most {fit} vectors fit"):
+        refuse_too_many_vectors(kind, tokenizer, words[: fit + 1])

@@ -133,3 +133,12 @@ def test_the_curve_is_on_disk_too(run_folder: Path) -> None:
     write_report(run_folder)
     with Image.open(run_folder / "loss.png") as curve:
         assert curve.width > 600
+
+
+def test_lines_that_lack_something_are_left_out(run_folder: Path) -> None:
+    whole = write_report(run_folder).read_text()
+    with (run_folder / "events.jsonl").open("a") as file:
+        for kind in ("step", "evaluation", "sample"):
+            file.write(f'{{"event": "{kind}", "time": 1.0, "step": 9}}\n')
+            file.write(f'{{"event": "{kind}", "time": 1.0, "loss": 1.0}}\n')
+    assert write_report(run_folder).read_text() == whole
