@@ -9,9 +9,10 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from training.config import TextualInversionConfig
+from training.dataset import find_pictures
 from training.embeds import load_embeds
 from training.generate import learned
-from training.images import find_pictures, open_picture
+from training.images import open_picture
 from training.placeholder import models_with_rows
 from training.report import COMPARISON_FILE
 from training.run_directory import read_config

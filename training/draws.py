@@ -42,6 +42,7 @@ class Draws:
         pictures, prompts: how many there are.
         num_train_timesteps: of the noise scheduler.
         latent_shape: (channels, height, width).
+        one_pass: the pictures of a pass, where some are seen more often than others.
     """
 
     seed: int
@@ -50,6 +51,7 @@ class Draws:
     prompts: int
     num_train_timesteps: int
     latent_shape: tuple[int, int, int]
+    one_pass: tuple[int, ...] = ()
 
     def __call__(self, step: int, index: int) -> Draw:
         """Sample `index` (0 <= index < global_batch) of optimizer step `step` (from 0)."""
@@ -69,9 +71,10 @@ class Draws:
 
     def _picture(self, position: int) -> int:
         """Pictures in passes: each pass is a permutation of its own."""
-        number, place = divmod(position, self.pictures)
+        order = self.one_pass or range(self.pictures)
+        number, place = divmod(position, len(order))
         generator = generator_for(self.seed, "order", number)
-        return int(torch.randperm(self.pictures, generator=generator)[place])
+        return order[int(torch.randperm(len(order), generator=generator)[place])]
 
     def evaluation(self, count: int) -> list[Draw]:
         """`count` fixed samples: pictures and prompts in turn, timesteps evenly spread."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from training.images import Picture
+from training.dataset import Picture, one_pass
 from training.models import Models, weights_digest
 
 NOISE_SETTINGS = (
@@ -31,11 +31,17 @@ def identify(models: Models, pictures: list[Picture], rows: torch.Tensor) -> dic
     parts = (models.text_encoder, models.vae, models.unet)
     return {
         "model": _digest([weights_digest(part) for part in parts]),
-        "pictures": _digest([picture.digest for picture in pictures]),
+        "pictures": _digest([picture.digest for picture in pictures] + _often(pictures)),
         "rows": _digest(rows.tolist()),
         "tokenizer": tokenizer_digest(models.tokenizer),
         "settings": settings(models),
     }
+
+
+def _often(pictures: list[Picture]) -> list[int]:
+    """Which pictures a pass has, where that is not each of them once."""
+    order = list(one_pass(pictures))
+    return order if len(order) > len(pictures) else []
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

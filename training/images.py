@@ -1,21 +1,59 @@
-"""Pictures from a folder, as a person would expect to see them, or one message that names them."""
+"""A picture's file, as a person would expect to see it, or one message that names it."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from training.errors import UserError
 
+pillow_heif.register_heif_opener(thumbnails=False)
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF", "JPEG2000")
+"""Pillow's names of what is read."""
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2"}
+    {
+        *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+        *(".heic", ".heif", ".jp2"),
+    }
 )
+"""How they are usually called. A file is read by its content; these tell a broken one."""
+RAW = "camera raw"
+SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"GIF8", "GIF"),
+    (8, b"WEBP", "WebP"),
+    (8, b"CR\x02\0", RAW),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    *((4, b"ftyp" + brand, "HEIF") for brand in (b"hei", b"hev", b"mif1", b"msf1")),
+    (4, b"ftypavif", "AVIF"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (4, b"ftypcrx ", RAW),
+    (0, b"FUJIFILMCCD-RAW", RAW),
+    (0, b"IIRO", RAW),
+    (0, b"IIU\0", RAW),
+    (0, b"<svg", "SVG"),
+)
+"""(offset, bytes, kind) of files that are pictures, read or not; the first that fits."""
+UNREAD = {
+    ".jxl": "JPEG XL", ".psd": "Photoshop", ".svg": "SVG", ".tga": "TGA", ".ico": "ICO",
+    ".pcx": "PCX", ".ppm": "PPM",
+    **dict.fromkeys(
+        (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"), RAW
+    ),
+}  # fmt: skip
+"""Suffixes of pictures that are not read."""
+DNG_VERSION, NEW_SUBFILE_TYPE, REDUCED_RESOLUTION = 50706, 254, 1
+"""Two tags of TIFF, and a bit in the second."""
+
 SMALLEST_SIDE = 16
 LARGEST_PIXELS = 300_000_000
 """Above this a header is more likely a decompression bomb than a photo (the largest phone
@@ -24,57 +62,26 @@ DRAFT_ABOVE_PIXELS = 30_000_000
 """Pictures above this are reduced at once to spare memory, JPEGs while they are decoded."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A training picture on disk.
-
-    Attributes:
-        path: where it is.
-        digest: SHA-256 of the file's bytes.
-    """
-
-    path: Path
-    digest: str
+def is_a_picture(path: Path) -> bool:
+    """Whether a file's name or its content says so, whether it can be read or not."""
+    if path.suffix.lower() in SUFFIXES or _kind(path):
+        return True
+    try:
+        with _no_pixel_limit(), Image.open(path, formats=FORMATS):
+            return True
+    except Exception:  # readers stumble over other files in many ways
+        return False
 
 
-def find_pictures(folder: Path, skip_broken: bool, notify: Callable[[str], None]) -> list[Picture]:
-    """The readable pictures of `folder`, by name; other kinds of files are passed over.
-
-    Args:
-        skip_broken: leave out unreadable pictures, with a notice each, instead of raising.
-        notify: called with a line for each file left out.
-
-    Raises:
-        UserError: no folder, no pictures, or unreadable ones: every one of them is named.
-    """
-    if not folder.is_dir():
-        raise UserError(f"train_data_dir {folder}: is not a folder.")
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
-    pictures, problems = [], []
-    for file in files:
-        if file.suffix.lower() not in SUFFIXES:
-            notify(f"{file.name} is passed over: not a picture's file name.")
-            continue
-        try:
-            open_picture(file)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        pictures.append(Picture(file, hashlib.sha256(file.read_bytes()).hexdigest()))
-    if problems and not skip_broken:
-        lines = "\n".join(f"  - {problem}" for problem in problems)
-        raise UserError(
-            f"train_data_dir {folder}: {len(problems)} of {len(files)} files cannot be used:\n"
-            f"{lines}\n  Replace or remove them, or leave them out with --skip_broken_images."
-        )
-    for problem in problems:
-        notify(f"skipped: {problem}")
-    if not pictures:
-        raise UserError(
-            f"train_data_dir {folder}: has no pictures in it "
-            f"({', '.join(sorted(SUFFIXES))}). Three to five of one thing are enough."
-        )
-    return pictures
+def _kind(path: Path) -> str | None:
+    """What a file is by its first bytes, or by the name of a kind that is not read."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(32)
+    except OSError:
+        return None
+    found = (kind for at, known, kind in SIGNATURES if start[at:].startswith(known))
+    return next(found, UNREAD.get(path.suffix.lower()))
 
 
 def open_picture(path: Path, side: int = 1024) -> Image.Image:
@@ -90,8 +97,10 @@ def open_picture(path: Path, side: int = 1024) -> Image.Image:
         UserError: names the file and what is wrong with it.
     """
     try:
-        with _no_pixel_limit(), Image.open(path) as image:
+        with _no_pixel_limit(), Image.open(path, formats=FORMATS) as image:
             width, height = image.size
+            if _is_raw(path, image):
+                raise UserError(f"{path.name}: is a {RAW} file; export it as JPEG or PNG first.")
             if width * height > LARGEST_PIXELS:
                 raise UserError(
                     f"{path.name}: {width} x {height} is more than {LARGEST_PIXELS:,} pixels; "
@@ -108,11 +117,29 @@ def open_picture(path: Path, side: int = 1024) -> Image.Image:
             ImageOps.exif_transpose(image, in_place=True)
             return _as_rgb(_of_wanted_size(image, side))
     except UnidentifiedImageError as error:
-        raise UserError(f"{path.name}: is not a picture, whatever its name says.") from error
+        raise UserError(f"{path.name}: {_why_not(path)}") from error
     except UserError:
         raise
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, RuntimeError, ...
         raise UserError(f"{path.name}: is broken or cut short ({error}).") from error
+
+
+def _why_not(path: Path) -> str:
+    """What a file is that none of `FORMATS` reads."""
+    kind = _kind(path)
+    if kind is None:
+        return "is not a picture, whatever its name says."
+    if kind.upper().replace(" ", "") in FORMATS:
+        return f"is broken or cut short (it begins as a {kind} file)."
+    return f"is a {kind} picture, which is not read here; save it as PNG or JPEG."
+
+
+def _is_raw(path: Path, image: Image.Image) -> bool:
+    """Many raw files are TIFFs whose first picture is a small preview, not to be learned from."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return False
+    reduced = image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_RESOLUTION
+    return DNG_VERSION in image.tag_v2 or bool(reduced) or _kind(path) == RAW
 
 
 class _no_pixel_limit:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from training.config import TextualInversionConfig
+from training.dataset import Picture, find_pictures
 from training.identity import identify
-from training.images import Picture, find_pictures
 from training.latents import LatentCache, encode_missing, read_all
 from training.launcher import Ranks
 from training.models import Models, load_models

@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from training import durable
-from training.images import Picture, open_picture, to_tensor
+from training.dataset import Picture
+from training.images import open_picture, to_tensor
 from training.models import weights_digest
 from training.objective import deviation
 

@@ -125,14 +125,9 @@ def joined(
             alone.launcher, alone.rank, alone.size, alone.local_rank, alone.local_size, backend,
             notice,
         )  # fmt: skip
-    except SharedError:
-        raise
     except RuntimeError as error:
         _hang_up(error)
-        failed = _failed(store, alone, timeout)
-        if failed is not None:
-            rank, code = failed
-            raise PeerError(f"rank {rank} ({places[rank]}) failed, and says why.", code) from error
+        _end_as_others_do(store, alone, places, timeout)
         missing = _roll_call(store, alone, places)
         if not missing:
             raise
@@ -170,27 +165,41 @@ def _agreed(
 def _say_that_it_fails(store: Store, me: Ranks, error: Exception, seconds: float) -> None:
     """Leave word that this rank ends with an error, wake the others, and let them hear it.
 
-    They hear it at their next collective: until then the first rank has to keep the store.
+    They hear it at their next collective: until then the first rank has to keep the store. Where
+    all have the same error, one may yet be in the collective that told the others of it.
     """
+    shared = isinstance(error, SharedError)
+    word = {
+        "rank": me.rank,
+        "code": 2 if isinstance(error, UserError) else 1,
+        "shared": str(error) if shared else None,
+    }
     with contextlib.suppress(RuntimeError):
-        store.set(FAILED, json.dumps([me.rank, 2 if isinstance(error, UserError) else 1]))
+        store.set(FAILED, json.dumps(word))
         _hang_up(error)
-        _all_have(store, "heard", me, seconds)
+        _all_have(store, "heard", me, ROLL_CALL_SECONDS if shared else seconds)
 
 
-def _failed(store: Store, me: Ranks, seconds: float) -> tuple[int, int] | None:
-    """The rank that has said that it ends with an error, and its exit code; None: none has."""
+def _end_as_others_do(store: Store, me: Ranks, places: dict[int, str], seconds: float) -> None:
+    """After a failed collective: where another rank has said that it ends with an error, raise.
+
+    Raises:
+        PeerError: it prints its error itself.
+        SharedError: it is of all ranks.
+    """
     try:
         if not store.check([FAILED]):
-            return None
-        rank, code = json.loads(store.get(FAILED))
+            return
+        word = json.loads(store.get(FAILED))
         if me.is_first:
             _all_have(store, "heard", me, seconds)
         else:
             store.set(f"heard/{me.rank}", "yes")
     except RuntimeError:  # the store is gone, and the first rank with it
-        return None
-    return rank, code
+        return
+    if word["shared"] is not None:
+        raise SharedError(word["shared"])
+    raise PeerError(f"rank {word['rank']} ({places[word['rank']]}) failed.", word["code"])
 
 
 def _all_have(store: Store, what: str, me: Ranks, seconds: float) -> None:

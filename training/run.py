@@ -18,6 +18,7 @@ from training import concept, frozen, run_directory, vector_math
 from training.checkpoint import State, prune
 from training.config import TextualInversionConfig
 from training.cpu import this_cpu, threads_per_rank
+from training.dataset import epoch_length, one_pass
 from training.draws import Draws, chunks, share
 from training.embeds import load_embeds
 from training.errors import UserError
@@ -91,7 +92,7 @@ def _train_and_save(
     keep_a_copy(config, record, ranks, keeps)
 
     step = assemble(config, stack, ranks, inputs, record, say)
-    max_train_steps = _max_train_steps(config, record, len(inputs.pictures))
+    max_train_steps = _max_train_steps(config, record, inputs)
     start = _restore(step, state)
     progress = StepProgress("training", max_train_steps, start, shown=ranks.is_first)
     log = EventLog(config.output_dir) if ranks.is_first else None
@@ -175,6 +176,7 @@ def assemble(
         prompts=len(prompts),
         num_train_timesteps=models.noise_scheduler.config.num_train_timesteps,
         latent_shape=(channels, height, width),
+        one_pass=one_pass(inputs.pictures),
     )
     mine = share(record.global_batch, ranks.rank, ranks.size)
     accelerator = Accelerator(
@@ -209,10 +211,10 @@ def _restore(step: TrainingStep, state: State | None) -> int:
     return state.step
 
 
-def _max_train_steps(config: TextualInversionConfig, record: RunRecord, pictures: int) -> int:
+def _max_train_steps(config: TextualInversionConfig, record: RunRecord, inputs: Inputs) -> int:
     if config.max_train_steps is not None:
         return config.max_train_steps
-    per_epoch = math.ceil(pictures * config.repeats / record.global_batch)
+    per_epoch = math.ceil(epoch_length(inputs.pictures, config.repeats) / record.global_batch)
     return config.num_train_epochs * per_epoch
 
 

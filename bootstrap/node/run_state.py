@@ -23,6 +23,11 @@ EVENTS = "events.jsonl"
 LOG = "supervisor.log"
 LOCK = "supervisor.lock"
 LOCK_SECONDS = 2.0
+NUMBERS = {
+    "step": ("step", "loss", "images_per_second"),
+    **dict.fromkeys(("start", "evaluation", "sample", "checkpoint", "done", "stopped"), ("step",)),
+}
+"""What an event of a kind says in numbers, beside its time."""
 ENDED = ("done", "stopped", "failed")
 """Phases that a run stays in; before them it is starting, training, restarting or stopping."""
 
@@ -102,7 +107,7 @@ def append_event(folder: Path, event: str, **values: Any) -> None:
 
 
 def read_events(text: str) -> list[dict[str, Any]]:
-    """Events in order, torn lines left out."""
+    """Events in order; lines that are torn or lack a number are left out."""
     events = []
     for line in text.splitlines():
         try:
@@ -110,5 +115,7 @@ def read_events(text: str) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(event, dict) and "event" in event:
-            events.append(event)
+            numbers = ("time", *NUMBERS.get(str(event["event"]), ()))
+            if all(isinstance(event.get(key), int | float) for key in numbers):
+                events.append(event)
     return events

@@ -104,7 +104,9 @@ def checked(kind: str, folder: Path) -> Path:
             f"{folder / odd[0]}: a line break, a backslash or what is no UTF-8 in its name: rename"
             " it."
         )
-    if kind == "pictures" and not any(path.suffix.lower() in PICTURES for path in names.values()):
+    suffixes = {path.suffix.lower() for path in names.values()}
+    # The training reads by content: a file without a suffix may be a picture.
+    if kind == "pictures" and not suffixes & {"", *PICTURES}:
         raise UserError(f"{folder}: holds no pictures ({', '.join(PICTURES)}).")
     if kind == "model" and not (folder / "model_index.json").is_file():
         raise UserError(

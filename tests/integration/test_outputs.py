@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -368,6 +369,17 @@ def test_epochs_count_where_steps_are_none(flags: Flags, folder: Path) -> None:
     ran(flags(max_train_steps="none", num_train_epochs=2, repeats=1, train_batch_size=2))
     assert len(events(folder, "step")) == 6  # 5 pictures in batches of 2, twice
     assert read_config(folder)[0].max_train_steps is None
+
+
+def test_kohyas_folders_are_epochs_of_so_many_repeats(
+    flags: Flags, folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    for name, count in (("2_toy", 2), ("1_toy in the rain", 1)):
+        (tmp_path / "kohya" / name).mkdir(parents=True)
+        for number in range(count):
+            shutil.copy(pictures / f"{number}.png", tmp_path / "kohya" / name)
+    ran(flags(train_data_dir=tmp_path / "kohya", max_train_steps="none", num_train_epochs=2))
+    assert len(events(folder, "step")) == 2 * (2 * 2 + 1 * 1)
 
 
 @pytest.mark.parametrize("name", get_args(LrScheduler))

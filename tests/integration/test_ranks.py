@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from safetensors.torch import load_file
 from tests.oneccl import BROKEN, WHOLE, put_intel_packages
 from tests.processes import KillAt, run_ranks
 from tests.training_fixtures import Flags
+from training import ranks
 from training.cpu import this_cpu
+from training.errors import SharedError
 from training.textual_inversion import LOST
 
 ENVIRONMENT = Path(sys.executable).parent
@@ -177,6 +180,37 @@ def test_bad_input_on_every_rank_is_one_message(flags: Flags, tmp_path: Path) ->
     assert [process.code for process in finished] == [2, 2]
     assert finished[0].output.count("error:") == 1
     assert "error:" not in finished[1].output
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_bad_input_is_one_message_where_a_rank_is_cut_off_as_the_others_leave(
+    cut: int, flags: Flags, tmp_path: Path
+) -> None:
+    finished = run_ranks(
+        flags(train_data_dir=tmp_path / "nowhere"), tmp_path / "logs", 2, CutOff(cut)
+    )
+    assert [process.code for process in finished] == [2, 2], [p.output for p in finished]
+    assert finished[0].output.count("error:") == 1
+    assert "error:" not in finished[1].output
+
+
+@dataclass(frozen=True)
+class CutOff:
+    """A hook: in one rank the exchange of what is wrong ends as if the others had gone."""
+
+    rank: int
+
+    def __call__(self, rank: int) -> None:
+        import training.run
+
+        def together(*arguments: Any) -> Any:
+            try:
+                return ranks.together(*arguments)
+            except SharedError as error:
+                raise RuntimeError("Connection closed by peer") from error
+
+        if rank == self.rank:
+            vars(training.run)["together"] = together
 
 
 def test_several_machines_without_a_master_address_are_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
+from bootstrap.hub_files import PICTURES
+from training.dataset import find_pictures
 from training.errors import UserError
-from training.images import LARGEST_PIXELS, find_pictures, open_picture, to_tensor
+from training.images import LARGEST_PIXELS, SUFFIXES, open_picture, to_tensor
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 GIGABYTE = 2**30
@@ -210,7 +213,7 @@ def test_a_picture_cut_short_is_named_at_any_length(kind: str, tmp_path: Path) -
         assert complaint(path).startswith(f"cut.{kind}: is "), length
 
 
-@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "gif", "bmp", "tif", "jp2", "avif"])
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "gif", "bmp", "tif", "jp2", "avif", "heif"])
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -229,6 +232,67 @@ def test_damaged_bytes_give_a_picture_or_one_error_that_names_it(
     path = tmp_path / f"damaged.{kind}"
     path.write_bytes(bytes(damaged))
     assert outcome(path).startswith(("RGB", f"damaged.{kind}: "))
+
+
+@pytest.mark.parametrize("name", ["photo.heic", "photo.HEIF", "photo"])
+def test_a_phones_photo_is_read_upright(name: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    two_halves().transpose(Image.Transpose.ROTATE_90).save(
+        tmp_path / name, "HEIF", exif=exif.tobytes(), quality=95
+    )
+    found = open_picture(tmp_path / name)
+    assert (found.mode, found.size) == ("RGB", (40, 20))
+    red, blue = np.asarray(found)[10, 5], np.asarray(found)[10, 35]
+    assert red[0] > 220 > 50 > red[2]
+    assert blue[2] > 220 > 50 > blue[0]
+    assert [p.path.name for p in find_pictures(tmp_path, False, lambda text: None)] == [name]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000"])
+def test_a_picture_is_known_by_its_content(kind: str, tmp_path: Path) -> None:
+    for name in ("IMG_0001", "photo.jfif", "photo.dat"):
+        noise("P" if kind == "GIF" else "RGB").save(tmp_path / name, kind)
+    found = find_pictures(tmp_path, False, lambda text: None)
+    assert [picture.path.name for picture in found] == ["IMG_0001", "photo.dat", "photo.jfif"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("photo", b"\xff\x0a" + bytes(60), "is a JPEG XL picture, which is not read here"),
+        ("photo.jxl", b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(60), "is a JPEG XL picture"),
+        ("layers.dat", b"8BPS\0\x01" + bytes(60), "is a Photoshop picture"),
+        ("drawing.svg", b'<?xml version="1.0"?><svg/>', "is a SVG picture"),
+        ("IMG_1.CR3", b"\0\0\0\x18ftypcrx " + bytes(60), "is a camera raw picture"),
+        ("IMG_2.nef", b"MM\0*" + bytes(60), "is broken or cut short"),
+        ("photo", b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(9), "is broken or cut short"),
+        ("photo", b"\0\0\0\x18ftypheic" + bytes(60), "is broken or cut short"),
+        ("texture.tga", bytes(60), "is a TGA picture"),
+    ],
+)
+def test_a_picture_that_is_not_read_is_an_error(
+    name: str, content: bytes, what: str, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "0.png").write_bytes((pictures / "0.png").read_bytes())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(f"  - {name}: {what}")):
+        find_pictures(tmp_path, False, lambda text: None)
+    assert len(find_pictures(tmp_path, True, lambda text: None)) == 1
+
+
+@pytest.mark.parametrize("tag", [(254, 1), (50706, b"\x01\x04\0\0")])
+def test_the_preview_in_a_raw_file_is_not_taken_for_the_picture(
+    tag: tuple[int, Any], tmp_path: Path
+) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[tag[0]] = tag[1]
+    noise().save(tmp_path / "IMG_1.dng", "TIFF", tiffinfo=tags)
+    assert complaint(tmp_path / "IMG_1.dng").startswith("IMG_1.dng: is a camera raw file")
+
+
+def test_the_cluster_sends_every_kind_that_is_read() -> None:
+    assert set(PICTURES) == SUFFIXES
 
 
 def test_all_broken_pictures_of_a_folder_are_named_at_once(pictures: Path, tmp_path: Path) -> None:
@@ -261,7 +325,7 @@ def test_other_files_are_passed_over_with_a_notice(pictures: Path, tmp_path: Pat
     notices: list[str] = []
     found = find_pictures(tmp_path, False, notices.append)
     assert [picture.path.name for picture in found] == ["B.PNG", "a.png"]
-    assert notices == ["captions.txt is passed over: not a picture's file name."]
+    assert notices == ["captions.txt is passed over: not a picture."]
     assert found[0].digest != found[1].digest
 
 

@@ -13,7 +13,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from training.images import Picture, open_picture, to_tensor
+from training.dataset import Picture
+from training.images import open_picture, to_tensor
 from training.latents import LatentCache, encode_missing, read_all
 from training.objective import sample_posterior
 

@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 CONFIGS = (".json", ".txt", ".model")
 # What `training` reads.
 PICTURES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2",
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic",
+    ".heif", ".jp2",
 )  # fmt: skip
 INDEX = "model_index.json"
 

@@ -110,6 +110,11 @@ def test_the_defaults() -> None:
     assert Input("pictures", model_and_data.DEFAULT_PICTURES).name == "dicoo"
 
 
+def test_a_picture_without_a_suffix_is_one_for_all_that_is_known_here(tmp_path: Path) -> None:
+    (tmp_path / "IMG_0001").write_bytes(b"a picture")
+    assert read_input("pictures", str(tmp_path)).local == tmp_path
+
+
 def test_what_is_neither(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a folder here nor a repository"):
         read_input("pictures", str(tmp_path / "nowhere" / "at" / "all"))
