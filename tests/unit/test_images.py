@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
-from bootstrap.hub_files import PICTURES
+from bootstrap.node.downloads.hub_files import PICTURES
 from training.dataset import find_pictures
 from training.errors import UserError
 from training.images import LARGEST_PIXELS, SUFFIXES, open_picture, to_tensor
