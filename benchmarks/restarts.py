@@ -5,7 +5,7 @@
 Resumes a run of the random tiny model again and again from one checkpoint, each time in a process
 of its own with two threads and with a process beside it that keeps a processor busy, and counts the
 distinct results of the next steps. Every restart is done twice at the same time: as programs do it,
-and without the first calls of `training.vector_math`.
+and without the first calls of `training.machine.vector_math`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from benchmarks.restarts_process import THREADS
 from benchmarks.results import finish, machine
 from tests.short_run import short_run
 from tests.tiny_model import make_pictures, make_tiny_model
-from training import vector_math
-from training.cpu import this_cpu
+from training.machine import vector_math
+from training.machine.cpu import this_cpu
 
 RESOLUTION = 64
 """A picture's latents then have 4,096 elements, the fewest that two threads share."""

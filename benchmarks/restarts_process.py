@@ -19,15 +19,15 @@ from pathlib import Path
 
 import torch
 
-from training import vector_math
-from training.inputs import read_inputs
-from training.launcher import read_environment
-from training.loop import restore
-from training.resume import fixed_facts
+from training.data.inputs import read_inputs
+from training.loop.step import TrainingStep
+from training.loop.train import restore
+from training.machine import vector_math
+from training.machine.stack import resolve_stack
+from training.ranks.launcher import read_environment
 from training.run import assemble
-from training.run_directory import read_config
-from training.stack import resolve_stack
-from training.step import TrainingStep
+from training.storage.resume import fixed_facts
+from training.storage.run_directory import read_config
 
 THREADS = 2
 

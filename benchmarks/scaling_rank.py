@@ -19,15 +19,15 @@ from typing import Any
 
 import torch
 
-from training import vector_math
-from training.config import TextualInversionConfig
-from training.inputs import read_inputs
-from training.launcher import Ranks
-from training.ranks import all_reduce_sum, barrier, broadcast_text, joined
-from training.resume import fixed_facts
+from training.config.textual_inversion import TextualInversionConfig
+from training.data.inputs import read_inputs
+from training.loop.step import TrainingStep
+from training.machine import vector_math
+from training.machine.stack import resolve_stack
+from training.ranks.launcher import Ranks
+from training.ranks.process_group import all_reduce_sum, barrier, broadcast_text, joined
 from training.run import assemble
-from training.stack import resolve_stack
-from training.step import TrainingStep
+from training.storage.resume import fixed_facts
 
 TABLE = (49_408, 768)
 """Stable Diffusion 1.5's embedding table, which the usual script all-reduces (design facts)."""

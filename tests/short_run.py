@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.cpu import this_cpu
+from training.machine.cpu import this_cpu
 
 PRECISIONS = ("no", "bf16") if this_cpu().computes_bf16 else ("no",)
 """Values of `mixed_precision` that this processor computes in."""

@@ -9,7 +9,7 @@ import pytest
 
 from tests.short_run import PRECISIONS, short_run
 from tests.tiny_model import make_pictures, make_tiny_model
-from training import vector_math
+from training.machine import vector_math
 
 
 def pytest_sessionstart() -> None:

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 import torch
 
-from training import vector_math
 from training.errors import UserError
-from training.launcher import Ranks
-from training.ranks import all_reduce_sum, barrier, joined
-from training.stack import resolve_stack
+from training.machine import vector_math
+from training.machine.stack import resolve_stack
+from training.ranks.launcher import Ranks
+from training.ranks.process_group import all_reduce_sum, barrier, joined
 
 SMALL, LARGE = 1, 4_000_000
 """Elements of float32: four bytes, and 16 MB."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.data.images import SUFFIXES, is_a_picture, open_picture
 from training.errors import UserError
-from training.images import SUFFIXES, is_a_picture, open_picture
 
 REPEATED = re.compile(r"(\d+)_.+")
 """The subfolders of kohya's and A1111's layout: repeats, and a name."""

@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
     # Only now: importing these takes seconds that the ranks should not share.
-    from training import vector_math
-    from training.comparison import write_comparison
-    from training.generate import learned
-    from training.report import write_report
+    from training.inference.comparison import write_comparison
+    from training.inference.generate import learned
+    from training.machine import vector_math
+    from training.outputs.report import write_report
 
     vector_math.resolve_kernels()
     print("drawing the same seeds with both words", flush=True)

@@ -14,31 +14,33 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from training import concept, frozen, run_directory, vector_math
-from training.checkpoint import State, prune
-from training.config import TextualInversionConfig
-from training.cpu import this_cpu, threads_per_rank
+from training.config.textual_inversion import TextualInversionConfig
+from training.data.draws import Draws, chunks, share
+from training.data.inputs import Inputs, read_inputs, read_posteriors
+from training.data.prompts import prompts_for
 from training.dataset import epoch_length, one_pass
-from training.draws import Draws, chunks, share
-from training.embeds import load_embeds
 from training.errors import UserError
-from training.events import EventLog
-from training.inputs import Inputs, read_inputs, read_posteriors
-from training.keepers import check_folder, keep_a_copy, run_folders
-from training.launcher import Ranks, asked_threads
-from training.learning_rate import DECAYING, learning_rate_schedule
-from training.loop import Stopped, restore, train
-from training.models import tokenize
-from training.outputs import Outputs
-from training.pipeline import publish, save_full_pipeline
-from training.progress import StepProgress
-from training.prompts import prompts_for
-from training.ranks import barrier, joined, together
-from training.report import write_report
-from training.resume import fixed_facts
-from training.run_directory import RunRecord
-from training.stack import Stack, resolve_stack
-from training.step import Denoising, TrainingStep
+from training.loop.learning_rate import DECAYING, learning_rate_schedule
+from training.loop.step import Denoising, TrainingStep
+from training.loop.train import Stopped, restore, train
+from training.machine import vector_math
+from training.machine.cpu import this_cpu, threads_per_rank
+from training.machine.stack import Stack, resolve_stack
+from training.models import concept, frozen
+from training.models.embeds import load_embeds
+from training.models.loading import tokenize
+from training.outputs.pipeline import publish, save_full_pipeline
+from training.outputs.progress import StepProgress
+from training.outputs.report import write_report
+from training.outputs.writer import Outputs
+from training.ranks.launcher import Ranks, asked_threads
+from training.ranks.process_group import barrier, joined, together
+from training.storage import run_directory
+from training.storage.checkpoint import State, prune
+from training.storage.copies import check_folder, keep_a_copy, run_folders
+from training.storage.events import EventLog
+from training.storage.resume import fixed_facts
+from training.storage.run_directory import RunRecord
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

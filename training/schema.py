@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.config import TextualInversionConfig
+from training.config.textual_inversion import TextualInversionConfig
 
 SCHEMA_FILE = Path(__file__).with_name("textual_inversion.schema.json")
 COMMAND = "python -m training.schema"

@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from training.command_line import parse
-from training.config import TextualInversionConfig
+from training.config.command_line import parse
+from training.config.textual_inversion import TextualInversionConfig
 from training.errors import LostRanks, PeerError, SharedError, UserError
-from training.launcher import read_environment
+from training.ranks.launcher import read_environment
 
 PROGRAM = "python -m training.textual_inversion"
 LOST = 75

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from training.data.draws import Draws
+from training.data.identity import _often
 from training.dataset import epoch_length, find_pictures, one_pass
-from training.draws import Draws
 from training.errors import UserError
-from training.identity import _often
 
 
 def put(pictures: Path, folder: Path, count: int) -> None:

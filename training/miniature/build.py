@@ -14,16 +14,16 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from training import vector_math
-from training.miniature.captions import full_caption, vocabulary
+from training.machine import vector_math
 from training.miniature.check import MODEL, draw, grid
-from training.miniature.dataset import new_corpus, tokenize
-from training.miniature.loop import console, is_first, say
-from training.miniature.scenes import Scene, render_all, sample_scenes
-from training.miniature.text_encoder import PlaceholderRows, train_text_encoder
-from training.miniature.tokenizer import new_tokenizer
-from training.miniature.unet import new_scheduler, train_unet
-from training.miniature.vae import as_tensor, encode, psnr, refine_decoder, train_vae
+from training.miniature.networks.loop import console, is_first, say
+from training.miniature.networks.text_encoder import PlaceholderRows, train_text_encoder
+from training.miniature.networks.tokenizer import new_tokenizer
+from training.miniature.networks.unet import new_scheduler, train_unet
+from training.miniature.networks.vae import as_tensor, encode, psnr, refine_decoder, train_vae
+from training.miniature.scenes.captions import full_caption, vocabulary
+from training.miniature.scenes.dataset import new_corpus, tokenize
+from training.miniature.scenes.scene import Scene, render_all, sample_scenes
 
 VALIDATION_SEED = 10_011
 

@@ -13,11 +13,11 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 from rich.table import Table
 
-from training import vector_math
-from training.miniature.captions import full_caption
+from training.machine import vector_math
 from training.miniature.judge import Verdict, accuracy, judge_pictures
-from training.miniature.loop import console
-from training.miniature.scenes import Scene, sample_scenes
+from training.miniature.networks.loop import console
+from training.miniature.scenes.captions import full_caption
+from training.miniature.scenes.scene import Scene, sample_scenes
 
 MODEL = Path(__file__).parent / "model"
 SCENES_SEED, STEPS, GUIDANCE = 20_240, 20, 3.0

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.miniature.loop import console
-from training.miniature.scenes import (
+from training.miniature.networks.loop import console
+from training.miniature.scenes.scene import (
     CONCEPT_COLOR,
     CONCEPT_HAT,
     CONCEPT_SHAPE,

@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training import vector_math
-from training.miniature.dataset import CLASSES
-from training.miniature.loop import Schedule, console, train
-from training.miniature.scenes import (
+from training.machine import vector_math
+from training.miniature.networks.loop import Schedule, console, train
+from training.miniature.networks.vae import PICTURE_SIZE, as_tensor
+from training.miniature.scenes.dataset import CLASSES
+from training.miniature.scenes.scene import (
     CONCEPT_COLOR,
     CONCEPT_HAT,
     CONCEPT_SHAPE,
@@ -29,7 +30,6 @@ from training.miniature.scenes import (
     render_all,
     sample_scenes,
 )
-from training.miniature.vae import PICTURE_SIZE, as_tensor
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
 

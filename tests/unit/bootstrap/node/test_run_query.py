@@ -123,7 +123,7 @@ def test_a_runs_summary_and_its_results(tmp_path: Path) -> None:
 def test_the_supervisors_events_end_torn_lines_and_are_read_by_the_training(
     tmp_path: Path,
 ) -> None:
-    from training.events import read_events
+    from training.storage.events import read_events
 
     write_events(tmp_path, START, *STEPS[:2], torn='{"event": "st')
     run_state.append_event(tmp_path, "restart", step=2, nodes=["a"], text="restarted")

@@ -9,8 +9,8 @@ import pytest
 from bootstrap.errors import UserError
 from bootstrap.paths import CHECKOUT
 from bootstrap.runs import flags
-from training.command_line import parse as training_parses
-from training.config import TextualInversionConfig
+from training.config.command_line import parse as training_parses
+from training.config.textual_inversion import TextualInversionConfig
 
 PROG = ("prog", "text")
 

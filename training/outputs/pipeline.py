@@ -1,0 +1,73 @@
+"""The finished concept inside its whole pipeline: on disk, and on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import torch
+from diffusers import StableDiffusionPipeline
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from training import atomic_files
+from training.config.textual_inversion import TextualInversionConfig
+from training.errors import UserError, first_line
+from training.models.placeholder import models_with_rows
+
+
+def save_full_pipeline(config: TextualInversionConfig, rows: torch.Tensor) -> None:
+    """Save the base pipeline with the new word in it, in the output folder itself.
+
+    The parts are read afresh, in float32: those that trained may have been repacked.
+
+    Args:
+        rows: [vectors, width], the learned rows.
+    """
+    models = models_with_rows(config, rows)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        config.model_name,
+        revision=config.revision,
+        variant=config.variant,
+        text_encoder=models.text_encoder,
+        tokenizer=models.tokenizer,
+        vae=models.vae,
+        unet=models.unet,
+        torch_dtype=torch.float32,
+    )
+    staging = config.output_dir / ".pipeline"
+
+    def put_in_place(folder: Path) -> None:
+        pipeline.save_pretrained(folder)
+
+    atomic_files.write_directory(staging, put_in_place)
+    # model_index.json last: with it in place, every other part is.
+    for part in sorted(staging.iterdir(), key=lambda path: path.name == "model_index.json"):
+        atomic_files.move(part, config.output_dir / part.name)
+    staging.rmdir()
+
+
+def publish(config: TextualInversionConfig, notify: Callable[[str], None]) -> None:
+    """Upload the results to the hub, without checkpoints and encoded pictures.
+
+    Raises:
+        UserError: no token (HF_TOKEN or `hf auth login`), or the hub refuses.
+    """
+    api = HfApi()
+    name = config.hub_model_id or config.output_dir.name
+    try:
+        repository = api.create_repo(name, exist_ok=True).repo_id
+        api.upload_folder(
+            repo_id=repository,
+            folder_path=config.output_dir,
+            ignore_patterns=["checkpoint-*", "latents/*", ".*", "logs/*"],
+            commit_message="End of training",
+        )
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+        raise UserError(
+            f"push_to_hub: {name} could not be uploaded ({first_line(error)}). "
+            "Set HF_TOKEN to a token that may write; the results are in "
+            f"{config.output_dir}."
+        ) from error
+    notify(f"uploaded to {repository}")

@@ -1,0 +1,239 @@
+"""A run's folder: whose it is, who is writing it, and what must not change when it goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import shutil
+import socket
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+from training import atomic_files
+from training.config.textual_inversion import MAY_DIFFER_ON_RESUME, TextualInversionConfig
+from training.errors import UserError
+from training.models.embeds import a1111_name
+
+CONFIG_FILE = "config.toml"
+LOCK_FILE = ".lock"
+COMPARISON_FILE = "samples/comparison.png"
+MODEL_INDEX = "model_index.json"
+OWN_FILES = (
+    CONFIG_FILE, "events.jsonl", "report.html", "loss.png", "samples", "learned_embeds.*",
+    "learned_embeds-steps-*", "checkpoint-*", ".pipeline", ".*.partial",
+)  # fmt: skip
+"""What a run leaves in its folder, beside its logs, A1111's file and the whole pipeline."""
+PIPELINE_PARTS = (
+    "feature_extractor", "image_encoder", "safety_checker", "scheduler", "text_encoder",
+    "tokenizer", "unet", "vae",
+)  # fmt: skip
+MODEL = "pretrained_model_name_or_path"
+IDENTIFIED_BY_CONTENT = {
+    MODEL: "model",
+    "revision": "model",
+    "variant": "model",
+    "tokenizer_name": "tokenizer",
+    "train_data_dir": "pictures",
+    "skip_broken_images": "pictures",
+    "initializer_token": "rows",
+    "initial_embeds": "rows",
+}
+"""Config keys that may name another place as long as the same bytes are found there."""
+
+
+class RunRecord(BaseModel):
+    """What is fixed when a run starts, whatever number of ranks carries it on later.
+
+    Attributes:
+        seed: as given or drawn.
+        global_batch: samples per optimizer step, over all ranks.
+        learning_rate: after `scale_lr`.
+        dtype: of the frozen weights, "float32" or "bfloat16".
+        frozen: how the frozen parts are prepared ("native" or "ipex").
+        model, pictures, rows: digests of the weights, the pictures and the starting rows.
+        tokenizer, settings: a digest of the tokenizer, and what the models compute by beside
+            their weights, as `training.data.identity` says; None in the records of runs that were
+            started before these were noted, which leave them out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int
+    global_batch: int
+    learning_rate: float
+    dtype: str
+    frozen: str
+    model: str
+    pictures: str
+    rows: str
+    tokenizer: str | None = None
+    settings: dict[str, str] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_not_noted(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if value is not None}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; the operating system lets go when it ends.
+
+    Raises:
+        UserError: the folder cannot be made or written, or another live process holds it.
+    """
+    path = folder / LOCK_FILE
+    with atomic_files.disk_errors_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"output_dir {folder}: another live process is writing it "
+                f"({file.read().strip() or 'unknown'}). Wait for it, stop it, or choose another "
+                "--output_dir."
+            ) from error
+        file.truncate(0)
+        file.write(f"{socket.gethostname()} pid {os.getpid()}\n")
+        file.flush()
+        with atomic_files.disk_errors_named(folder):
+            _remove_leftovers(folder)
+        yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process was in the middle of writing, not what it was replacing."""
+    atomic_files.restore_replaced(folder)
+    for path in folder.glob(".*.partial"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Whether a run has been started in `folder`."""
+    return (folder / CONFIG_FILE).exists()
+
+
+def refuse_a_held_folder(folder: Path, overwrite: bool) -> None:
+    """Make sure that a new run may start in `folder`.
+
+    Raises:
+        UserError: it holds a run, and `overwrite` is off.
+    """
+    if holds_a_run(folder) and not overwrite:
+        raise UserError(
+            f"output_dir {folder}: holds a run already. Go on with it: --resume_from_checkpoint "
+            "latest; start afresh: --overwrite_output_dir; or choose another --output_dir."
+        )
+
+
+def clear_for_new_run(folder: Path) -> None:
+    """Remove what the run in `folder`, if there is one, has left, and nothing else.
+
+    Encoded pictures stay.
+
+    Raises:
+        UserError: the folder's config.toml is not the record of a run, or it cannot be removed.
+    """
+    if not holds_a_run(folder):
+        return
+    config, _ = read_config(folder)
+    own = [*OWN_FILES, a1111_name(config.placeholder_token)]
+    logs = config.logging_dir
+    if logs.parts and not logs.is_absolute() and ".." not in logs.parts:
+        own.append(glob.escape(str(logs)))
+    if (folder / MODEL_INDEX).exists():
+        own += [MODEL_INDEX, *PIPELINE_PARTS]
+    with atomic_files.disk_errors_named(folder):
+        for path in sorted({path for name in own for path in folder.glob(name)}):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def write_config(folder: Path, config: TextualInversionConfig, record: RunRecord) -> None:
+    """Write config.toml: the configuration, and under [run] what was resolved from it."""
+    values = {k: v for k, v in config.model_dump(mode="json").items() if v is not None}
+    values.setdefault("max_train_steps", "none")
+    text = tomli_w.dumps({**values, "run": record.model_dump()})
+    atomic_files.write_text(folder / CONFIG_FILE, text)
+
+
+def read_config(folder: Path) -> tuple[TextualInversionConfig, RunRecord]:
+    """What `write_config` wrote.
+
+    Raises:
+        UserError: the file is not one of ours, or of another version of it.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        record = RunRecord.model_validate(values.pop("run"))
+        return TextualInversionConfig.model_validate(values), record
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"{path}: is not the record of a run ({error}). Choose another --output_dir."
+        ) from error
+
+
+def refuse_differences(
+    folder: Path,
+    old: tuple[TextualInversionConfig, RunRecord],
+    new: TextualInversionConfig,
+    content: dict[str, Any],
+) -> None:
+    """Make sure that `new` goes on with the run that `old` started.
+
+    Args:
+        content: what `training.data.identity.identify` finds now.
+
+    Raises:
+        UserError: names every key that differs and may not.
+    """
+    before, record = old
+    differences = []
+    for key, value in new.model_dump(mode="json").items():
+        was = before.model_dump(mode="json")[key]
+        if key in MAY_DIFFER_ON_RESUME or key in IDENTIFIED_BY_CONTENT or value == was:
+            continue
+        if key == "seed":
+            was = record.seed
+            if value in (None, was):
+                continue
+        differences.append(f"{key}: {was!r} then, {value!r} now")
+    for what, found in content.items():
+        noted = getattr(record, what)
+        if noted is None or noted == found:
+            continue
+        keys = [key for key, kind in IDENTIFIED_BY_CONTENT.items() if kind == what]
+        named = " / ".join(key for key in keys if _given(new, key)) or MODEL
+        differences += (
+            [f"{named}: not the same {what} as when the run started"]
+            if isinstance(found, str)
+            else [
+                f"{named}: its {key} was {noted.get(key, 'the default')} then, "
+                f"{found.get(key, 'the default')} now"
+                for key in sorted({*noted, *found})
+                if noted.get(key) != found.get(key)
+            ]
+        )
+    if differences:
+        lines = "\n".join(f"  - {difference}" for difference in differences)
+        raise UserError(
+            f"output_dir {folder}: its run cannot go on with another configuration:\n{lines}\n"
+            "  Give the same values (they are in its config.toml), or another --output_dir."
+        )
+
+
+def _given(config: TextualInversionConfig, key: str) -> bool:
+    value: Any = getattr(config, key)
+    return value is not None and value is not False
