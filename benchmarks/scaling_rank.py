@@ -24,6 +24,7 @@ from training.data.inputs import read_inputs
 from training.loop.step import TrainingStep
 from training.machine import vector_math
 from training.machine.stack import resolve_stack
+from training.methods.textual_inversion import TextualInversion
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import all_reduce_sum, barrier, broadcast_text, joined
 from training.run import assemble
@@ -57,7 +58,7 @@ def make_step(folder: Path, model: Path, pictures: Path, ranks: Ranks) -> Traini
     )
     config.output_dir.mkdir(parents=True, exist_ok=True)
     stack = resolve_stack(config.stack)
-    inputs = read_inputs(config, quiet)
+    inputs = read_inputs(TextualInversion, config, quiet)
     record, _ = fixed_facts(config, stack, ranks, inputs, quiet)
     return assemble(config, stack, ranks, inputs, record, quiet)
 

@@ -7,9 +7,8 @@ import inspect
 import json
 from typing import Any
 
-import torch
-
-from training.dataset import Picture, one_pass
+from training.data.dataset import Picture, one_pass
+from training.method import Values
 from training.models.loading import Models, weights_digest
 
 NOISE_SETTINGS = (
@@ -21,18 +20,19 @@ TEXT_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps")
 """What the text encoder computes by beside its weights."""
 
 
-def identify(models: Models, pictures: list[Picture], rows: torch.Tensor) -> dict[str, Any]:
+def identify(models: Models, pictures: list[Picture], start: Values) -> dict[str, Any]:
     """What must be the same when a run goes on, by the names of `RunRecord`'s fields.
 
     Args:
         models: before the new word is added to the tokenizer.
-        rows: the starting rows.
+        start: what the parameters start from, by name.
     """
+    starts = [value.tolist() for value in start.values()]
     parts = (models.text_encoder, models.vae, models.unet)
     return {
         "model": _digest([weights_digest(part) for part in parts]),
         "pictures": _digest([picture.digest for picture in pictures] + _often(pictures)),
-        "rows": _digest(rows.tolist()),
+        "rows": _digest(starts[0] if len(starts) == 1 else starts),
         "tokenizer": tokenizer_digest(models.tokenizer),
         "settings": settings(models),
     }

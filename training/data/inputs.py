@@ -1,4 +1,4 @@
-"""What a run reads before it trains: models, pictures, the new word, encoded pictures."""
+"""What a run reads before it trains: models, pictures, what is trained, encoded pictures."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.run import RunConfig
+from training.data.dataset import Picture, find_pictures
 from training.data.identity import identify
 from training.data.latents import FOLDER, LatentCache, encode_missing, read_all
-from training.data.prompts import check_prompt, refuse_too_many_vectors
-from training.dataset import Picture, find_pictures
+from training.method import Method
 from training.models.loading import Models, load_models
-from training.models.placeholder import add_placeholder, starting_rows
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import together
 
@@ -25,32 +24,26 @@ class Inputs:
 
     models: Models
     pictures: list[Picture]
-    rows: torch.Tensor
-    token_ids: list[int]
+    method: Method
     content: dict[str, Any]
 
 
-def read_inputs(config: TextualInversionConfig, notify: Callable[[str], None]) -> Inputs:
+def read_inputs(method: type[Method], config: RunConfig, notify: Callable[[str], None]) -> Inputs:
     """Read and check everything that the person named.
 
     Raises:
-        UserError: a picture, a part of the model, or a word cannot be used.
+        UserError: a picture, a part of the model, or what is to be trained cannot be used.
     """
     pictures = find_pictures(config.train_data_dir, config.skip_broken_images, notify)
     models = load_models(config)
-    rows = starting_rows(config, models)
-    content = identify(models, pictures, rows)
-    token_ids = add_placeholder(config, models)
-    words = config.placeholder_tokens
-    refuse_too_many_vectors(config.learnable_property, models.tokenizer, words)
-    for prompt in config.validation_prompt or []:
-        for line in check_prompt(prompt, models.tokenizer, words):
-            notify(line)
-    return Inputs(models, pictures, rows, token_ids, content)
+    trained = method(config, models)
+    content = identify(models, pictures, trained.start)
+    trained.prepare(models, notify)
+    return Inputs(models, pictures, trained, content)
 
 
 def read_posteriors(
-    config: TextualInversionConfig,
+    config: RunConfig,
     pictures: list[Picture],
     vae: Any,
     dtype: torch.dtype,

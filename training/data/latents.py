@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from training import atomic_files
+from training.data.dataset import Picture
 from training.data.images import open_picture, to_tensor
-from training.dataset import Picture
 from training.models.loading import weights_digest
 from training.models.objective import deviation
 

@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from training.config.textual_inversion import TextualInversionConfig
+from training.data.dataset import find_pictures
 from training.data.images import open_picture
-from training.dataset import find_pictures
 from training.inference.generate import learned
 from training.inference.samples import build_pipeline, draw, in_columns, save_picture
 from training.models.embeds import load_embeds
@@ -23,7 +23,7 @@ FIRST_SEED = 1000
 
 def load_learned(folder: Path) -> tuple[TextualInversionConfig, Any]:
     """A run's config, and its base pipeline with the learned word loaded, in float32."""
-    config, _ = read_config(folder)
+    config, _ = read_config(folder, TextualInversionConfig)
     models = models_with_rows(config, load_embeds(learned(folder, None)))
     return config, build_pipeline(models)
 
@@ -59,7 +59,7 @@ def draw_both(
 
 def write_comparison(folder: Path, progress: Callable[[int, int], None]) -> Path:
     """Draw a finished run's validation prompts with both words, side by side."""
-    config, _ = read_config(folder)
+    config, _ = read_config(folder, TextualInversionConfig)
     before, after = draw_both(folder, config.validation_prompt or [], 3, progress)
     pictures = find_pictures(config.train_data_dir, True, lambda text: None)
     shown = [open_picture(picture.path) for picture in pictures]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from training.config.textual_inversion import TextualInversionConfig
 from training.data.prompts import check_prompt
 from training.errors import UserError
 from training.inference.samples import build_pipeline, draw, save_picture
@@ -80,7 +81,7 @@ def generate(
     Raises:
         UserError: the folder holds no run, or nothing learned.
     """
-    config, record = read_config(folder)
+    config, record = read_config(folder, TextualInversionConfig)
     rows_file = learned(folder, step)
     models = models_with_rows(config, load_embeds(rows_file))
     for prompt in prompts:

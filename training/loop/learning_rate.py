@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from diffusers.optimization import get_scheduler
 
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.groups import OptimizationConfig
 from training.errors import SharedError
 
 DECAYING = frozenset({"linear", "cosine", "cosine_with_restarts", "polynomial"})
@@ -15,7 +15,7 @@ DECAYING = frozenset({"linear", "cosine", "cosine_with_restarts", "polynomial"})
 
 
 def learning_rate_schedule(
-    config: TextualInversionConfig, base: float, max_train_steps: int
+    config: OptimizationConfig, base: float, max_train_steps: int
 ) -> Callable[[int], float]:
     """The learning rate of optimizer step `n` (from 0) under diffusers' own schedules.
 

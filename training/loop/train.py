@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from training.config.textual_inversion import TextualInversionConfig
-from training.errors import SharedError
+from training.config.run import RunConfig
+from training.errors import SharedError, UserError
 from training.loop.step import TrainingStep
 from training.outputs.progress import StepProgress
 from training.outputs.writer import Outputs
@@ -25,7 +25,7 @@ class Stopped:
 
 
 def train(
-    config: TextualInversionConfig,
+    config: RunConfig,
     step: TrainingStep,
     learning_rate: Callable[[int], float],
     start: int,
@@ -39,8 +39,7 @@ def train(
     Raises:
         SharedError: the loss is not finite; the last checkpoint is intact.
     """
-    rows, optimizer = step.concept.rows, step.optimizer
-    draws = step.draws
+    values, draws = step.parameters, step.draws
     fixed = draws.evaluation(config.num_evaluation_samples)
     done = start
 
@@ -48,11 +47,11 @@ def train(
         loss = step.evaluate(fixed, config.train_batch_size)
         if not math.isfinite(loss):
             raise _diverged(done, learning_rate(max(0, done - 1)))
-        outputs.evaluation(done, loss, rows)
+        outputs.evaluation(done, loss, values)
 
     if start == 0:
         evaluate()
-        outputs.samples(0, rows)
+        outputs.samples(0, values)
     while done < max_train_steps:
         began = time.perf_counter()
         rate = learning_rate(done)
@@ -71,11 +70,11 @@ def train(
         if due(config.evaluation_steps) or last:
             evaluate()
         if due(config.save_steps):
-            outputs.embeds(done, rows)
+            outputs.learned(done, values)
         if due(config.checkpointing_steps) or last or result.stop:
-            outputs.checkpoint(state_of(done, rows, optimizer))
+            outputs.checkpoint(state_of(done, step))
         if due(config.validation_steps) or due(config.checkpointing_steps) or last:
-            outputs.samples(done, rows)
+            outputs.samples(done, values)
         if result.stop:
             break
     return done
@@ -83,24 +82,40 @@ def train(
 
 def _diverged(step: int, rate: float) -> SharedError:
     return SharedError(
-        f"the loss is not finite at step {step}: the rows have diverged or a picture "
+        f"the loss is not finite at step {step}: what is trained has diverged or a picture "
         f"is broken. The last checkpoint before it is whole. Use a lower --learning_rate "
         f"(now {rate:g}) or --max_grad_norm 1, or --mixed_precision no."
     )
 
 
-def state_of(done: int, rows: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> State:
+def state_of(done: int, step: TrainingStep) -> State:
     """The state after `done` steps."""
-    moments = optimizer.state[rows]
-    return State(done, rows.detach(), moments["exp_avg"], moments["exp_avg_sq"])
+    moments = {name: step.optimizer.state[value] for name, value in step.parameters.items()}
+    return State(
+        done,
+        {name: value.detach() for name, value in step.parameters.items()},
+        {name: moment["exp_avg"] for name, moment in moments.items()},
+        {name: moment["exp_avg_sq"] for name, moment in moments.items()},
+    )
 
 
-def restore(state: State, rows: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
-    """Put `state` into the rows and the optimizer, bit for bit."""
-    with torch.no_grad():
-        rows.copy_(state.rows)
-    optimizer.state[rows] = {
-        "step": torch.tensor(float(state.step)),
-        "exp_avg": state.exp_avg.clone(),
-        "exp_avg_sq": state.exp_avg_sq.clone(),
-    }
+def restore(state: State, step: TrainingStep) -> None:
+    """Put `state` into the parameters and the optimizer, bit for bit.
+
+    Raises:
+        UserError: it is of other parameters.
+    """
+    shapes = {name: value.shape for name, value in step.parameters.items()}
+    if shapes != {name: value.shape for name, value in state.parameters.items()}:
+        raise UserError(
+            f"checkpoint-{state.step}: holds {', '.join(state.parameters)}, this run trains "
+            f"{', '.join(shapes)}, or they differ in shape. Choose another --output_dir."
+        )
+    for name, value in step.parameters.items():
+        with torch.no_grad():
+            value.copy_(state.parameters[name])
+        step.optimizer.state[value] = {
+            "step": torch.tensor(float(state.step)),
+            "exp_avg": state.exp_avg[name].clone(),
+            "exp_avg_sq": state.exp_avg_sq[name].clone(),
+        }

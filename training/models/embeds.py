@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from training import atomic_files
+from training.config.textual_inversion import a1111_name
 from training.errors import UserError
 
 A1111_KEY = "emb_params"
@@ -33,12 +34,6 @@ def save_embeds(path: Path, token: str, rows: torch.Tensor) -> None:
         atomic_files.write_file(
             path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"})
         )
-
-
-def a1111_name(token: str) -> str:
-    """`<word>.safetensors`, of letters that every file system takes."""
-    word = "".join(c for c in token.strip("<>") if c.isalnum() or c in "-_.") or "concept"
-    return f"{word}.safetensors"
 
 
 def save_a1111(folder: Path, token: str, rows: torch.Tensor) -> Path:

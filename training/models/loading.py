@@ -14,7 +14,7 @@ import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.groups import ModelConfig
 from training.errors import UserError, first_line
 
 PARTS = ("tokenizer", "scheduler", "text_encoder", "vae", "unet")
@@ -35,7 +35,7 @@ for _library in (transformers.utils.logging, diffusers.utils.logging):
     _library.disable_progress_bar()  # loading takes less than it takes to read the bar
 
 
-def load_models(config: TextualInversionConfig) -> Models:
+def load_models(config: ModelConfig) -> Models:
     """Load tokenizer, noise scheduler, text encoder, VAE and UNet.
 
     Raises:

@@ -12,20 +12,17 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from training import atomic_files
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.run import RunConfig
 from training.errors import UserError, first_line
-from training.models.placeholder import models_with_rows
+from training.models.loading import Models
 
 
-def save_full_pipeline(config: TextualInversionConfig, rows: torch.Tensor) -> None:
-    """Save the base pipeline with the new word in it, in the output folder itself.
-
-    The parts are read afresh, in float32: those that trained may have been repacked.
+def save_full_pipeline(config: RunConfig, models: Models) -> None:
+    """Save the base pipeline with what was learned in it, in the output folder itself.
 
     Args:
-        rows: [vectors, width], the learned rows.
+        models: read afresh, in float32: those that trained may have been repacked.
     """
-    models = models_with_rows(config, rows)
     pipeline = StableDiffusionPipeline.from_pretrained(
         config.model_name,
         revision=config.revision,
@@ -48,7 +45,7 @@ def save_full_pipeline(config: TextualInversionConfig, rows: torch.Tensor) -> No
     staging.rmdir()
 
 
-def publish(config: TextualInversionConfig, notify: Callable[[str], None]) -> None:
+def publish(config: RunConfig, notify: Callable[[str], None]) -> None:
     """Upload the results to the hub, without checkpoints and encoded pictures.
 
     Raises:

@@ -51,6 +51,13 @@ def write_report(folder: Path) -> Path:
     comparison = folder / COMPARISON_FILE
     starts = events_of(events, "start")
     rates = [e["images_per_second"] for e in events_of(events, "step", "images_per_second")]
+    file_of = {
+        int(path.stem.rsplit("-", 1)[1]): path.name
+        for pattern in config.own_files
+        if "-steps-" in pattern
+        for path in folder.glob(pattern)
+    }
+    step_files = next((p.replace("*", "<step>") for p in config.own_files if "-steps-" in p), "")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
@@ -70,10 +77,11 @@ def write_report(folder: Path) -> Path:
         ],
         evaluations=events_of(events, "evaluation", *MEASURED),
         notices=[e for e in events if e["event"] in NOTICES],
-        rows_of={
-            int(path.stem.rsplit("-", 1)[1]): path.name
-            for path in folder.glob("learned_embeds-steps-*")
-        },
+        title=config.title,
+        method=record.method.replace("_", " "),
+        summary=config.summary,
+        file_of=file_of,
+        step_files=step_files,
     )
     atomic_files.write_text(folder / REPORT_FILE, html)
     return folder / REPORT_FILE
@@ -99,7 +107,7 @@ def sample_tables(events: list[dict[str, Any]]) -> list[SampleTable]:
 
 
 def draw_curves(events: list[dict[str, Any]]) -> bytes:
-    """A PNG: the fixed samples' loss and how far the rows moved, over the noisy training loss."""
+    """A PNG: the fixed samples' loss and how far what is trained moved, over the training loss."""
     steps = events_of(events, "step", "loss")
     evaluations = events_of(events, "evaluation", *MEASURED)
     figure, axis = plt.subplots(figsize=(8, 4), dpi=120)
@@ -114,7 +122,7 @@ def draw_curves(events: list[dict[str, Any]]) -> bytes:
     axis.set_ylim(bottom=0)
     moved = axis.twinx()
     moved.plot(at, [e["moved"] for e in evaluations], "--", color="tab:orange",
-               label="distance of the rows from their start")  # fmt: skip
+               label="distance of what is trained from its start")  # fmt: skip
     moved.set_ylabel("distance / length at start")
     moved.set_ylim(bottom=0)
     lines = [*axis.get_lines(), *moved.get_lines()]

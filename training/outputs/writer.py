@@ -1,6 +1,6 @@
 """What a run leaves behind while it trains, written by the first rank.
 
-Checkpoints and their rows are written once more on every machine whose disk is its own.
+Checkpoints and what they learned are written once more on every machine whose disk is its own.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.run import RunConfig
 from training.inference.samples import build_pipeline, draw, save_picture
-from training.models.embeds import SUFFIXES, save_a1111, save_embeds
+from training.method import Method, Values
 from training.models.loading import Models
 from training.outputs.progress import StepProgress
 from training.storage.checkpoint import State, save_checkpoint
@@ -26,20 +25,20 @@ SAMPLES = "samples"
 
 @dataclass
 class Outputs:
-    """Writes steps, checkpoints, rows and samples of a run; other ranks only keep checkpoints.
+    """Writes what comes of a run; ranks other than the first only keep checkpoints.
 
     Attributes:
         log: None on every rank but the first.
-        rows_at_start: [vectors, width], to measure how far the rows have moved.
+        method: writes what has been learned, and knows how far it has moved.
         keeps: whether this rank writes checkpoints to the disk that it sees.
     """
 
-    config: TextualInversionConfig
+    config: RunConfig
     record: RunRecord
     models: Models
     log: EventLog | None
     accelerator: Accelerator
-    rows_at_start: torch.Tensor
+    method: Method
     progress: StepProgress
     keeps: bool
     _pipeline: Any = None
@@ -59,48 +58,36 @@ class Outputs:
             )  # fmt: skip
             self.accelerator.log({"loss": loss, "lr": rate}, step=done)
 
-    def evaluation(self, done: int, loss: float, rows: torch.Tensor) -> None:
-        """Note the loss on the fixed samples, and how far the rows are from where they began."""
+    def evaluation(self, done: int, loss: float, values: Values) -> None:
+        """Note the loss on the fixed samples, and how far what is trained is from its start."""
         if self.log:
-            moved = (rows.detach() - self.rows_at_start).norm() / self.rows_at_start.norm()
-            self.log.write("evaluation", step=done, loss=loss, moved=float(moved))
-            self.accelerator.log({"evaluation_loss": loss, "rows_moved": float(moved)}, step=done)
+            moved = self.method.moved(values)
+            self.log.write("evaluation", step=done, loss=loss, moved=moved)
+            self.accelerator.log({"evaluation_loss": loss, "rows_moved": moved}, step=done)
 
-    def embeds(self, done: int, rows: torch.Tensor) -> None:
-        """Write learned_embeds-steps-<done>, kept for good."""
+    def learned(self, done: int, values: Values) -> None:
+        """Write what has been learned by step `done`, kept for good."""
         if self.keeps:
-            self._save_rows(f"learned_embeds-steps-{done}", rows)
-
-    def _save_rows(self, name: str, rows: torch.Tensor) -> Path:
-        """Write rows in the format that was asked for.
-
-        The same file in the other format, left by an earlier part of the run, goes: it would be
-        taken for this one.
-        """
-        kind, other = SUFFIXES if not self.config.no_safe_serialization else SUFFIXES[::-1]
-        path = self.config.output_dir / f"{name}{kind}"
-        save_embeds(path, self.config.placeholder_token, rows)
-        path.with_suffix(other).unlink(missing_ok=True)
-        return path
+            self.method.write_step(self.config.output_dir, done, values)
 
     def checkpoint(self, state: State) -> None:
-        """Write checkpoint-<step>, and its rows, which stay when old checkpoints go."""
+        """Write checkpoint-<step>, and what it has learned, which stays when old checkpoints go."""
         if not self.keeps:
             return
-        self.embeds(state.step, state.rows)
+        self.learned(state.step, state.parameters)
         path = save_checkpoint(
             self.config.output_dir, state, self.record, self.config.checkpoints_total_limit
         )
         if self.log:
             self.log.write("checkpoint", step=state.step, path=path.name)
 
-    def samples(self, done: int, rows: torch.Tensor) -> None:
-        """Draw every validation prompt with the same seeds as ever, and keep the rows drawn."""
+    def samples(self, done: int, values: Values) -> None:
+        """Draw every validation prompt with the same seeds as ever; keep what draws them."""
         prompts = self.config.validation_prompt
         if self.log is None or not prompts:
             return
         if done:
-            self.embeds(done, rows)
+            self.learned(done, values)
         if self._pipeline is None:
             self._pipeline = build_pipeline(self.models)
         config = self.config
@@ -131,11 +118,6 @@ class Outputs:
                 images = np.stack([np.asarray(picture) for picture in pictures])
                 tracker.writer.add_images(prompt, images, done, dataformats="NHWC")
 
-    def final(self, rows: torch.Tensor) -> list[Path]:
-        """Write learned_embeds, in A1111's form too if asked for; returns the paths."""
-        if self.log is None:
-            return []
-        paths = [self._save_rows("learned_embeds", rows)]
-        if self.config.embeds_format == "a1111":
-            paths.append(save_a1111(self.config.output_dir, self.config.placeholder_token, rows))
-        return paths
+    def final(self, values: Values) -> list[Path]:
+        """Write what has been learned; returns the paths."""
+        return self.method.write(self.config.output_dir, values) if self.log else []

@@ -1,7 +1,7 @@
 """checkpoint-<step>/: the whole state of a run in a few kilobytes, whole or not there.
 
-Order, noise and learning rate are functions of the step, so the state is the step, the rows
-and AdamW's two moments.
+Order, noise and learning rate are functions of the step, so the state is the step, what is trained
+and AdamW's two moments of it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from training import atomic_files
 from training.errors import UserError
 from training.storage.run_directory import RunRecord
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
 STATE_FILE = "state.safetensors"
 MANIFEST_FILE = "state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -33,13 +34,47 @@ class State:
 
     Attributes:
         step: optimizer steps done.
-        rows, exp_avg, exp_avg_sq: [vectors, width], the learned rows and AdamW's moments.
+        parameters, exp_avg, exp_avg_sq: what is trained and AdamW's moments of it, by name; the
+            three tensors of a name have one shape.
     """
 
     step: int
-    rows: torch.Tensor
-    exp_avg: torch.Tensor
-    exp_avg_sq: torch.Tensor
+    parameters: dict[str, torch.Tensor]
+    exp_avg: dict[str, torch.Tensor]
+    exp_avg_sq: dict[str, torch.Tensor]
+
+    def to_bytes(self) -> bytes:
+        """All but the step, as safetensors.
+
+        A parameter goes by its name, its moments by `<moment>.<name>`; those of one that is alone
+        go by the moment, as all did when there was but one.
+        """
+        tensors = {**self.parameters}
+        for moment in MOMENTS:
+            for name, value in getattr(self, moment).items():
+                tensors[_entry(moment, name, len(self.parameters))] = value
+        return save({key: value.detach().contiguous() for key, value in tensors.items()})
+
+    @classmethod
+    def from_bytes(cls, step: int, payload: bytes) -> State:
+        """What `to_bytes` wrote.
+
+        Raises:
+            SafetensorError, KeyError: it is something else.
+        """
+        tensors = load(payload)
+        names = [key for key in tensors if key.split(".")[0] not in MOMENTS]
+        if not names:
+            raise KeyError("no parameters")
+        exp_avg, exp_avg_sq = (
+            {name: tensors[_entry(moment, name, len(names))] for name in names}
+            for moment in MOMENTS
+        )
+        return cls(step, {name: tensors[name] for name in names}, exp_avg, exp_avg_sq)
+
+
+def _entry(moment: str, name: str, parameters: int) -> str:
+    return moment if parameters == 1 else f"{moment}.{name}"
 
 
 def save_checkpoint(folder: Path, state: State, record: RunRecord, limit: int | None) -> Path:
@@ -48,12 +83,7 @@ def save_checkpoint(folder: Path, state: State, record: RunRecord, limit: int | 
     Raises:
         UserError: it cannot be written; the older checkpoints are untouched.
     """
-    tensors = {
-        "rows": state.rows.detach().contiguous(),
-        "exp_avg": state.exp_avg.detach().contiguous(),
-        "exp_avg_sq": state.exp_avg_sq.detach().contiguous(),
-    }
-    payload = save(tensors)
+    payload = state.to_bytes()
     manifest = {
         "step": state.step,
         "sha256": hashlib.sha256(payload).hexdigest(),
@@ -115,8 +145,7 @@ def read_checkpoint(path: Path) -> State:
             raise UserError(f"{path.name}: torn, its bytes are not those that were written.")
         if (name := _NAME.fullmatch(path.name)) and int(name[1]) != manifest["step"]:
             raise UserError(f"{path.name}: torn, it says that it is of step {manifest['step']}.")
-        tensors = load(payload)
-        return State(manifest["step"], *(tensors[k] for k in ("rows", "exp_avg", "exp_avg_sq")))
+        return State.from_bytes(manifest["step"], payload)
     except OSError as error:
         raise UserError(f"{path.name}: torn, {error.filename} cannot be read.") from error
     except (ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training import atomic_files
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.run import RunConfig
 from training.errors import UserError
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import broadcast_text, together
@@ -65,7 +65,7 @@ def _is_keeper(folder: Path, ranks: Ranks) -> bool:
     return ranks.is_first_here and first_seen == mark.name
 
 
-def check_folder(config: TextualInversionConfig, ranks: Ranks, keeps: bool) -> None:
+def check_folder(config: RunConfig, ranks: Ranks, keeps: bool) -> None:
     """Refuse a folder that holds another run, on any disk, before anything slow is done.
 
     Raises:
@@ -93,9 +93,7 @@ def check_folder(config: TextualInversionConfig, ranks: Ranks, keeps: bool) -> N
     together(ranks, check)
 
 
-def keep_a_copy(
-    config: TextualInversionConfig, record: RunRecord, ranks: Ranks, keeps: bool
-) -> None:
+def keep_a_copy(config: RunConfig, record: RunRecord, ranks: Ranks, keeps: bool) -> None:
     """Make the folders of the machines other than the first ready for this run's checkpoints.
 
     What another run has left there goes: its checkpoints would be taken for this one's.

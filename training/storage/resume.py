@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 
-import torch
-
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.run import RunConfig
 from training.data.inputs import Inputs
 from training.machine.cpu import this_cpu
 from training.machine.stack import Stack, resolve_dtype
@@ -22,7 +20,7 @@ from training.storage.run_directory import RunRecord
 
 
 def fixed_facts(
-    config: TextualInversionConfig,
+    config: RunConfig,
     stack: Stack,
     ranks: Ranks,
     inputs: Inputs,
@@ -46,7 +44,7 @@ def fixed_facts(
                 say(f"{folder} holds no run: starting a new one")
             record = _new_record(config, stack, ranks, inputs)
             run_directory.write_config(folder, config, record)
-            return record.model_dump_json(), "null"
+            return record.model_dump_json(), ""
         old = run_directory.read_config(folder)
         run_directory.refuse_differences(folder, old, config, inputs.content)
         state = find_checkpoint(folder, config.resume_from_checkpoint or "latest", say)
@@ -54,16 +52,14 @@ def fixed_facts(
             say(f"{folder} has no complete checkpoint: its run starts again from step 0")
         else:
             say(f"going on from checkpoint-{state.step}")
-        return old[1].model_dump_json(), json.dumps(_state_as_lists(state))
+        return old[1].model_dump_json(), _as_text(state)
 
-    record_json, state_json = together(ranks, on_first)
+    record_json, state_text = together(ranks, on_first)
     record = RunRecord.model_validate_json(broadcast_text(record_json, ranks))
-    return record, _state_from_lists(json.loads(broadcast_text(state_json, ranks)))
+    return record, _from_text(broadcast_text(state_text, ranks))
 
 
-def _new_record(
-    config: TextualInversionConfig, stack: Stack, ranks: Ranks, inputs: Inputs
-) -> RunRecord:
+def _new_record(config: RunConfig, stack: Stack, ranks: Ranks, inputs: Inputs) -> RunRecord:
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * ranks.size
     dtype = resolve_dtype(config.mixed_precision, this_cpu())
     factor = 2 ** (len(inputs.models.vae.config.block_out_channels) - 1)
@@ -76,20 +72,15 @@ def _new_record(
         learning_rate=config.learning_rate * (global_batch if config.scale_lr else 1),
         dtype=str(dtype).removeprefix("torch."),
         frozen=how,
+        method=config.method,
         **inputs.content,
     )
 
 
-def _state_as_lists(state: State | None) -> object:
-    """A float32 is exactly a float64, and JSON keeps those exactly."""
-    if state is None:
-        return None
-    tensors = (state.rows, state.exp_avg, state.exp_avg_sq)
-    return [state.step, *(tensor.tolist() for tensor in tensors)]
+def _as_text(state: State | None) -> str:
+    return "" if state is None else f"{state.step} {b64encode(state.to_bytes()).decode()}"
 
 
-def _state_from_lists(value: list[object] | None) -> State | None:
-    if value is None:
-        return None
-    step, *tensors = value
-    return State(int(str(step)), *(torch.tensor(tensor) for tensor in tensors))
+def _from_text(text: str) -> State | None:
+    step, _, payload = text.partition(" ")
+    return State.from_bytes(int(step), b64decode(payload)) if text else None

@@ -11,41 +11,32 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from training import atomic_files
-from training.config.textual_inversion import MAY_DIFFER_ON_RESUME, TextualInversionConfig
+from training.config.run import RunConfig, config_of
 from training.errors import UserError
-from training.models.embeds import a1111_name
+
+Config = TypeVar("Config", bound=RunConfig)
 
 CONFIG_FILE = "config.toml"
 LOCK_FILE = ".lock"
 COMPARISON_FILE = "samples/comparison.png"
 MODEL_INDEX = "model_index.json"
 OWN_FILES = (
-    CONFIG_FILE, "events.jsonl", "report.html", "loss.png", "samples", "learned_embeds.*",
-    "learned_embeds-steps-*", "checkpoint-*", ".pipeline", ".*.partial",
+    CONFIG_FILE, "events.jsonl", "report.html", "loss.png", "samples", "checkpoint-*",
+    ".pipeline", ".*.partial",
 )  # fmt: skip
-"""What a run leaves in its folder, beside its logs, A1111's file and the whole pipeline."""
+"""What a run leaves in its folder, beside its logs, its method's files and the whole pipeline."""
 PIPELINE_PARTS = (
     "feature_extractor", "image_encoder", "safety_checker", "scheduler", "text_encoder",
     "tokenizer", "unet", "vae",
 )  # fmt: skip
 MODEL = "pretrained_model_name_or_path"
-IDENTIFIED_BY_CONTENT = {
-    MODEL: "model",
-    "revision": "model",
-    "variant": "model",
-    "tokenizer_name": "tokenizer",
-    "train_data_dir": "pictures",
-    "skip_broken_images": "pictures",
-    "initializer_token": "rows",
-    "initial_embeds": "rows",
-}
-"""Config keys that may name another place as long as the same bytes are found there."""
+FIRST_METHOD = "textual_inversion"
 
 
 class RunRecord(BaseModel):
@@ -57,7 +48,10 @@ class RunRecord(BaseModel):
         learning_rate: after `scale_lr`.
         dtype: of the frozen weights, "float32" or "bfloat16".
         frozen: how the frozen parts are prepared ("native" or "ipex").
-        model, pictures, rows: digests of the weights, the pictures and the starting rows.
+        model, pictures, rows: digests of the weights, the pictures, and what the parameters start
+            from (a new word's rows, when this got its name).
+        method: what is trained; not written where it is textual inversion, as there was nothing
+            else when runs got their records.
         tokenizer, settings: a digest of the tokenizer, and what the models compute by beside
             their weights, as `training.data.identity` says; None in the records of runs that were
             started before these were noted, which leave them out.
@@ -75,10 +69,16 @@ class RunRecord(BaseModel):
     rows: str
     tokenizer: str | None = None
     settings: dict[str, str] | None = None
+    method: str = FIRST_METHOD
 
     @model_serializer(mode="wrap")
     def _without_what_was_not_noted(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in dump(self).items() if value is not None}
+        left_out = {"method": FIRST_METHOD}
+        return {
+            key: value
+            for key, value in dump(self).items()
+            if value is not None and value != left_out.get(key)
+        }
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def clear_for_new_run(folder: Path) -> None:
     if not holds_a_run(folder):
         return
     config, _ = read_config(folder)
-    own = [*OWN_FILES, a1111_name(config.placeholder_token)]
+    own = [*OWN_FILES, *config.own_files]
     logs = config.logging_dir
     if logs.parts and not logs.is_absolute() and ".." not in logs.parts:
         own.append(glob.escape(str(logs)))
@@ -160,7 +160,7 @@ def clear_for_new_run(folder: Path) -> None:
                 path.unlink()
 
 
-def write_config(folder: Path, config: TextualInversionConfig, record: RunRecord) -> None:
+def write_config(folder: Path, config: RunConfig, record: RunRecord) -> None:
     """Write config.toml: the configuration, and under [run] what was resolved from it."""
     values = {k: v for k, v in config.model_dump(mode="json").items() if v is not None}
     values.setdefault("max_train_steps", "none")
@@ -168,8 +168,19 @@ def write_config(folder: Path, config: TextualInversionConfig, record: RunRecord
     atomic_files.write_text(folder / CONFIG_FILE, text)
 
 
-def read_config(folder: Path) -> tuple[TextualInversionConfig, RunRecord]:
+@overload
+def read_config(folder: Path) -> tuple[RunConfig, RunRecord]: ...
+
+
+@overload
+def read_config(folder: Path, kind: type[Config]) -> tuple[Config, RunRecord]: ...
+
+
+def read_config(folder: Path, kind: type[RunConfig] = RunConfig) -> tuple[RunConfig, RunRecord]:
     """What `write_config` wrote.
+
+    Args:
+        kind: what the configuration must be.
 
     Raises:
         UserError: the file is not one of ours, or of another version of it.
@@ -178,17 +189,20 @@ def read_config(folder: Path) -> tuple[TextualInversionConfig, RunRecord]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         record = RunRecord.model_validate(values.pop("run"))
-        return TextualInversionConfig.model_validate(values), record
+        config = config_of(record.method).model_validate(values)
     except (ValueError, KeyError, OSError) as error:
         raise UserError(
             f"{path}: is not the record of a run ({error}). Choose another --output_dir."
         ) from error
+    if not isinstance(config, kind):
+        raise UserError(f"{folder}: holds a run of {record.method}, not of {kind.method}.")
+    return config, record
 
 
 def refuse_differences(
     folder: Path,
-    old: tuple[TextualInversionConfig, RunRecord],
-    new: TextualInversionConfig,
+    old: tuple[RunConfig, RunRecord],
+    new: RunConfig,
     content: dict[str, Any],
 ) -> None:
     """Make sure that `new` goes on with the run that `old` started.
@@ -200,10 +214,15 @@ def refuse_differences(
         UserError: names every key that differs and may not.
     """
     before, record = old
+    if record.method != new.method:
+        raise UserError(
+            f"output_dir {folder}: holds a run of {record.method}, which {new.method} cannot go on "
+            "with. Choose another --output_dir."
+        )
     differences = []
     for key, value in new.model_dump(mode="json").items():
         was = before.model_dump(mode="json")[key]
-        if key in MAY_DIFFER_ON_RESUME or key in IDENTIFIED_BY_CONTENT or value == was:
+        if key in new.may_differ_on_resume or key in new.identified_by_content or value == was:
             continue
         if key == "seed":
             was = record.seed
@@ -214,7 +233,7 @@ def refuse_differences(
         noted = getattr(record, what)
         if noted is None or noted == found:
             continue
-        keys = [key for key, kind in IDENTIFIED_BY_CONTENT.items() if kind == what]
+        keys = [key for key, kind in new.identified_by_content.items() if kind == what]
         named = " / ".join(key for key in keys if _given(new, key)) or MODEL
         differences += (
             [f"{named}: not the same {what} as when the run started"]
@@ -234,6 +253,6 @@ def refuse_differences(
         )
 
 
-def _given(config: TextualInversionConfig, key: str) -> bool:
+def _given(config: RunConfig, key: str) -> bool:
     value: Any = getattr(config, key)
     return value is not None and value is not False

@@ -17,8 +17,11 @@ from training.data.draws import Draw, Draws
 from training.data.inputs import Inputs, read_inputs
 from training.data.latents import LatentCache, encode_missing, read_all
 from training.data.prompts import prompts_for
-from training.loop.step import Denoising, TrainingStep
+from training.data.samples import EncodedData
+from training.loop.step import TrainingStep
+from training.methods.textual_inversion import TextualInversion
 from training.models import concept
+from training.models.denoising import Denoising
 from training.models.loading import tokenize
 from training.models.objective import add_noise, mean_squared_error, sample_posterior, target
 from training.ranks.launcher import Ranks
@@ -34,9 +37,11 @@ class Problem:
 
     config: TextualInversionConfig
     inputs: Inputs
+    method: TextualInversion
     posteriors: torch.Tensor
     token_ids: torch.Tensor
     dtype: torch.dtype
+    embedding: concept.ConceptEmbedding | None = None
 
     def draws(self, global_batch: int) -> Draws:
         prompts = len(self.token_ids)
@@ -47,13 +52,16 @@ class Problem:
         """Our training step on copies of the models."""
         models = copy.deepcopy(self.inputs.models)
         table = models.text_encoder.get_input_embeddings().weight
-        rows = self.inputs.rows.to(self.dtype)
-        embedding = concept.install(models.text_encoder, table, rows, self.inputs.token_ids)
+        rows = self.method.start["rows"].to(self.dtype)
+        embedding = concept.install(models.text_encoder, table, rows, self.method.token_ids)
+        self.embedding = embedding
+        parameters = {"rows": embedding.rows}
         models.unet.requires_grad_(False)
         return TrainingStep(
-            Denoising(models, self.posteriors, self.token_ids, self.dtype),
-            embedding,
+            Denoising(models, self.dtype, parameters).losses,
+            parameters,
             torch.optim.AdamW([embedding.rows], lr=LEARNING_RATE),
+            EncodedData(self.posteriors, self.token_ids),
             self.draws(batch * accumulation),
             ALONE,
             Accelerator(cpu=True, gradient_accumulation_steps=accumulation),
@@ -65,7 +73,8 @@ class Problem:
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def problem(request: pytest.FixtureRequest, flags: Flags, latents: Path) -> Problem:
     config, _ = parse(TextualInversionConfig, flags(num_vectors=2), "test", "")
-    inputs = read_inputs(config, lambda text: None)
+    inputs = read_inputs(TextualInversion, config, lambda text: None)
+    assert isinstance(inputs.method, TextualInversion)
     models = inputs.models
     cache = LatentCache(latents, models.vae, 32, False, torch.float32)
     encode_missing(cache, inputs.pictures, models.vae, 0, 1, lambda done, of: None)
@@ -73,7 +82,8 @@ def problem(request: pytest.FixtureRequest, flags: Flags, latents: Path) -> Prob
     models.text_encoder.to(request.param)
     models.unet.to(request.param)
     prompts = prompts_for("object", config.placeholder_tokens)
-    return Problem(config, inputs, posteriors, tokenize(models.tokenizer, prompts), request.param)
+    ids = tokenize(models.tokenizer, prompts)
+    return Problem(config, inputs, inputs.method, posteriors, ids, request.param)
 
 
 class FullTable:
@@ -86,9 +96,9 @@ class FullTable:
         encoder.resize_token_embeddings(len(self.models.tokenizer), mean_resizing=False)
         encoder.requires_grad_(False)
         self.table = encoder.get_input_embeddings().weight.requires_grad_()
-        self.ids = problem.inputs.token_ids
+        self.ids = problem.method.token_ids
         with torch.no_grad():
-            self.table[self.ids] = problem.inputs.rows.to(self.table.dtype)
+            self.table[self.ids] = problem.method.start["rows"].to(self.table.dtype)
         self.original = self.table.detach().clone()
         self.optimizer = torch.optim.AdamW([self.table], lr=LEARNING_RATE)
 
@@ -136,28 +146,34 @@ def test_gradients_from_equal_rows_agree_at_every_step(problem: Problem) -> None
     bound = 1e-5 if problem.dtype == torch.float32 else 1e-12
     for number in range(STEPS):
         draws = [ours.draws(number, index) for index in range(2)]
+        rows = ours.parameters["rows"]
         with torch.no_grad():
-            theirs.table[theirs.ids] = ours.concept.rows
+            theirs.table[theirs.ids] = rows
         wanted = theirs.gradient(draws)[theirs.ids]
-        (ours.denoising.losses(draws).sum() / 2).backward()
-        assert ours.concept.rows.grad is not None
-        assert relative(ours.concept.rows.grad, wanted) < bound
-        ours.concept.rows.grad = None
+        (ours.losses(ours.parameters, ours.data.batch(draws)).sum() / 2).backward()
+        assert rows.grad is not None
+        assert relative(rows.grad, wanted) < bound
+        rows.grad = None
         ours(number, LEARNING_RATE, lambda: False)
 
 
 def test_rows_after_twenty_steps_agree_and_every_other_row_is_untouched(problem: Problem) -> None:
     ours, theirs = problem.step(batch=2), FullTable(problem)
-    before = ours.concept.table.clone()
+    embedding = problem.embedding
+    assert embedding is not None
+    before = embedding.table.clone()
     for number in range(STEPS):
         theirs.step([ours.draws(number, index) for index in range(2)])
         ours(number, LEARNING_RATE, lambda: False)
     bound = 1e-4 if problem.dtype == torch.float32 else 1e-11
-    assert relative(ours.concept.rows.detach(), theirs.table[theirs.ids].detach()) < bound
-    assert relative(ours.concept.rows.detach(), problem.inputs.rows.to(problem.dtype)) > 0.01
-    assert torch.equal(ours.concept.table, before)
-    full = ours.concept.full_table()
-    others = [i for i in range(len(full)) if i not in problem.inputs.token_ids]
+    assert relative(ours.parameters["rows"].detach(), theirs.table[theirs.ids].detach()) < bound
+    assert (
+        relative(ours.parameters["rows"].detach(), problem.method.start["rows"].to(problem.dtype))
+        > 0.01
+    )
+    assert torch.equal(embedding.table, before)
+    full = embedding.full_table()
+    others = [i for i in range(len(full)) if i not in problem.method.token_ids]
     assert torch.equal(full[others], theirs.original[others])
 
 
@@ -168,7 +184,7 @@ def test_accumulation_and_batch_size_do_not_matter(problem: Problem) -> None:
         step = problem.step(batch, accumulation)
         for number in range(STEPS):
             step(number, LEARNING_RATE, lambda: False)
-        ends.append(step.concept.rows.detach())
+        ends.append(step.parameters["rows"].detach())
     bound = 1e-4 if problem.dtype == torch.float32 else 1e-11
     for end in ends[1:]:
         assert relative(end, ends[0]) < bound

@@ -19,10 +19,12 @@ from training.data.draws import Draws
 from training.data.inputs import read_inputs
 from training.data.latents import LatentCache, encode_missing, read_all
 from training.data.prompts import prompts_for
-from training.loop.step import Denoising
+from training.data.samples import EncodedData
 from training.machine.cpu import this_cpu
 from training.machine.stack import resolve_dtype, resolve_stack
-from training.models import concept, frozen
+from training.methods.textual_inversion import TextualInversion
+from training.models import frozen
+from training.models.denoising import Denoising
 from training.models.loading import tokenize
 
 pytestmark = pytest.mark.ipex
@@ -35,12 +37,15 @@ NOISE = re.compile(r"^\[?W\d{4} |_logger\.py|Warning|operator|dispatch key|kerne
 """What the extension prints of itself, and PyTorch of it."""
 
 
+Problem = tuple[Denoising, dict[str, torch.nn.Parameter], EncodedData, Draws]
+
+
 @pytest.fixture
-def denoisings(flags: Flags, latents: Path) -> dict[str, tuple[Denoising, Draws]]:
+def denoisings(flags: Flags, latents: Path) -> dict[str, Problem]:
     """The same tiny problem over native and over IPEX's modules."""
     config, _ = parse(TextualInversionConfig, flags(stack="intel"), "test", "")
     stack = resolve_stack("intel")
-    inputs = read_inputs(config, lambda text: None)
+    inputs = read_inputs(TextualInversion, config, lambda text: None)
     cache = LatentCache(latents, inputs.models.vae, 32, False, torch.float32)
     encode_missing(cache, inputs.pictures, inputs.models.vae, 0, 1, lambda done, of: None)
     posteriors = read_all(cache, inputs.pictures, inputs.models.vae)
@@ -51,10 +56,14 @@ def denoisings(flags: Flags, latents: Path) -> dict[str, tuple[Denoising, Draws]
     built = {}
     for how in ("native", "ipex"):
         fresh = copy.deepcopy(inputs.models)
-        table = fresh.text_encoder.get_input_embeddings().weight.detach().clone()
         models = frozen.prepare(fresh, how, stack, DTYPE)
-        concept.install(models.text_encoder, table, inputs.rows, inputs.token_ids)
-        built[how] = (Denoising(models, posteriors, ids, DTYPE), draws)
+        parameters = inputs.method.enter(models)
+        built[how] = (
+            Denoising(models, DTYPE, parameters),
+            parameters,
+            EncodedData(posteriors, ids),
+            draws,
+        )
     return built
 
 
@@ -66,12 +75,13 @@ def test_auto_finds_the_intel_stack() -> None:
 
 
 def test_losses_and_gradients_are_those_of_native(
-    denoisings: dict[str, tuple[Denoising, Draws]],
+    denoisings: dict[str, Problem],
 ) -> None:
     found = {}
-    for how, (denoising, draws) in denoisings.items():
-        rows = denoising.models.text_encoder.get_input_embeddings().rows
-        losses = denoising.losses([draws(0, index) for index in range(4)])
+    for how, (denoising, parameters, data, draws) in denoisings.items():
+        rows = parameters["rows"]
+        batch = data.batch([draws(0, index) for index in range(4)])
+        losses = denoising.losses(parameters, batch)
         losses.sum().backward()
         found[how] = (losses.detach(), rows.grad)
     losses, gradient = found["native"]
@@ -112,7 +122,7 @@ def test_gradients_without_an_autograd_kernel_are_those_of_the_definition(name: 
 
 def test_auto_measures_and_chooses(flags: Flags) -> None:
     config, _ = parse(TextualInversionConfig, flags(stack="intel"), "test", "")
-    models = read_inputs(config, lambda text: None).models
+    models = read_inputs(TextualInversion, config, lambda text: None).models
     assert frozen.choose("auto", resolve_stack("intel"), models, DTYPE, 16) in ("native", "ipex")
 
 

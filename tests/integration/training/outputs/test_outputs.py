@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 
 from tests.tiny_model import make_tiny_model
 from tests.training_fixtures import Flags
-from training.config.textual_inversion import LrScheduler
+from training.config.groups import LrScheduler
 from training.generate import main as generate_main
 from training.inference.generate import learned
 from training.storage.events import read_events

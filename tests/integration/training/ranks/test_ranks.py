@@ -19,6 +19,7 @@ from tests.processes import KillAt, run_ranks
 from tests.training_fixtures import Flags
 from training.errors import SharedError
 from training.machine.cpu import this_cpu
+from training.ranks import process_group
 from training.textual_inversion import LOST
 
 ENVIRONMENT = Path(sys.executable).parent
@@ -207,7 +208,7 @@ class CutOff:
 
         def together(*arguments: Any) -> Any:
             try:
-                return ranks.together(*arguments)
+                return process_group.together(*arguments)
             except SharedError as error:
                 raise RuntimeError("Connection closed by peer") from error
 

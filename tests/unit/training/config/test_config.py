@@ -9,8 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from training.config.command_line import GPU_ONLY, SUPERSEDED
-from training.config.textual_inversion import MAY_DIFFER_ON_RESUME, TextualInversionConfig
-from training.storage.run_directory import IDENTIFIED_BY_CONTENT
+from training.config.textual_inversion import (
+    IDENTIFIED_BY_CONTENT,
+    MAY_DIFFER_ON_RESUME,
+    TextualInversionConfig,
+)
 
 REQUIRED = {
     "pretrained_model_name_or_path": "model",

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
 from bootstrap.node.downloads.hub_files import PICTURES
+from training.data.dataset import find_pictures
 from training.data.images import LARGEST_PIXELS, SUFFIXES, open_picture, to_tensor
-from training.dataset import find_pictures
 from training.errors import UserError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)

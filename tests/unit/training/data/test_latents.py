@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from training.data.dataset import Picture
 from training.data.images import open_picture, to_tensor
 from training.data.latents import LatentCache, encode_missing, read_all
-from training.dataset import Picture
 from training.models.objective import sample_posterior
 
 SIDE = 16

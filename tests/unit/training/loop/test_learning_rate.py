@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 
-from training.config.textual_inversion import LrScheduler, TextualInversionConfig
+from training.config.groups import LrScheduler
+from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
 from training.loop.learning_rate import DECAYING, learning_rate_schedule
 

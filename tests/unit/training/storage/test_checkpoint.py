@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from training.errors import UserError
@@ -31,7 +32,7 @@ RECORD = RunRecord(
 
 def state(step: int) -> State:
     generator = torch.Generator().manual_seed(step)
-    return State(step, *(torch.randn(2, 8, generator=generator) for _ in range(3)))
+    return State(step, *({"rows": torch.randn(2, 8, generator=generator)} for _ in range(3)))
 
 
 def save(folder: Path, *steps: int, limit: int | None = None) -> None:
@@ -43,9 +44,14 @@ def same(found: State | None, wanted: State) -> bool:
     return (
         found is not None
         and found.step == wanted.step
-        and torch.equal(found.rows, wanted.rows)
-        and torch.equal(found.exp_avg, wanted.exp_avg)
-        and torch.equal(found.exp_avg_sq, wanted.exp_avg_sq)
+        and all(
+            there.keys() == here.keys() and all(torch.equal(there[k], here[k]) for k in here)
+            for there, here in (
+                (found.parameters, wanted.parameters),
+                (found.exp_avg, wanted.exp_avg),
+                (found.exp_avg_sq, wanted.exp_avg_sq),
+            )
+        )
     )
 
 
@@ -75,8 +81,26 @@ def test_what_is_saved_is_read_bit_for_bit(tmp_path: Path) -> None:
 
 def test_a_parameter_with_a_gradient_is_saved(tmp_path: Path) -> None:
     rows = torch.nn.Parameter(torch.ones(4, 2).T)
-    path = save_checkpoint(tmp_path, State(1, rows, rows * 2, rows * 3), RECORD, None)
-    assert torch.equal(read_checkpoint(path).rows, torch.ones(2, 4))
+    path = save_checkpoint(
+        tmp_path, State(1, *({"rows": rows * n} for n in (1, 2, 3))), RECORD, None
+    )
+    assert torch.equal(read_checkpoint(path).parameters["rows"], torch.ones(2, 4))
+
+
+def test_several_parameters_are_saved_by_name(tmp_path: Path) -> None:
+    several = State(
+        3, *({"down": torch.full((2, 4), n), "up": torch.full((4,), -n)} for n in (1.0, 2.0, 3.0))
+    )
+    assert same(read_checkpoint(save_checkpoint(tmp_path, several, RECORD, None)), several)
+
+
+def test_the_file_of_one_parameter_is_that_of_before_there_were_others(tmp_path: Path) -> None:
+    rows, exp_avg, exp_avg_sq = (torch.full((2, 4), n) for n in (1.0, 2.0, 3.0))
+    wanted = State(5, {"rows": rows}, {"rows": exp_avg}, {"rows": exp_avg_sq})
+    path = save_checkpoint(tmp_path, wanted, RECORD, None)
+    before = {"rows": rows, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    assert (path / STATE_FILE).read_bytes() == safetensors.torch.save(before)
+    assert same(read_checkpoint(path), wanted)
 
 
 def test_checkpoints_are_in_order_of_their_steps(tmp_path: Path) -> None:

@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 
 from training import atomic_files
-from training.config.textual_inversion import MAY_DIFFER_ON_RESUME, TextualInversionConfig
+from training.config.textual_inversion import (
+    IDENTIFIED_BY_CONTENT,
+    MAY_DIFFER_ON_RESUME,
+    TextualInversionConfig,
+)
 from training.errors import UserError
 from training.storage import run_directory
-from training.storage.run_directory import IDENTIFIED_BY_CONTENT, RunRecord
+from training.storage.run_directory import RunRecord
 
 RECORD = RunRecord(
     seed=7, global_batch=2, learning_rate=1e-3, dtype="float32", frozen="native", model="m",

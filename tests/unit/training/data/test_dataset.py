@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from training.data.dataset import epoch_length, find_pictures, one_pass
 from training.data.draws import Draws
 from training.data.identity import _often
-from training.dataset import epoch_length, find_pictures, one_pass
 from training.errors import UserError
 
 
