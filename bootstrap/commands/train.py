@@ -25,7 +25,7 @@ from bootstrap.commands import command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.node import mpi, run_state
-from bootstrap.node.job import FILE_NAME, Job
+from bootstrap.node.job import FILE_NAME, METHOD, Job
 from bootstrap.runs import (
     attach,
     deallocation,
@@ -106,6 +106,7 @@ def make_job(
         minimum_nodes=own.get("minimum_nodes", 1),
         tries=own.get("tries", 3),
         afterwards=afterwards,
+        method=asked.method,
     )
 
 
@@ -170,10 +171,13 @@ def _prepare(
     refuse_while_training(runs)
     ccl = rank_placement.uses_ccl(head)
     if own.get("resume"):
-        name, values = resume.find(hosts, own.get("run", ""))
+        name, method, values = resume.find(hosts, own.get("run", ""))
+        if method != asked.method:
+            raise UserError(f"{name} is a run of {method}: go on with it with --method {method}.")
         values = inputs_again(asked, values, hosts, console, send=not own.get("dry_run"))
     else:
-        token = asked.training.get("placeholder_token", flags.REFERENCE["placeholder_token"])
+        word = flags.REFERENCE["placeholder_token"] if asked.method == METHOD else asked.method
+        token = asked.training.get("placeholder_token", word)
         name = check_name(own["run"]) if "run" in own else free_name(token, runs)
         refuse_taken(name, runs, bool(asked.training.get("overwrite_output_dir")))
         values = inputs_of(asked, hosts, console, send=not own.get("dry_run"))
@@ -193,7 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`fab train`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if any(word in ("-h", "--help", "--flags") for word in words):
-        say(f"{__doc__ if '--flags' not in words else ''}\n{flags.described()}")
+        about = __doc__ if "--flags" not in words else ""
+        say(f"{about}\n{flags.described(flags.method_in(words))}")
         return 0
     asked = flags.parse(words)
     chosen = argparse.Namespace(

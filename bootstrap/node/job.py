@@ -13,6 +13,8 @@ from typing import Any
 from bootstrap.errors import UserError
 
 FILE_NAME = "job.json"
+METHOD = "textual_inversion"
+"""What is trained where nobody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Job:
         watch_seconds: between two looks at whether the nodes still answer.
         misses: looks in a row that a node may miss.
         stop_seconds: how long ranks may take to end with a checkpoint.
+        method: what is trained: `training.<method>` is started.
         afterwards: a command to run at the very end, such as one that deallocates the VMs.
     """
 
@@ -65,6 +68,7 @@ class Job:
     misses: int = 3
     stop_seconds: float = 600.0
     afterwards: tuple[str, ...] = ()
+    method: str = METHOD
 
     @property
     def folder(self) -> Path:
@@ -83,7 +87,10 @@ class Job:
 
     def text(self) -> str:
         """The file's content."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        values = asdict(self)
+        if self.method == METHOD:
+            del values["method"]  # so that nodes of before there were others can read it
+        return json.dumps(values, indent=1) + "\n"
 
 
 def read_job(path: Path) -> Job:

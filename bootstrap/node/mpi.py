@@ -9,7 +9,6 @@ from bootstrap.node.job import Job, JobNode
 
 RUN_VARIABLE = "XEON_DIFFUSION_RUN"
 """In the environment of every rank: the run's folder, by which leftovers are found."""
-MODULE = "training.textual_inversion"
 
 
 def command(
@@ -41,7 +40,7 @@ def command(
         words += ["-f", nodefile]
     for name, value in sorted(common.items()):
         words += ["-genv", name, value]
-    program = [job.python, "-P", "-m", MODULE, *job.arguments, *more]
+    program = [job.python, "-P", "-m", f"training.{job.method}", *job.arguments, *more]
     if alike:
         total = sum(node.ranks for node in used)
         return [*words, "-n", str(total), "-ppn", str(used[0].ranks), *program]

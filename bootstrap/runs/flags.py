@@ -11,13 +11,17 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from bootstrap.errors import UserError
+from bootstrap.node.job import METHOD
 from bootstrap.paths import CHECKOUT
 
-SCHEMA = CHECKOUT / "training" / "textual_inversion.schema.json"
+TRAINING = CHECKOUT / "training"
+SCHEMA = ".schema.json"
+"""Ends the name of a file of `TRAINING`: before it stands the method that it is the schema of."""
 REFERENCE: dict[str, Any] = {
     "placeholder_token": "<dicoo>",
     "initializer_token": "toy",
@@ -40,6 +44,7 @@ OURS = {
     "inventory": ("text", "cluster.json, a nodefile (user@host:port a line), or local"),
     "config": ("text", "a TOML file with the training's keys; flags win over it"),
     "run": ("text", "the run's name; its folder is runs/NAME here and on the nodes"),
+    "method": ("text", f"what is trained [{METHOD}]"),
     "n": ("integer", "ranks in all, as mpirun's -n [chosen from the nodes' topology]"),
     "ppn": ("integer", "ranks a node, as mpirun's -ppn [one a NUMA node, more on large ones]"),
     "dry-run": ("flag", "print command, environment and placement; start nothing"),
@@ -76,17 +81,46 @@ class Asked:
     training: dict[str, Any] = field(default_factory=dict)
     from_file: bool = False
 
+    @property
+    def method(self) -> str:
+        """What is trained."""
+        return str(self.own.get("method", METHOD))
+
     def complete(self, model: str, pictures: str) -> dict[str, Any]:
         """All keys for the training: what was given, over the defaults."""
-        defaults = {} if self.from_file else REFERENCE
+        known = schema(self.method)
+        defaults = {} if self.from_file else {k: v for k, v in REFERENCE.items() if k in known}
         inputs = {"pretrained_model_name_or_path": model, "train_data_dir": pictures}
         return {**defaults, **self.training, **inputs}
 
 
-def schema() -> dict[str, Any]:
-    """The properties of the training's configuration, by name."""
-    properties: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))["properties"]
+def methods() -> list[str]:
+    """What can be trained."""
+    return sorted(path.name.removesuffix(SCHEMA) for path in TRAINING.glob(f"*{SCHEMA}"))
+
+
+def schema(method: str = METHOD) -> dict[str, Any]:
+    """The properties of a method's configuration, by name.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    if method not in methods():
+        raise UserError(
+            f"--method {method}: must be one of {', '.join(methods())}{_nearest(method, methods())}"
+        )
+    text = (TRAINING / f"{method}{SCHEMA}").read_text(encoding="utf-8")
+    properties: dict[str, Any] = json.loads(text)["properties"]
     return properties
+
+
+def method_in(words: Sequence[str]) -> str:
+    """The method that a command line names; what it can take depends on it."""
+    for word, following in pairwise([*words, ""]):
+        flag, equals, value = word.partition("=")
+        if flag == "--method" and (equals or following):
+            return value if equals else following
+    return METHOD
 
 
 def parse(argv: Sequence[str]) -> Asked:
@@ -98,7 +132,7 @@ def parse(argv: Sequence[str]) -> Asked:
     own: dict[str, Any] = {}
     given: dict[str, Any] = {}
     problems: list[str] = []
-    properties = schema()
+    properties = schema(method_in(argv))
     words = list(argv)
     while words:
         word = words.pop(0)
@@ -210,13 +244,13 @@ def arguments(values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def described() -> str:
+def described(method: str = METHOD) -> str:
     """Every flag with what it does, for people."""
     lines = ["fab train takes:"]
     lines += [_line(f"-{name}" if f"-{name}" in SHORT else f"--{name}", text)
               for name, (_, text) in OURS.items()]  # fmt: skip
     group = ""
-    for key, rules in schema().items():
+    for key, rules in schema(method).items():
         if key in DECIDED:
             continue
         if rules.get("group") != group:

@@ -11,6 +11,7 @@ from typing import Any
 from bootstrap import answers
 from bootstrap.errors import UserError
 from bootstrap.names import RUN
+from bootstrap.node.job import METHOD
 from bootstrap.runs import flags
 from bootstrap.runs.node_version import check_version
 from bootstrap.runs.run_answers import Newest
@@ -20,8 +21,8 @@ from bootstrap.ssh.host import Host
 NOT_GIVEN_AGAIN = (*flags.DECIDED, "overwrite_output_dir")
 
 
-def find(hosts: Sequence[Host], asked: str) -> tuple[str, dict[str, Any]]:
-    """The run to go on with and the training's keys for it.
+def find(hosts: Sequence[Host], asked: str) -> tuple[str, str, dict[str, Any]]:
+    """The run to go on with, its method, and the training's keys for it.
 
     Its settings are read from config.toml on the node with the newest checkpoint. The supervisor
     brings that checkpoint to the head, which may be a new machine.
@@ -40,7 +41,8 @@ def find(hosts: Sequence[Host], asked: str) -> tuple[str, dict[str, Any]]:
         raise UserError(f"no node holds a run {name}: fab train starts one.")
     best = max(known, key=lambda there: -1 if there["step"] is None else there["step"])
     values = {key: value for key, value in best["config"].items() if key not in NOT_GIVEN_AGAIN}
-    return name, values
+    # Records of textual inversion do not name it: there was nothing else at first.
+    return name, best["run"].get("method", METHOD), values
 
 
 def _newest(host: Host, name: str) -> dict[str, Any]:

@@ -18,8 +18,8 @@ def test_the_committed_schema_is_current() -> None:
 def test_a_stale_or_absent_schema_fails_the_check_and_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "schema.json"
-    monkeypatch.setattr(schema, "SCHEMA_FILE", file)
+    file = tmp_path / "textual_inversion.schema.json"
+    monkeypatch.setattr(schema, "FOLDER", tmp_path)
     assert schema.main(["--check"]) == 1
     assert not file.exists()
     file.write_text("{}")
@@ -31,6 +31,6 @@ def test_a_stale_or_absent_schema_fails_the_check_and_is_left_alone(
 
 
 def test_every_key_is_described() -> None:
-    properties = json.loads(schema.SCHEMA_FILE.read_text())["properties"]
+    properties = json.loads(schema.schema_file(TextualInversionConfig).read_text())["properties"]
     assert list(properties) == list(TextualInversionConfig.model_fields)
     assert all(properties[name]["description"] for name in properties)

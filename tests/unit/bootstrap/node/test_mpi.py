@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,13 @@ def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text("{}")
     with pytest.raises(UserError, match="is not a job"):
         read_job(tmp_path / "job.json")
+
+
+def test_another_method_is_another_program(tmp_path: Path) -> None:
+    other = replace(JOB, method="lora")
+    words = mpi.command(other, other.nodes, "/nodefile", 29500)
+    assert "training.lora" in words
+    (tmp_path / "job.json").write_text(other.text())
+    assert read_job(tmp_path / "job.json") == other
+    # Nodes that were set up before there were others are given what they can read.
+    assert "method" not in JOB.text()

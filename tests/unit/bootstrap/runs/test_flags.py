@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,30 @@ def test_bootstrap_does_not_import_training() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 assert name.partition(".")[0] not in ("training", "torch", "infra"), path.name
+
+
+def test_a_method_has_the_flags_of_its_schema(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method, key in (("textual_inversion", "placeholder_token"), ("lora", "rank")):
+        text = json.dumps({"properties": {key: {"type": "string", "description": "x"}}})
+        (tmp_path / f"{method}.schema.json").write_text(text)
+    monkeypatch.setattr(flags, "TRAINING", tmp_path)
+    asked = flags.parse(["--method", "lora", "--rank=4"])
+    assert asked.method == "lora"
+    assert asked.training == {"rank": "4"}
+    assert set(asked.complete("/m", "/d")) == {
+        "rank", "pretrained_model_name_or_path", "train_data_dir",
+    }  # fmt: skip
+    assert "--rank " in flags.described("lora")
+    with pytest.raises(UserError, match="--placeholder-token: no such flag"):
+        flags.parse(["--method=lora", "--placeholder-token=<x>"])
+    with pytest.raises(UserError, match="--method loar: must be one of lora, textual_inversion"):
+        flags.parse(["--method", "loar"])
+
+
+def test_textual_inversion_is_trained_when_nobody_says_otherwise() -> None:
+    assert flags.parse([]).method == "textual_inversion"
+    assert flags.parse(["--method", "textual_inversion"]).complete("/m", "/d") == flags.parse(
+        []
+    ).complete("/m", "/d")
