@@ -141,6 +141,8 @@ def _begin(
     start, first = state.step if state else 0, machine.ranks.is_first
     outputs = Outputs(
         config,
+        config,
+        config.resolution,
         record,
         inputs.models,
         EventLog(config.output_dir) if first else None,
@@ -165,7 +167,9 @@ def _loop(
     schedule = learning_rate_schedule(config, record.learning_rate, end)
     start = state.step if state else 0
     with _stop_on_signals() as stopped, outputs.progress as progress:
-        return train(config, step, schedule, start, end, outputs, progress, stopped), stopped
+        return train(
+            config, config, step, schedule, start, end, outputs, progress, stopped
+        ), stopped
 
 
 def _write(
@@ -237,7 +241,9 @@ def assemble(
     dtype = DTYPES[record.dtype]
     models = inputs.models = frozen.prepare(inputs.models, record.frozen, stack, dtype)
     parameters = inputs.method.enter(models)
-    posteriors = read_posteriors(config, inputs.pictures, models.vae, dtype, ranks, say)
+    posteriors = read_posteriors(
+        config.output_dir, config, inputs.pictures, models.vae, dtype, ranks, say
+    )
     if config.gradient_checkpointing:
         models.unet.enable_gradient_checkpointing()
         models.unet.train()
@@ -364,7 +370,7 @@ def _finish(
     paths: list[Path] = outputs.final(values)
     if config.save_as_full_pipeline:
         outputs.progress.note("saving the whole pipeline")
-        save_full_pipeline(config, outputs.method.learned_models(values))
+        save_full_pipeline(config.output_dir, config, outputs.method.learned_models(values))
         paths.append(config.output_dir / "model_index.json")
     outputs.log.write("done", step=done, paths=[path.name for path in paths])
     paths.append(write_report(config.output_dir))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from training.config.groups import DataConfig
 from training.config.run import RunConfig
 from training.data.dataset import Picture, find_pictures
 from training.data.identity import identify
@@ -43,7 +45,8 @@ def read_inputs(method: type[Method], config: RunConfig, notify: Callable[[str],
 
 
 def read_posteriors(
-    config: RunConfig,
+    folder: Path,
+    data: DataConfig,
     pictures: list[Picture],
     vae: Any,
     dtype: torch.dtype,
@@ -52,17 +55,20 @@ def read_posteriors(
 ) -> torch.Tensor:
     """Encode what the cache lacks, shared among a machine's ranks, and read all of it.
 
+    Args:
+        folder: of the run.
+
     Returns:
         [pictures, 2 (plain, mirrored), 2 (mean, deviation), C, H, W], float32.
     """
-    folder = config.latents_cache_dir or config.output_dir / FOLDER
+    folder = data.latents_cache_dir or folder / FOLDER
 
     def progress(done: int, of: int) -> None:
         if of:
             say(f"encoding pictures: {done} of {of}")
 
     def encode() -> LatentCache:
-        cache = LatentCache(folder, vae, config.resolution, config.center_crop, dtype)
+        cache = LatentCache(folder, vae, data.resolution, data.center_crop, dtype)
         encode_missing(cache, pictures, vae, ranks.local_rank, ranks.local_size, progress)
         return cache
 

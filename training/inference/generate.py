@@ -83,7 +83,7 @@ def generate(
     """
     config, record = read_config(folder, TextualInversionConfig)
     rows_file = learned(folder, step)
-    models = models_with_rows(config, load_embeds(rows_file))
+    models = models_with_rows(config, config, load_embeds(rows_file))
     for prompt in prompts:
         for line in check_prompt(prompt, models.tokenizer, config.placeholder_tokens):
             print(line, file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ DECAYING = frozenset({"linear", "cosine", "cosine_with_restarts", "polynomial"})
 
 
 def learning_rate_schedule(
-    config: OptimizationConfig, base: float, max_train_steps: int
+    optimization: OptimizationConfig, base: float, max_train_steps: int
 ) -> Callable[[int], float]:
     """The learning rate of optimizer step `n` (from 0) under diffusers' own schedules.
 
@@ -29,17 +29,18 @@ def learning_rate_schedule(
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=base)
     try:
         scheduler = get_scheduler(
-            config.lr_scheduler,
+            optimization.lr_scheduler,
             optimizer=optimizer,
-            step_rules=config.lr_step_rules,
-            num_warmup_steps=config.lr_warmup_steps,
+            step_rules=optimization.lr_step_rules,
+            num_warmup_steps=optimization.lr_warmup_steps,
             num_training_steps=max_train_steps,
-            num_cycles=config.lr_num_cycles,
-            power=config.lr_power,
+            num_cycles=optimization.lr_num_cycles,
+            power=optimization.lr_power,
         )
     except ValueError as error:
         raise SharedError(
-            f"lr_scheduler {config.lr_scheduler}: does not take learning rate {base:g} ({error})."
+            f"lr_scheduler {optimization.lr_scheduler}: does not take learning rate {base:g} "
+            f"({error})."
         ) from error
     factor: Callable[[int], float] = scheduler.lr_lambdas[0]
     return lambda step: base * factor(step)

@@ -64,6 +64,7 @@ class TrainingStep:
         self.draws = draws
         self.ranks = ranks
         self.accelerator = accelerator
+        self.train_batch_size = train_batch_size
         self.max_grad_norm = max_grad_norm
         mine = share(draws.global_batch, ranks.rank, ranks.size)
         self.micro_batches = chunks(mine, train_batch_size)
@@ -125,11 +126,11 @@ class TrainingStep:
             value.grad = part.view_as(value).clone()
 
     @torch.no_grad()
-    def evaluate(self, fixed: list[Draw], train_batch_size: int) -> float:
+    def evaluate(self, fixed: list[Draw]) -> float:
         """The mean loss of fixed samples, shared among the ranks."""
         mine = share(len(fixed), self.ranks.rank, self.ranks.size)
         total = torch.zeros(1, dtype=torch.float64)
-        for micro_batch in chunks(mine, train_batch_size):
+        for micro_batch in chunks(mine, self.train_batch_size):
             batch = self.data.batch([fixed[i] for i in micro_batch])
             total += self.losses(self.parameters, batch).sum()
         all_reduce_sum(total, self.ranks)

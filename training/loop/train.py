@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from training.config.run import RunConfig
+from training.config.groups import OutputsConfig, WatchingConfig
 from training.errors import SharedError, UserError
 from training.loop.step import TrainingStep
 from training.outputs.progress import StepProgress
@@ -25,7 +25,8 @@ class Stopped:
 
 
 def train(
-    config: RunConfig,
+    saving: OutputsConfig,
+    watching: WatchingConfig,
     step: TrainingStep,
     learning_rate: Callable[[int], float],
     start: int,
@@ -40,11 +41,11 @@ def train(
         SharedError: the loss is not finite; the last checkpoint is intact.
     """
     values, draws = step.parameters, step.draws
-    fixed = draws.evaluation(config.num_evaluation_samples)
+    fixed = draws.evaluation(watching.num_evaluation_samples)
     done = start
 
     def evaluate() -> None:
-        loss = step.evaluate(fixed, config.train_batch_size)
+        loss = step.evaluate(fixed)
         if not math.isfinite(loss):
             raise _diverged(done, learning_rate(max(0, done - 1)))
         outputs.evaluation(done, loss, values)
@@ -67,13 +68,13 @@ def train(
         def due(every: int, done: int = done) -> bool:
             return done % every == 0
 
-        if due(config.evaluation_steps) or last:
+        if due(watching.evaluation_steps) or last:
             evaluate()
-        if due(config.save_steps):
+        if due(saving.save_steps):
             outputs.learned(done, values)
-        if due(config.checkpointing_steps) or last or result.stop:
+        if due(saving.checkpointing_steps) or last or result.stop:
             outputs.checkpoint(state_of(done, step))
-        if due(config.validation_steps) or due(config.checkpointing_steps) or last:
+        if due(watching.validation_steps) or due(saving.checkpointing_steps) or last:
             outputs.samples(done, values)
         if result.stop:
             break

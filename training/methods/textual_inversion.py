@@ -79,4 +79,4 @@ class TextualInversion(Method):
 
     def learned_models(self, values: Values) -> Models:
         """The run's models, read afresh in float32, with the learned word in them."""
-        return models_with_rows(self.config, values[ROWS].detach().float())
+        return models_with_rows(self.config, self.config, values[ROWS].detach().float())

@@ -35,15 +35,15 @@ for _library in (transformers.utils.logging, diffusers.utils.logging):
     _library.disable_progress_bar()  # loading takes less than it takes to read the bar
 
 
-def load_models(config: ModelConfig) -> Models:
+def load_models(model: ModelConfig) -> Models:
     """Load tokenizer, noise scheduler, text encoder, VAE and UNet.
 
     Raises:
         UserError: a part is missing or cannot be read; it is named.
     """
-    name = config.model_name
-    hub = {"revision": config.revision}
-    weights = {**hub, "variant": config.variant, "low_cpu_mem_usage": True}
+    name = model.model_name
+    hub = {"revision": model.revision}
+    weights = {**hub, "variant": model.variant, "low_cpu_mem_usage": True}
     missing = [part for part in PARTS if Path(name).is_dir() and not (Path(name) / part).is_dir()]
     if missing:
         raise UserError(
@@ -52,8 +52,8 @@ def load_models(config: ModelConfig) -> Models:
         )
     with _part_named(name, "tokenizer"):
         tokenizer = (
-            CLIPTokenizer.from_pretrained(config.tokenizer_name)
-            if config.tokenizer_name
+            CLIPTokenizer.from_pretrained(model.tokenizer_name)
+            if model.tokenizer_name
             else CLIPTokenizer.from_pretrained(name, subfolder="tokenizer", **hub)
         )
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers 5 says nothing
@@ -68,7 +68,7 @@ def load_models(config: ModelConfig) -> Models:
             dtype=torch.float32,
             use_safetensors=True,
             **hub,
-            variant=config.variant,
+            variant=model.variant,
             output_loading_info=True,
         )
         _refuse_missing(found["missing_keys"])

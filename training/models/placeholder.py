@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from transformers import AddedToken
 
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.groups import ModelConfig
+from training.config.textual_inversion import ConceptConfig
 from training.errors import UserError
 from training.models.embeds import load_embeds
 from training.models.loading import Models, load_models
 
 
-def starting_rows(config: TextualInversionConfig, models: Models) -> torch.Tensor:
+def starting_rows(concept: ConceptConfig, models: Models) -> torch.Tensor:
     """The rows [num_vectors, width], float32, that training starts from.
 
     Raises:
@@ -19,33 +20,33 @@ def starting_rows(config: TextualInversionConfig, models: Models) -> torch.Tenso
             rows of `initial_embeds` are of another shape.
     """
     table = models.text_encoder.get_input_embeddings().weight.detach()
-    if config.initial_embeds is not None:
-        rows = load_embeds(config.initial_embeds)
-        if rows.shape != (config.num_vectors, table.shape[1]):
+    if concept.initial_embeds is not None:
+        rows = load_embeds(concept.initial_embeds)
+        if rows.shape != (concept.num_vectors, table.shape[1]):
             raise UserError(
-                f"initial_embeds {config.initial_embeds}: holds {tuple(rows.shape)} rows x width, "
-                f"this run needs {(config.num_vectors, table.shape[1])}; "
+                f"initial_embeds {concept.initial_embeds}: holds {tuple(rows.shape)} rows x width, "
+                f"this run needs {(concept.num_vectors, table.shape[1])}; "
                 "is it from another base model, or another num_vectors?"
             )
         return rows
-    ids = models.tokenizer.encode(config.initializer_token, add_special_tokens=False)
-    if len(ids) not in (1, config.num_vectors):
-        many = f", or {config.num_vectors} (num_vectors)" if config.num_vectors > 1 else ""
+    ids = models.tokenizer.encode(concept.initializer_token, add_special_tokens=False)
+    if len(ids) not in (1, concept.num_vectors):
+        many = f", or {concept.num_vectors} (num_vectors)" if concept.num_vectors > 1 else ""
         raise UserError(
-            f"initializer_token {config.initializer_token!r} is {len(ids)} tokens "
+            f"initializer_token {concept.initializer_token!r} is {len(ids)} tokens "
             f"({', '.join(models.tokenizer.convert_ids_to_tokens(ids))}); it must be one{many}. "
             "Choose a simpler word, for example toy."
         )
-    return table[ids].repeat(config.num_vectors // len(ids), 1).float()
+    return table[ids].repeat(concept.num_vectors // len(ids), 1).float()
 
 
-def add_placeholder(config: TextualInversionConfig, models: Models) -> list[int]:
+def add_placeholder(concept: ConceptConfig, models: Models) -> list[int]:
     """Add the new word's tokens to the tokenizer; returns their ids.
 
     Raises:
         UserError: the placeholder is a token already.
     """
-    tokenizer, words = models.tokenizer, config.placeholder_tokens
+    tokenizer, words = models.tokenizer, concept.placeholder_tokens
     vocabulary = tokenizer.get_vocab()
     taken = [word for word in words if word in vocabulary]
     taken += [word for word in words if word not in taken and f"{word}</w>" in vocabulary]
@@ -61,14 +62,14 @@ def add_placeholder(config: TextualInversionConfig, models: Models) -> list[int]
     return ids
 
 
-def models_with_rows(config: TextualInversionConfig, rows: torch.Tensor) -> Models:
+def models_with_rows(model: ModelConfig, concept: ConceptConfig, rows: torch.Tensor) -> Models:
     """The run's models, read afresh in float32, with the learned word in them.
 
     Args:
         rows: [vectors, width].
     """
-    models = load_models(config)
-    token_ids = add_placeholder(config, models)
+    models = load_models(model)
+    token_ids = add_placeholder(concept, models)
     encoder = models.text_encoder
     if len(encoder.get_input_embeddings().weight) < len(models.tokenizer):
         encoder.resize_token_embeddings(len(models.tokenizer), mean_resizing=False)

@@ -12,52 +12,52 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from training import atomic_files
-from training.config.run import RunConfig
+from training.config.groups import ModelConfig, OutputsConfig
 from training.errors import UserError, first_line
 from training.models.loading import Models
 
 
-def save_full_pipeline(config: RunConfig, models: Models) -> None:
-    """Save the base pipeline with what was learned in it, in the output folder itself.
+def save_full_pipeline(folder: Path, base: ModelConfig, models: Models) -> None:
+    """Save the base pipeline with what was learned in it, in `folder` itself.
 
     Args:
         models: read afresh, in float32: those that trained may have been repacked.
     """
     pipeline = StableDiffusionPipeline.from_pretrained(
-        config.model_name,
-        revision=config.revision,
-        variant=config.variant,
+        base.model_name,
+        revision=base.revision,
+        variant=base.variant,
         text_encoder=models.text_encoder,
         tokenizer=models.tokenizer,
         vae=models.vae,
         unet=models.unet,
         torch_dtype=torch.float32,
     )
-    staging = config.output_dir / ".pipeline"
+    staging = folder / ".pipeline"
 
-    def put_in_place(folder: Path) -> None:
-        pipeline.save_pretrained(folder)
+    def put_in_place(temporary: Path) -> None:
+        pipeline.save_pretrained(temporary)
 
     atomic_files.write_directory(staging, put_in_place)
     # model_index.json last: with it in place, every other part is.
     for part in sorted(staging.iterdir(), key=lambda path: path.name == "model_index.json"):
-        atomic_files.move(part, config.output_dir / part.name)
+        atomic_files.move(part, folder / part.name)
     staging.rmdir()
 
 
-def publish(config: RunConfig, notify: Callable[[str], None]) -> None:
+def publish(outputs: OutputsConfig, notify: Callable[[str], None]) -> None:
     """Upload the results to the hub, without checkpoints and encoded pictures.
 
     Raises:
         UserError: no token (HF_TOKEN or `hf auth login`), or the hub refuses.
     """
     api = HfApi()
-    name = config.hub_model_id or config.output_dir.name
+    name = outputs.hub_model_id or outputs.output_dir.name
     try:
         repository = api.create_repo(name, exist_ok=True).repo_id
         api.upload_folder(
             repo_id=repository,
-            folder_path=config.output_dir,
+            folder_path=outputs.output_dir,
             ignore_patterns=["checkpoint-*", "latents/*", ".*", "logs/*"],
             commit_message="End of training",
         )
@@ -65,6 +65,6 @@ def publish(config: RunConfig, notify: Callable[[str], None]) -> None:
         raise UserError(
             f"push_to_hub: {name} could not be uploaded ({first_line(error)}). "
             "Set HF_TOKEN to a token that may write; the results are in "
-            f"{config.output_dir}."
+            f"{outputs.output_dir}."
         ) from error
     notify(f"uploaded to {repository}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from training.config.run import RunConfig
+from training.config.groups import OutputsConfig, WatchingConfig
 from training.inference.samples import build_pipeline, draw, save_picture
 from training.method import Method, Values
 from training.models.loading import Models
@@ -28,12 +28,15 @@ class Outputs:
     """Writes what comes of a run; ranks other than the first only keep checkpoints.
 
     Attributes:
+        resolution: side of the samples, in pixels.
         log: None on every rank but the first.
         method: writes what has been learned, and knows how far it has moved.
         keeps: whether this rank writes checkpoints to the disk that it sees.
     """
 
-    config: RunConfig
+    saving: OutputsConfig
+    watching: WatchingConfig
+    resolution: int
     record: RunRecord
     models: Models
     log: EventLog | None
@@ -68,7 +71,7 @@ class Outputs:
     def learned(self, done: int, values: Values) -> None:
         """Write what has been learned by step `done`, kept for good."""
         if self.keeps:
-            self.method.write_step(self.config.output_dir, done, values)
+            self.method.write_step(self.saving.output_dir, done, values)
 
     def checkpoint(self, state: State) -> None:
         """Write checkpoint-<step>, and what it has learned, which stays when old checkpoints go."""
@@ -76,35 +79,34 @@ class Outputs:
             return
         self.learned(state.step, state.parameters)
         path = save_checkpoint(
-            self.config.output_dir, state, self.record, self.config.checkpoints_total_limit
+            self.saving.output_dir, state, self.record, self.saving.checkpoints_total_limit
         )
         if self.log:
             self.log.write("checkpoint", step=state.step, path=path.name)
 
     def samples(self, done: int, values: Values) -> None:
         """Draw every validation prompt with the same seeds as ever; keep what draws them."""
-        prompts = self.config.validation_prompt
+        prompts = self.watching.validation_prompt
         if self.log is None or not prompts:
             return
         if done:
             self.learned(done, values)
         if self._pipeline is None:
             self._pipeline = build_pipeline(self.models)
-        config = self.config
-        seeds = [self.record.seed + i for i in range(config.num_validation_images)]
+        seeds = [self.record.seed + i for i in range(self.watching.num_validation_images)]
         for number, prompt in enumerate(prompts):
             pictures = draw(
                 self._pipeline,
                 prompt,
                 seeds,
-                config.resolution,
-                config.num_inference_steps,
-                config.guidance_scale,
+                self.resolution,
+                self.watching.num_inference_steps,
+                self.watching.guidance_scale,
                 lambda i, n: self.progress.step(done, f"drawing picture {i + 1} of {n}"),
             )
             for seed, picture in zip(seeds, pictures, strict=True):
                 name = f"step-{done:06d}/prompt-{number}-seed-{seed}.png"
-                save_picture(config.output_dir / SAMPLES / name, picture)
+                save_picture(self.saving.output_dir / SAMPLES / name, picture)
                 self.log.write(
                     "sample", step=done, prompt=prompt, seed=seed, path=f"{SAMPLES}/{name}"
                 )
@@ -120,4 +122,4 @@ class Outputs:
 
     def final(self, values: Values) -> list[Path]:
         """Write what has been learned; returns the paths."""
-        return self.method.write(self.config.output_dir, values) if self.log else []
+        return self.method.write(self.saving.output_dir, values) if self.log else []

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training import atomic_files
+from training.config.groups import OutputsConfig
 from training.config.run import RunConfig
 from training.errors import UserError
 from training.ranks.launcher import Ranks
@@ -65,14 +66,14 @@ def _is_keeper(folder: Path, ranks: Ranks) -> bool:
     return ranks.is_first_here and first_seen == mark.name
 
 
-def check_folder(config: RunConfig, ranks: Ranks, keeps: bool) -> None:
+def check_folder(outputs: OutputsConfig, ranks: Ranks, keeps: bool) -> None:
     """Refuse a folder that holds another run, on any disk, before anything slow is done.
 
     Raises:
         UserError: names the folder, and the machine if it is not the first rank's.
     """
-    folder = config.output_dir
-    asked = config.resume_from_checkpoint is not None
+    folder = outputs.output_dir
+    asked = outputs.resume_from_checkpoint is not None
     first_holds = broadcast_text(
         "yes" if ranks.is_first and run_directory.holds_a_run(folder) else "no", ranks
     )
@@ -81,7 +82,7 @@ def check_folder(config: RunConfig, ranks: Ranks, keeps: bool) -> None:
         if keeps and not run_directory.holds_a_run(folder):
             refuse_foreign_checkpoints(folder)
         if keeps and not asked:
-            run_directory.refuse_a_held_folder(folder, config.overwrite_output_dir)
+            run_directory.refuse_a_held_folder(folder, outputs.overwrite_output_dir)
         if keeps and asked and first_holds == "no" and list_checkpoints(folder):
             newest = list_checkpoints(folder)[-1][1].name
             raise UserError(
