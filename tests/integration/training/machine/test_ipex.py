@@ -57,7 +57,7 @@ def denoisings(flags: Flags, latents: Path) -> dict[str, Problem]:
     for how in ("native", "ipex"):
         fresh = copy.deepcopy(inputs.models)
         models = frozen.prepare(fresh, how, stack, DTYPE)
-        parameters = inputs.method.enter(models)
+        parameters = copy.copy(inputs.method).enter(models)
         built[how] = (
             Denoising(models, DTYPE, parameters),
             parameters,
