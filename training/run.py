@@ -65,6 +65,21 @@ class Machine:
     say: Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How the loop has ended.
+
+    Attributes:
+        done, end: optimizer steps done in all, and asked for.
+        signal: the one that asked to stop, if one did.
+    """
+
+    outputs: Outputs
+    done: int
+    end: int
+    signal: int | None
+
+
 def run(method: type[Method], config: RunConfig, notices: Sequence[str] = ()) -> int:
     """Train as `config` says, on all the ranks that the launcher started.
 
@@ -88,9 +103,8 @@ def run(method: type[Method], config: RunConfig, notices: Sequence[str] = ()) ->
             machine = _configure(config, stack, ranks, keeps, notices)
             inputs, record, state = _read(method, config, machine)
             step = assemble(config, stack, ranks, inputs, record, machine.say)
-            outputs, end = _begin(config, machine, inputs, record, step, state)
-            done, stopped = _loop(config, record, step, state, outputs, end)
-            return _write(config, machine, step, outputs, done, end, stopped)
+            ended = _loop(config, machine, inputs, record, step, state)
+            return _write(config, machine, step, ended)
         except UserError as error:
             if ranks.is_first and run_directory.holds_a_run(config.output_dir):
                 with contextlib.suppress(UserError):
@@ -157,39 +171,31 @@ def _begin(
 
 def _loop(
     config: RunConfig,
+    machine: Machine,
+    inputs: Inputs,
     record: RunRecord,
     step: TrainingStep,
     state: State | None,
-    outputs: Outputs,
-    end: int,
-) -> tuple[int, Stopped]:
-    """Train to step `end`, or until a signal asks to stop; returns the steps done in all."""
+) -> Ended:
+    """Train from `state` to the last step, or until a signal asks to stop."""
+    outputs, end = _begin(config, machine, inputs, record, step, state)
     schedule = learning_rate_schedule(config, record.learning_rate, end)
     start = state.step if state else 0
     with _stop_on_signals() as stopped, outputs.progress as progress:
-        return train(
-            config, config, step, schedule, start, end, outputs, progress, stopped
-        ), stopped
+        done = train(config, config, step, schedule, start, end, outputs, progress, stopped)
+    return Ended(outputs, done, end, stopped.signal)
 
 
-def _write(
-    config: RunConfig,
-    machine: Machine,
-    step: TrainingStep,
-    outputs: Outputs,
-    done: int,
-    end: int,
-    stopped: Stopped,
-) -> int:
+def _write(config: RunConfig, machine: Machine, step: TrainingStep, ended: Ended) -> int:
     """Write what has been learned; returns the exit code."""
     if machine.keeps:
         prune(config.output_dir, config.checkpoints_total_limit)
     if machine.ranks.is_first:
-        _finish(config, outputs, step.parameters, done, end)
+        _finish(config, ended.outputs, step.parameters, ended.done, ended.end)
     for tracker in step.accelerator.trackers:
         tracker.finish()
     barrier(machine.ranks)
-    return 0 if done >= end else 128 + (stopped.signal or signal.SIGTERM)
+    return 0 if ended.done >= ended.end else 128 + (ended.signal or signal.SIGTERM)
 
 
 def _printer(ranks: Ranks) -> Callable[[str], None]:
