@@ -24,6 +24,7 @@ from training.loop.step import TrainingStep
 from training.loop.train import restore
 from training.machine import vector_math
 from training.machine.stack import resolve_stack
+from training.methods.textual_inversion import TextualInversion
 from training.ranks.launcher import read_environment
 from training.run import assemble
 from training.storage.resume import fixed_facts
@@ -47,24 +48,25 @@ def resumed(folder: Path, latents: Path) -> tuple[TrainingStep, int, float]:
     config = config.model_copy(update=changes)
     ranks = read_environment({})
     stack = resolve_stack(config.stack)
-    inputs = read_inputs(config, quiet)
+    inputs = read_inputs(TextualInversion, config, quiet)
     record, state = fixed_facts(config, stack, ranks, inputs, quiet)
     if state is None:
         raise SystemExit(f"{folder} holds no checkpoint.")
     step = assemble(config, stack, ranks, inputs, record, quiet)
-    restore(state, step.concept.rows, step.optimizer)
+    restore(state, step)
     return step, state.step, record.learning_rate
 
 
 def outcome(step: TrainingStep, done: int, steps: int, learning_rate: float) -> str:
-    """Do `steps` steps; returns a digest of their losses, the rows and AdamW's moments."""
+    """Do `steps` steps; returns a digest of their losses, what is trained and AdamW's moments."""
     digest = hashlib.sha256()
     for number in range(done, done + steps):
         loss = step(number, learning_rate, lambda: False).loss
         digest.update(loss.hex().encode())
-    moments = step.optimizer.state[step.concept.rows]
-    for tensor in (step.concept.rows.detach(), moments["exp_avg"], moments["exp_avg_sq"]):
-        digest.update(tensor.numpy().tobytes())
+    for parameter in step.parameters.values():
+        moments = step.optimizer.state[parameter]
+        for tensor in (parameter.detach(), moments["exp_avg"], moments["exp_avg_sq"]):
+            digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
