@@ -37,7 +37,7 @@ def command(head: Host, name: str, chosen: argparse.Namespace) -> str:
     line = f"[ ! -r {activate} ] || . {activate}; cd {shlex.quote(head.layout.root)}; " + (
         f"exec {shlex.join(words)}"
     )
-    return shlex.join(["bash", "-c", line])  # what it sources is bash's
+    return shlex.join(["bash", "--norc", "-c", line])  # what it sources is bash's
 
 
 def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:

@@ -26,8 +26,7 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     name = runs_on_head.the_run(head, chosen.run)["name"]
     if chosen.all:
         log = f"{head.layout.runs}/{name}/{run_state.LOG}"
-        printed = head.read(log).decode("utf-8", "replace")
-        say(printed.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n"))
+        head.read_lines(log, say)
         return 0
     return attach.attach(head, inventory.name, name, Console(stderr=True))
 

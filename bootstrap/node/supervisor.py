@@ -301,7 +301,7 @@ def activated(job: Job, words: Sequence[str]) -> list[str]:
     script = f"PATH={shlex.quote(f'{job.root}/env/bin')}:$PATH; export PATH; "
     if (Path(job.root) / "activate").exists():
         script = f". {shlex.quote(f'{job.root}/activate')}; "
-    return ["bash", "-c", f'{script}exec "$@"', "mpirun", *words]
+    return ["bash", "--norc", "-c", f'{script}exec "$@"', "mpirun", *words]
 
 
 def free_port() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -72,11 +71,11 @@ def disk_errors_named(name: str) -> Iterator[None]:
     """What goes wrong in writing a run's results here, as one message.
 
     Raises:
-        UserError: in place of errors of the file system, and of a stream that was cut.
+        UserError: in place of errors of the file system.
     """
     try:
         yield
-    except (OSError, tarfile.TarError) as error:
+    except OSError as error:
         raise UserError(
             f"{local_folder(name)}/: {error}. Is the disk full, or the folder not yours to write? "
             "fab fetch goes on with it."

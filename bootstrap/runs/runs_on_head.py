@@ -14,14 +14,14 @@ from bootstrap.ssh.host import Host
 
 
 def ask_head(head: Host, *words: str, on_line: Callable[[str], None] | None = None) -> str:
-    """What `bootstrap.node.run_query` says on the head.
+    """What `bootstrap.node.run_query` says on the head; nothing where `on_line` was told it.
 
     Raises:
         UserError: there is no environment there yet, or one of another version.
     """
     what, *rest = words
     command = [head.python, "-P", "-m", "bootstrap.node.run_query", what, head.layout.root, *rest]
-    finished = head.run(command, on_line=on_line, check=False)
+    finished = head.run(command, on_line=on_line, keep=on_line is None, check=False)
     if finished.exit_code == 127:  # the shell's: no such program
         raise UserError(f"{head.name} has no environment yet: fab bootstrap sets it up.")
     if finished.exit_code != 0:

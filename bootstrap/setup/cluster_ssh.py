@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
@@ -16,6 +17,7 @@ from ipaddress import ip_address
 from bootstrap.errors import CommandFailed, UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.paths import Layout
+from bootstrap.ssh.framing import PRINT_MARK
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import HostKey
 from bootstrap.ssh.transfer import put, script
@@ -69,11 +71,30 @@ if [ $((all - own)) -ne "$kept" ] || [ "$now" -ne "$kept" ] || ! cmp -s -- "$was
 fi
 mv -f -- "$new" "$file"
 """
-WRAPPER = """#!/bin/sh
+# What another node prints before it begins with the command (~/.bashrc, a forced message) is left
+# out, as in `framing`; where it never begins, that goes to standard error. No further process of
+# ours is between mpirun and ssh: what filters is a child of ssh, and ends with its output.
+WRAPPER = r"""#!/bin/bash
 # ssh among the nodes of this cluster; for `mpirun -launcher ssh -launcher-exec`.
 # What a training preloads or links is not ssh's.
-unset LD_PRELOAD LD_LIBRARY_PATH
-exec ssh -F {config} "$@"
+unset LD_PRELOAD LD_LIBRARY_PATH BASH_ENV
+config={config}
+while getopts :46AaCfGgKkMNnqsTtVvXxYyB:b:c:D:E:e:F:I:i:J:L:l:m:O:o:P:p:Q:R:S:W:w: option; do
+    :
+done
+options=("${{@:1:OPTIND-1}}"); host=${{@:OPTIND:1}}; command=${{*:OPTIND+1}}
+case $command in "" | -*) exec ssh -F "$config" "$@" ;; esac
+read -r mark </proc/sys/kernel/random/uuid
+quote=\' escaped=\'\"\'\"\'
+begin="{mark} ${{mark%%-*}} ${{mark#*-}}; unset BASH_ENV; "
+exec ssh -F "$config" "${{options[@]}}" "$host" \
+    "exec sh -c '${{begin//$quote/$escaped}}${{command//$quote/$escaped}}'" > >(
+    while IFS= read -r line; do
+        [ "$line" != "$mark" ] || exec cat
+        [ "${{#before}}" -gt 4000 ] || before+="$line"$'\n'
+    done
+    printf %s "$before$line" >&2
+)
 """
 
 
@@ -154,7 +175,7 @@ def shared_files(
     texts = {
         layout.known_hosts: (known_hosts(nodes, keys), 0o644),
         layout.ssh_config: (ssh_config(nodes, layout), 0o644),
-        layout.ssh: (WRAPPER.format(config=_quoted(layout.ssh_config)), 0o755),
+        layout.ssh: (WRAPPER.format(config=shlex.quote(layout.ssh_config), mark=PRINT_MARK), 0o755),
         layout.nodefile: ("".join(f"{node.address}\n" for node in nodes), 0o644),
         layout.nodes_json: (nodes_json(nodes), 0o644),
     }

@@ -146,8 +146,7 @@ def probe(host: Host, head_address: str) -> Probe:
         said = (finished.stderr or finished.stdout).strip()[-300:]
         raise UserError(
             f"{host.node.name}: could not be examined ({error!r}; exit code "
-            f"{finished.exit_code}): {said}\nA Linux with a POSIX shell is needed, whose shell "
-            "start-up files print nothing."
+            f"{finished.exit_code}): {said}\nA Linux with a POSIX shell is needed."
         ) from error
 
 

@@ -94,6 +94,7 @@ class Host(ABC):
         timeout: float | None = None,
         on_line: OnLine | None = None,
         check: bool = True,
+        keep: bool = True,
     ) -> Finished:
         """Run a command and wait for it.
 
@@ -103,16 +104,21 @@ class Host(ABC):
             timeout: seconds until it is ended there.
             on_line: told each line, of both outputs, as it comes.
             check: a code other than 0 is an error.
+            keep: its standard output is wanted at the end; else `on_line` has had it all, and it
+                may be without end.
 
         Raises:
             CommandFailed: it failed, and `check`.
             TimedOut, ConnectionLost, Interrupted: it was cut short.
+            UserError: it was not even begun, or printed more than is kept.
         """
         line = one_line(command)
         with tempfile.SpooledTemporaryFile(max_size=transfer.SPOOLED) as source:
             source.write(stdin)
             source.seek(0)
-            output = self.stream(line, source, len(stdin), timeout=timeout, on_line=on_line)
+            output = self.stream(
+                line, source, len(stdin), timeout=timeout, on_line=on_line, keep=keep
+            )
         finished = Finished(output.exit_code, output.stdout_text, self._shown(output.stderr_text))
         if check and finished.exit_code != 0:
             said = self._shown(finished.stdout + finished.stderr).splitlines()[-LAST_LINES:]
@@ -128,9 +134,17 @@ class Host(ABC):
         """A file's content.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: it cannot be read, or is larger than any that is read whole.
         """
         return transfer.read(self, path)
+
+    def read_lines(self, path: str, on_line: OnLine) -> None:
+        """Tell a file's lines, however many there are.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        transfer.read_lines(self, path, on_line)
 
     def send(
         self, source: Path, path: str, on_bytes: OnBytes | None = None, *, exact: bool = False
@@ -160,6 +174,7 @@ class Host(ABC):
         on_line: OnLine | None = None,
         sink: Callable[[bytes], None] | None = None,
         on_bytes: OnBytes | None = None,
+        keep: bool = True,
     ) -> Output:
         """Run a shell line; `sink` takes its standard output in place of `Output`."""
 
@@ -171,7 +186,7 @@ class Host(ABC):
 
     @contextmanager
     def _taking(
-        self, line: str, on_line: OnLine | None, sink: Callable[[bytes], None] | None
+        self, line: str, on_line: OnLine | None, sink: Callable[[bytes], None] | None, keep: bool
     ) -> Iterator[Output]:
         """Where a command's output goes; known to `interrupt` for as long."""
         if self.unreachable:
@@ -185,12 +200,14 @@ class Host(ABC):
                 on_line(self._without_hidden(text))
 
         log(f"$ {' '.join(line.split())[:LOGGED_CHARACTERS]}")
-        output = Output(self.name, self.step or self._shown(line), log, tell, sink)
+        what = self.step or self._shown(line)[:LOGGED_CHARACTERS]
+        output = Output(self.name, what, log, tell, sink, keep=keep)
         self._outputs.add(output)
         if self._interrupted:
             output.interrupt()
         try:
             yield output
+            output.check_begun()
         finally:
             self._outputs.discard(output)
 
@@ -215,11 +232,12 @@ class LocalHost(Host):
         on_line: OnLine | None = None,
         sink: Callable[[bytes], None] | None = None,
         on_bytes: OnBytes | None = None,
+        keep: bool = True,
     ) -> Output:
         """See `Host.stream`."""
-        with self._taking(line, on_line, sink) as output:
+        with self._taking(line, on_line, sink, keep) as output:
             process = subprocess.Popen(
-                ["sh", "-c", watched(line, stdin_bytes)],
+                ["sh", "-c", watched(line, stdin_bytes, output.mark)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -53,12 +53,13 @@ class SshHost(Host):
         on_line: OnLine | None = None,
         sink: Callable[[bytes], None] | None = None,
         on_bytes: OnBytes | None = None,
+        keep: bool = True,
     ) -> Output:
         """See `Host.stream`."""
-        with self._one_of_the_sessions(), self._taking(line, on_line, sink) as output:
+        with self._one_of_the_sessions(), self._taking(line, on_line, sink, keep) as output:
             channel = self._channel()
             try:
-                channel.exec_command(watched(line, stdin_bytes))
+                channel.exec_command(watched(line, stdin_bytes, output.mark))
                 _start(_pump, channel.recv, output.out)
                 _start(_pump, channel.recv_stderr, output.err)
                 _start(_feed, channel, stdin, stdin_bytes, on_bytes)

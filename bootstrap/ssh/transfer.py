@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import shlex
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +23,7 @@ from typing import IO, TYPE_CHECKING
 from bootstrap import answers
 from bootstrap.errors import UserError
 from bootstrap.names import under
+from bootstrap.ssh.command_output import TEXT_LIMIT, Lines
 from bootstrap.ssh.own_files import PARTIAL, files_of
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ SPOOLED = 8 << 20
 SMALL = 1 << 20
 BATCH = 64 << 20
 CHUNK = 1 << 20
+GIB = 1 << 30
 INCOMING = ".incoming"
 
 # $1: the file, $2: its size, $3: its mode.
@@ -90,8 +94,39 @@ mv -f -- "$2" "$1"
 sync -- "$(dirname -- "$1")"
 """
 LISTED = re.compile(r"(?P<sha256>[0-9a-f]{64}) (?P<size>\d{1,18}) \./(?P<name>.+)", re.DOTALL)
+# $1: the folder. Standard input: size and name of each wanted file, each with a NUL behind it.
+# Prints so many bytes of each: it may have grown since it was listed.
+TOGETHER = """
+cd -- "$1" && xargs -0 -r -n 64 sh -c '
+  while [ $# -gt 0 ]; do head -c "$1" -- "$2" || exit 255; shift 2; done' together
+"""
+# $1: the file, $2: its first byte that is wanted (from 1), $3: how many from there.
+REST = 'tail -c "+$2" -- "$1" | head -c "$3"'
 REMOVE = 'cd -- "$1" && xargs -0 -r rm -f --'
 SIZE = 'if [ -f "$1" ]; then wc -c < "$1"; else echo 0; fi'
+
+
+class Limited:
+    """Bytes that a node sends, of which no more are taken than it was asked for.
+
+    Attributes:
+        content: what has come.
+    """
+
+    def __init__(self, limit: int, what: str) -> None:
+        self.content = bytearray()
+        self._limit, self._what = limit, what
+
+    def take(self, piece: bytes) -> None:
+        """A piece; raises UserError where it is one too many."""
+        check_room(len(self.content) + len(piece), self._limit, self._what)
+        self.content += piece
+
+
+def check_room(size: int, limit: int, what: str) -> None:
+    """Raises UserError where `size` bytes are more than `limit`; so what sends them is ended."""
+    if size > limit:
+        raise UserError(f"{what}: more was sent than {limit} bytes; no more was taken.")
 
 
 @dataclass(frozen=True)
@@ -108,8 +143,12 @@ def script(text: str, *arguments: object) -> str:
 
 
 def bash_script(text: str, *arguments: object) -> str:
-    """The same in bash: what sources `activate` needs it, as oneCCL's own script does."""
-    return shlex.join(["bash", "-c", text, "bash", *map(str, arguments)])
+    """The same in bash: what sources `activate` needs it, as oneCCL's own script does.
+
+    --norc, as bash takes itself for a login's first shell where SSH's variables are set, and prints
+    what ~/.bashrc prints.
+    """
+    return shlex.join(["bash", "--norc", "-c", text, "bash", *map(str, arguments)])
 
 
 def write(host: Host, path: str, content: bytes, mode: int) -> None:
@@ -119,12 +158,23 @@ def write(host: Host, path: str, content: bytes, mode: int) -> None:
 
 def read(host: Host, path: str) -> bytes:
     """See `Host.read`."""
-    content = bytearray()
+    content = Limited(TEXT_LIMIT, f"{host.name}: {path}")
+    _cat(host, path, content.take)
+    return bytes(content.content)
+
+
+def read_lines(host: Host, path: str, on_line: Callable[[str], None]) -> None:
+    """See `Host.read_lines`."""
+    lines = Lines(on_line, empty=True)
+    _cat(host, path, lines.take)
+    lines.take(b"")
+
+
+def _cat(host: Host, path: str, sink: Callable[[bytes], None]) -> None:
     with tempfile.TemporaryFile() as nothing:
-        output = host.stream(f"cat -- {shlex.quote(path)}", nothing, 0, sink=content.extend)
+        output = host.stream(f"cat -- {shlex.quote(path)}", nothing, 0, sink=sink)
     if output.exit_code != 0:
         raise UserError(f"{host.name}: {path} cannot be read: {output.stderr_text.strip()}")
-    return bytes(content)
 
 
 def put(host: Host, files: Mapping[str, tuple[bytes, int]]) -> None:
@@ -179,11 +229,23 @@ def fetch(host: Host, path: str, target: Path, on_bytes: OnBytes | None) -> None
         there = {name: entry for name, entry in there.items() if not _has_dot(name)}
     local = {name: target if is_file else under(target, name, host.name) for name in there}
     differing = [name for name, entry in there.items() if not _has(local[name], entry)]
+    _check_disk(target, sum(there[name].size for name in differing), f"{host.name}: {path}")
     for batch in _batches([name for name in differing if there[name].size <= SMALL], there):
         _fetch_together(host, folder, {name: there[name] for name in batch}, local, on_bytes)
     for name in differing:
         if there[name].size > SMALL:
             _fetch_alone(host, f"{folder}/{name}", local[name], there[name], on_bytes)
+
+
+def _check_disk(target: Path, size: int, what: str) -> None:
+    """Raises UserError where that much has no room here."""
+    place = next(folder for folder in (target, *target.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if size > free:
+        raise UserError(
+            f"{what} has {size / GIB:.1f} GiB that are not here, and {place} has room for"
+            f" {free / GIB:.1f}. Nothing was fetched."
+        )
 
 
 def _has_dot(name: str) -> bool:
@@ -202,11 +264,11 @@ def _has(path: Path, entry: Entry) -> bool:
 
 def _listed(host: Host, path: str) -> dict[str, Entry]:
     """What lies in a folder on the node, by its name there; a file is listed as itself."""
-    content = bytearray()
+    listing = Limited(TEXT_LIMIT, f"{host.name}: its list of {path}")
     with tempfile.TemporaryFile() as nothing:
-        host.stream(script(LIST, path), nothing, 0, sink=content.extend)
+        host.stream(script(LIST, path), nothing, 0, sink=listing.take)
     listed = {}
-    for line in content.decode("utf-8", "surrogateescape").split("\0"):
+    for line in listing.content.decode("utf-8", "surrogateescape").split("\0"):
         found = LISTED.fullmatch(line)
         if line and not found:
             raise UserError(f"{host.name}: its list of {path} cannot be read: {line[:80]!r}")
@@ -280,33 +342,21 @@ def _fetch_together(
     local: dict[str, Path],
     on_bytes: OnBytes | None,
 ) -> None:
-    def count(piece: bytes) -> None:
+    total = sum(entry.size for entry in entries.values())
+
+    def take(piece: bytes) -> None:
+        check_room(stream.tell() + len(piece), total, f"{host.name}: {folder}")
         stream.write(piece)
         if on_bytes:
             on_bytes(len(piece))
 
-    names = _null_ended(entries)
-    with (
-        tempfile.SpooledTemporaryFile(max_size=SPOOLED) as stream,
-        tempfile.SpooledTemporaryFile(max_size=SPOOLED) as wanted,
-    ):
-        wanted.write(names)
-        wanted.seek(0)
-        line = f"tar -C {shlex.quote(folder)} -cf - --null -T -"
-        host.stream(line, wanted, len(names), sink=count)
-        missing = set(entries)
+    wanted = "".join(f"{entry.size}\0./{name}\0" for name, entry in entries.items())
+    names = wanted.encode("utf-8", "surrogateescape")
+    with tempfile.SpooledTemporaryFile(max_size=SPOOLED) as stream:
+        host.stream(script(TOGETHER, folder), io.BytesIO(names), len(names), sink=take)
         stream.seek(0)
-        with tarfile.open(fileobj=stream) as archive:
-            for info in archive:
-                name = info.name.removeprefix("./")
-                file = archive.extractfile(info)
-                if file is not None and name in entries:
-                    # It may have grown since it was listed; as much as was listed is whole.
-                    content = file.read(entries[name].size)
-                    _place(host, name, local[name], content, entries[name])
-                    missing.discard(name)
-    for name in missing:
-        raise _changed(host, name)
+        for name, entry in entries.items():
+            _place(host, name, local[name], stream.read(entry.size), entry)
 
 
 def _place(host: Host, name: str, target: Path, content: bytes, entry: Entry) -> None:
@@ -329,11 +379,12 @@ def _fetch_alone(
     with partial.open("ab") as file, tempfile.TemporaryFile() as nothing:
 
         def take(piece: bytes) -> None:
+            check_room(file.tell() + len(piece), entry.size, f"{host.name}: {path}")
             file.write(piece)
             if on_bytes:
                 on_bytes(len(piece))
 
-        line = f"tail -c +{have + 1} -- {shlex.quote(path)} | head -c {max(entry.size - have, 0)}"
+        line = script(REST, path, have + 1, max(entry.size - have, 0))
         host.stream(line, nothing, 0, sink=take)
         _sync(file)
     if not _has(partial, entry):

@@ -1,7 +1,7 @@
 """From bare hosts to a picture, as a person types it: real sshd, real mpirun, nothing prepared.
 
 A `pulumi` on the PATH prints the real program's outputs, with the rig's addresses in the place of
-Azure's. The hub and the package index are stand-ins on the head's uplink.
+Azure's. The hub and the package index are stand-ins on the head's uplink. Shells are not quiet.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ from tests.rig.wheels import fetch_wheels
 
 CHECKOUT = Path(__file__).parents[3]
 MINIATURE = CHECKOUT / "training" / "miniature"
+BASHRC = """\
+echo "error: welcome to $(hostname)"; echo careful >&2; printf 'no line end'
+trap 'echo good-bye' EXIT
+"""
+"""On the head and the worker that trains with it: nothing that is read depends on a quiet shell."""
 PLANTED = ("packages", "data/dicoo", "disk", "clock", "ssh between nodes")
 
 pytestmark = pytest.mark.rig
@@ -43,6 +48,8 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
         serving(repositories, address=rig.outside) as hub,
     ):
         pulumi(folder, rig)
+        for host in rig.hosts[:2]:
+            host.path(f"{host.home}/.bashrc").write_text(BASHRC)
         yield Person(folder, rig, index, hub)
 
 
@@ -113,6 +120,9 @@ def test_each_host_of_the_run_keeps_the_same_checkpoint(trained: Person) -> None
 def test_status_fetch_and_generate(trained: Person) -> None:
     status = trained.fab("status")
     assert "dicoo" in status
+    printed = trained.fab("logs", "--all")
+    assert "training.textual_inversion" in printed
+    assert "welcome" not in printed
     trained.fab("fetch", "--full")
     assert (trained.folder / "runs" / "dicoo" / "model_index.json").exists()
     assert "not fetched" not in trained.fab("status")
