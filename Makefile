@@ -6,12 +6,14 @@ PYTHON ?= $(or $(shell for candidate in python3 python3.13 python3.12 python3.11
 	2>/dev/null && break; done | tail -n 1),python3)
 ARGS ?=
 # What needs Pulumi or Fabric; all else is checked where PyTorch is.
-CLUSTER = ^(infra|bootstrap)/ ^(__main__|fabfile)\.py ^scripts/live\.py \
-	^tests/(arm_server|azure_models|infra_plans)\.py ^tests/rig/ ^tests/.*/test_(infra|bootstrap|rig) \
-	^tests/(sshd|equipped_rig|local_cluster)\.py ^benchmarks/(bootstrap|scaling|results)\.py
+CLUSTER = ^(infra|bootstrap|component|policy)/ ^(__main__|fabfile)\.py ^scripts/live\.py \
+	^tests/(arm_server|azure_models|infra_plans)\.py ^tests/rig/ ^tests/.*/test_rig \
+	^tests/[^/]+/(bootstrap|infra)/ \
+	^tests/(sshd|equipped_rig|local_cluster|person|conda_channel)\.py \
+	^benchmarks/(bootstrap|scaling|results|intel_nodes)\.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo plan live rig rig-down test test-training test-cluster test-rig test-ipex \
+.PHONY: help demo plan live rig rig-down rig-intel test test-training test-cluster test-rig test-ipex \
 	lint format environment environment-cluster environment-intel lock clean
 
 help: ## Show this help
@@ -38,6 +40,9 @@ live: environment-cluster ## Create the cluster in Azure, train on it, destroy i
 rig: environment-cluster ## Bring up a cluster on this machine to play with (Linux, as root)
 	@.venv-cluster/bin/python -m tests.rig up $(ARGS)
 
+rig-intel: environment-cluster environment-intel ## Train with the intel stack on two such hosts (half an hour, 30 GB of disk)
+	@.venv-cluster/bin/python -m benchmarks.intel_nodes
+
 rig-down: environment-cluster ## Remove it without a trace
 	@.venv-cluster/bin/python -m tests.rig down $(ARGS)
 
@@ -55,9 +60,10 @@ test-ipex: environment-intel ## Run the tests that need Intel's PyTorch extensio
 test-rig: environment environment-cluster ## Run those that bring up hosts on this machine (Linux, as root)
 	@.venv-cluster/bin/python -m pytest -m rig $(ARGS)
 
-lint: environment environment-cluster ## Check style and types (ruff, mypy)
+lint: environment environment-cluster ## Check style, imports and types (ruff, import-linter, mypy)
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/lint-imports --no-cache --no-logo
 	@.venv/bin/python -m mypy $(CLUSTER:%=--exclude '%')
 	@.venv-cluster/bin/python -m mypy --cache-dir .mypy_cache/cluster \
 		$$(git ls-files --cached --others --exclude-standard '*.py' \

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pulumi
 
-from infra.cluster import Cluster
-from infra.stack import stack_config
+from infra.program.cluster import Cluster
+from infra.program.stack import stack_config
 
-for name, value in Cluster(stack_config()).outputs.items():
+for name, value in Cluster("cluster", stack_config()).outputs.items():
     pulumi.export(name, value)

@@ -31,7 +31,7 @@ def command(body: Command) -> Any:
 @command
 def preflight(words: list[str]) -> int:
     """Check everything that would stop `pulumi up`, before money is spent."""
-    from infra import preflight
+    from infra.azure import preflight
 
     return preflight.main(words)
 
@@ -39,7 +39,7 @@ def preflight(words: list[str]) -> int:
 @command
 def bootstrap(words: list[str]) -> int:
     """Set up every node, from bare machines to ones that train; can be repeated at any time."""
-    from bootstrap import bootstrap
+    from bootstrap.commands import bootstrap
 
     return bootstrap.main(words, boot_log=_boot_log)
 
@@ -47,7 +47,7 @@ def bootstrap(words: list[str]) -> int:
 @command
 def check(words: list[str]) -> int:
     """Is every node as it was set up, and do they reach each other?"""
-    from bootstrap import check
+    from bootstrap.commands import check
 
     return check.main(words)
 
@@ -55,7 +55,7 @@ def check(words: list[str]) -> int:
 @command
 def train(words: list[str]) -> int:
     """Start a training on all nodes, and watch it; it goes on without you."""
-    from bootstrap import train
+    from bootstrap.commands import train
 
     return train.main(words)
 
@@ -63,7 +63,7 @@ def train(words: list[str]) -> int:
 @command
 def logs(words: list[str]) -> int:
     """Attach to the run that is going on; its results come home as they appear."""
-    from bootstrap import logs
+    from bootstrap.commands import logs
 
     return logs.main(words)
 
@@ -71,7 +71,7 @@ def logs(words: list[str]) -> int:
 @command
 def status(words: list[str]) -> int:
     """Loss, speed, time left, what each node does, money spent, what was not fetched."""
-    from bootstrap import status
+    from bootstrap.commands import status
 
     return status.main(words)
 
@@ -79,7 +79,7 @@ def status(words: list[str]) -> int:
 @command
 def stop(words: list[str]) -> int:
     """End the run with a checkpoint."""
-    from bootstrap import stop
+    from bootstrap.commands import stop
 
     return stop.main(words)
 
@@ -87,7 +87,7 @@ def stop(words: list[str]) -> int:
 @command
 def fetch(words: list[str]) -> int:
     """Bring a run's results here; --full brings the whole pipeline."""
-    from bootstrap import fetch
+    from bootstrap.commands import fetch
 
     return fetch.main(words)
 
@@ -95,7 +95,7 @@ def fetch(words: list[str]) -> int:
 @command
 def generate(words: list[str]) -> int:
     """Draw on the head with what was learned, and bring the pictures."""
-    from bootstrap import generate
+    from bootstrap.commands import generate
 
     return generate.main(words)
 
@@ -103,7 +103,7 @@ def generate(words: list[str]) -> int:
 @command
 def pause(words: list[str]) -> int:
     """Deallocate the VMs: their disks stay, the bill for cores stops."""
-    from infra import power
+    from infra.azure import power
 
     return power.main(["pause", *words])
 
@@ -111,7 +111,7 @@ def pause(words: list[str]) -> int:
 @command
 def resume(words: list[str]) -> int:
     """Start the VMs again and wait until they answer."""
-    from infra import power
+    from infra.azure import power
 
     return power.main(["resume", *words])
 
@@ -119,7 +119,7 @@ def resume(words: list[str]) -> int:
 @command
 def destroy(words: list[str]) -> int:
     """`pulumi destroy`, after asking about results that were not fetched."""
-    from bootstrap import destroy
+    from bootstrap.commands import destroy
 
     return destroy.main(words)
 
@@ -127,7 +127,7 @@ def destroy(words: list[str]) -> int:
 @command
 def clean(words: list[str]) -> int:
     """Remove from the nodes what bootstrap and train have put there, results included."""
-    from bootstrap import clean
+    from bootstrap.commands import clean
 
     return clean.main(words)
 
@@ -135,13 +135,13 @@ def clean(words: list[str]) -> int:
 @command
 def forget_host(words: list[str]) -> int:
     """Forget a replaced node's host key; the next command shows the new one and asks."""
-    from bootstrap import forget_host
+    from bootstrap.commands import forget_host
 
     return forget_host.main(words)
 
 
 def _boot_log(names: Sequence[str]) -> Mapping[str, Collection[str]]:
-    from infra import boot_log
+    from infra.azure import boot_log
 
     return boot_log.of_stack(names)
 

@@ -138,7 +138,7 @@ def _bootstrap(path: Path, index: PackageIndex, chosen: argparse.Namespace) -> s
     """Run the command as a person types it, and show what it says if it fails."""
     finished = subprocess.run(
         [
-            *(sys.executable, "-m", "bootstrap.bootstrap", "--inventory", str(path)),
+            *(sys.executable, "-m", "bootstrap.commands.bootstrap", "--inventory", str(path)),
             *("--stack", "upstream", "--environment", "venv", "--accept-host-keys"),
             *("--package-index", index.simple),
             *("--pretrained-model-name-or-path", str(chosen.model.absolute())),

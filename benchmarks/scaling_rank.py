@@ -19,14 +19,16 @@ from typing import Any
 
 import torch
 
-from training.config import TextualInversionConfig
-from training.inputs import read_inputs
-from training.launcher import Ranks
-from training.ranks import all_reduce_sum, barrier, broadcast_text, joined
-from training.resume import fixed_facts
+from training.config.textual_inversion import TextualInversionConfig
+from training.data.inputs import read_inputs
+from training.loop.step import TrainingStep
+from training.machine import vector_math
+from training.machine.stack import resolve_stack
+from training.methods.textual_inversion import TextualInversion
+from training.ranks.launcher import Ranks
+from training.ranks.process_group import all_reduce_sum, barrier, broadcast_text, joined
 from training.run import assemble
-from training.stack import resolve_stack
-from training.step import TrainingStep
+from training.storage.resume import fixed_facts
 
 TABLE = (49_408, 768)
 """Stable Diffusion 1.5's embedding table, which the usual script all-reduces (design facts)."""
@@ -56,7 +58,7 @@ def make_step(folder: Path, model: Path, pictures: Path, ranks: Ranks) -> Traini
     )
     config.output_dir.mkdir(parents=True, exist_ok=True)
     stack = resolve_stack(config.stack)
-    inputs = read_inputs(config, quiet)
+    inputs = read_inputs(TextualInversion, config, quiet)
     record, _ = fixed_facts(config, stack, ranks, inputs, quiet)
     return assemble(config, stack, ranks, inputs, record, quiet)
 
@@ -108,6 +110,7 @@ def measure(step: TrainingStep, kind: str, count: int, ranks: Ranks) -> list[flo
 def main() -> int:
     """Serve orders until told to stop."""
     folder, model, pictures = (Path(word) for word in sys.argv[1:4])
+    vector_math.resolve_kernels()
     with joined("gloo", 600, os.environ) as ranks:
         torch.set_num_threads(1)
         step = make_step(folder, model, pictures, ranks)

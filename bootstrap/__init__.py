@@ -1,5 +1,5 @@
 """What happens on the nodes, over SSH: setting them up, and running trainings on them.
 
-Nothing here imports torch, training, pulumi or infra; modules that run on a node import the
-standard library, pydantic and rich alone.
+Nothing here imports torch, training, pulumi or infra. What runs on a node is in `node/`, which
+imports the standard library and psutil alone, and in `node/downloads/` what it fetches with.
 """

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+Arguments = ParamSpec("Arguments")
+
 
 class UserError(Exception):
     """Says what is wrong, where, and what to do.
@@ -38,3 +45,33 @@ class ConnectionLost(UserError):
 
 class Interrupted(UserError):
     """Ctrl-C here; what was running on the node was ended."""
+
+
+def exit_status(
+    failed: int = 1,
+    interrupted: str = "interrupted",
+    tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> Callable[[Callable[Arguments, int]], Callable[Arguments, int]]:
+    """A `main` that tells what went wrong as one message on standard error.
+
+    Args:
+        failed: the exit status after a `UserError`.
+        interrupted: what is said at Ctrl-C; the exit status is 130.
+        tell: says it; commands pass what they are told by others through `terminal`.
+    """
+
+    def told(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+        @wraps(main)
+        def telling(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+            try:
+                return main(*args, **kwargs)
+            except UserError as error:
+                tell(f"error: {error}")
+                return failed
+            except KeyboardInterrupt:
+                tell(interrupted)
+                return 130
+
+        return telling
+
+    return told

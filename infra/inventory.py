@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +20,13 @@ from infra.errors import UserError
 
 SCHEMA_FILE = Path(__file__).with_name("inventory.schema.json")
 COMMAND = "python -m infra.inventory"
+# An inventory may come from somebody else, and what it says ends in names of files, in lines of
+# ssh_config and authorized_keys, in URLs, on a terminal.
+NODE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,127}$"
+USER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}$"
+GROUP_NAME = r"^[A-Za-z0-9_(][A-Za-z0-9_().-]{0,89}$"
+IDENTIFIER = r"^[0-9A-Za-z-]+$"
+ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
 class InventoryNode(BaseModel):
@@ -26,11 +34,17 @@ class InventoryNode(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str = Field(description="Host name, which is the VM's name too.", min_length=1)
+    name: str = Field(description="Host name, which is the VM's name too.", pattern=NODE_NAME)
     private_ip: IPv4Address = Field(description="Address that the nodes use among themselves.")
     public_ip: IPv4Address | None = Field(default=None, description="Only the head has one.")
     vcpus: int = Field(description="Hyper-threads; two of them are one core.", ge=1)
-    size: str = Field(description="Azure's VM size.")
+    size: str = Field(description="Azure's VM size.", pattern=ONE_LINE)
+    image: str | None = Field(
+        default=None, description="Image that it was made from.", pattern=ONE_LINE
+    )
+    ssh_public_key: str | None = Field(
+        default=None, description="Key that it was made with.", pattern=ONE_LINE
+    )
 
 
 class Inventory(BaseModel):
@@ -38,23 +52,37 @@ class Inventory(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    user: str = Field(description="Account to log in with, on every node.", min_length=1)
+    user: str = Field(description="Account to log in with, on every node.", pattern=USER_NAME)
     ssh_private_key_path: str | None = Field(
         default=None,
-        description="Where the private key lies; null: an agent or a hardware key holds it.",
+        description="Where the private key lies; null: an agent or a hardware key holds it, or it"
+        " is the other half of ssh_public_key in ~/.ssh.",
+        pattern=ONE_LINE,
+    )
+    ssh_public_key: str | None = Field(
+        default=None, description="The head's, one line.", pattern=ONE_LINE
     )
     gateway: IPv4Address = Field(description="Address that workers are reached through.")
     nodes: tuple[InventoryNode, ...] = Field(description="The head first.", min_length=1)
-    resource_group: str = Field(description="Azure resource group that holds all of it.")
-    subscription_id: str = Field(description="Azure subscription that pays for it.")
-    location: str = Field(description="Azure region.")
-    ssh_command: str = Field(description="Reaches the head.")
+    resource_group: str = Field(
+        description="Azure resource group that holds all of it.", pattern=GROUP_NAME
+    )
+    subscription_id: str = Field(
+        description="Azure subscription that pays for it.", pattern=IDENTIFIER
+    )
+    location: str = Field(description="Azure region.", pattern=ONE_LINE)
+    ssh_command: str = Field(description="Reaches the head.", pattern=ONE_LINE)
     price_per_hour_usd: float | None = Field(
         default=None,
         description="List price of everything; null where the table lacks the size or region.",
+        ge=0,
+        allow_inf_nan=False,
     )
-    price_as_of: str = Field(description="Date of the price table (ISO 8601).")
-    next: str = Field(description="What to type next.")
+    price_as_of: str = Field(description="Date of the price table (ISO 8601).", pattern=ONE_LINE)
+    config: dict[str, Annotated[str, Field(pattern=ONE_LINE)]] | None = Field(
+        default=None, description="The stack's config at the last pulumi up, as far as it was set."
+    )
+    next: str = Field(description="What to type next.", pattern=ONE_LINE)
 
 
 def read(path: Path) -> Inventory:

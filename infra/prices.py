@@ -1,7 +1,7 @@
 """What a cluster costs an hour, from a dated table in this package or live from Azure.
 
 The stack's outputs use the table alone, so that two runs say the same; `infra.plan` and
-`infra.preflight` also ask Azure's retail price service.
+`infra.azure.preflight` also ask Azure's retail price service.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from infra.config import ClusterConfig
+from infra.config.config import ClusterConfig
 
 TABLE_FILE = Path(__file__).with_name("prices.json")
 HOURS_A_MONTH = 730
@@ -108,26 +108,38 @@ def of(config: ClusterConfig) -> Price:
     machine = None if vcpu is None else round(vcpu * config.size.vcpus, 4)
     if config.spot and machine is not None and config.spot_max_price > 0:
         machine = min(machine, config.spot_max_price)
-    disk = _disk_month(config.os_disk_type, config.os_disk_size_gb)
+    disk = _disk_hour(config.os_disk_type, config.os_disk_size_gb)
+    data = (
+        Line(
+            f"data disk {config.data_disk_type}, {config.data_disk_size_gb} GB",
+            1,
+            _disk_hour(config.data_disk_type, config.data_disk_size_gb),
+            True,
+        ),
+    )
+    nat = Line("NAT gateway (traffic is extra)", 1, known["nat_gateway_hour"], True)
+    addresses = int(config.public_address) + int(not config.existing_subnet_id)
+    address = known["public_ip_hour"]
     lines = (
         Line(f"{config.vm_size}, {config.location}", config.node_count, machine, False),
         Line(
             f"OS disk {config.os_disk_type}, {config.os_disk_size_gb} GB",
             config.node_count,
-            None if disk is None else round(disk / HOURS_A_MONTH, 6),
+            disk,
             True,
         ),
-        Line("NAT gateway (traffic is extra)", 1, known["nat_gateway_hour"], True),
-        Line("public address, Standard", 2, known["public_ip_hour"], True),
+        *(data if config.data_disk_size_gb else ()),
+        *((nat,) if not config.existing_subnet_id else ()),
+        *((Line("public address, Standard", addresses, address, True),) if addresses else ()),
     )
     return Price(lines, known["as_of"], known["source"], config.spot)
 
 
-def _disk_month(kind: str, size_gb: int) -> float | None:
-    """USD a month for a disk: Azure bills the next larger of its steps."""
+def _disk_hour(kind: str, size_gb: int) -> float | None:
+    """USD an hour for a disk: Azure bills the next larger of its steps."""
     steps = {int(gb): usd for gb, usd in table()["disk_month"][kind].items()}
     fitting = [gb for gb in sorted(steps) if gb >= size_gb]
-    return float(steps[fitting[0]]) if fitting else None
+    return round(steps[fitting[0]] / HOURS_A_MONTH, 6) if fitting else None
 
 
 def live(config: ClusterConfig, endpoint: str = RETAIL_ENDPOINT) -> float | None:

@@ -219,13 +219,19 @@ class Steps:
         self.live = sys.stdout.isatty()
         log.write_bytes(b"")
 
-    def run(self, what: str, command: Sequence[str | Path], advice: str) -> None:
+    def run(
+        self, what: str, command: Sequence[str | Path], advice: str, index: str | None = None
+    ) -> None:
         """Run a program to its end; raises SetupError with its last words when it fails."""
-        if not self.attempt(what, command):
+        if not self.attempt(what, command, index):
             raise SetupError(f"{what}: failed.\n{self.last_words()}\n{advice}")
 
-    def attempt(self, what: str, command: Sequence[str | Path]) -> bool:
-        """Run a program to its end and say whether it succeeded."""
+    def attempt(self, what: str, command: Sequence[str | Path], index: str | None = None) -> bool:
+        """Run a program to its end and say whether it succeeded.
+
+        Args:
+            index: pip's, as a variable: what has a password in it is no argument and in no log.
+        """
         began = time.monotonic()
         words = [str(part) for part in command]
         with self.log.open("ab") as log:
@@ -236,7 +242,7 @@ class Steps:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=clean_variables(os.environ),
+                env=clean_variables(os.environ) | ({"PIP_INDEX_URL": index} if index else {}),
                 pass_fds=() if self.lock is None else (self.lock,),
             )
         try:
@@ -323,6 +329,11 @@ def chosen_index(variable: str, default: str) -> str | None:
     return default if index_answers(default) else None
 
 
+def without_user(url: str) -> str:
+    """A URL that may be shown: without user name and password."""
+    return re.sub(r"(?<=://)[^/]*@", "", url)
+
+
 def locked_versions(lock: Path) -> dict[str, str]:
     """The pinned version of each package in a lock file."""
     pin = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)")
@@ -357,22 +368,22 @@ def cuda_requirements(home: Path) -> list[str]:
 def install_torch(steps: Steps, home: Path, version: str) -> None:
     """Install torch: a CPU build where there is one, else what the configured index offers."""
     source = "from the configured index"
-    options: list[str] = []
+    index = None
     # Only on Linux are the index's ordinary builds made for CUDA.
     if sys.platform == "linux" or TORCH_INDEX_VARIABLE in os.environ:
         index = chosen_index(TORCH_INDEX_VARIABLE, TORCH_INDEX)
         if index is not None:
-            options = ["--index-url", index]
-            source = f"from {index}"
+            source = f"from {without_user(index)}"
     steps.run(
         f"PyTorch {version}, {source}",
-        [*pip(home), "install", "--no-deps", *options, f"torch=={version}"],
+        [*pip(home), "install", "--no-deps", f"torch=={version}"],
         "Check the network, then run this again. "
         + (
             f"{TORCH_INDEX_VARIABLE}=none takes torch from the configured index instead."
-            if options
+            if index is not None
             else f"{TORCH_INDEX_VARIABLE} can name an index that has this release."
         ),
+        index,
     )
     wanted = cuda_requirements(home)
     if wanted:
@@ -397,9 +408,10 @@ def install_oneccl(steps: Steps, home: Path, version: str) -> None:
         return
     package = "oneccl_bind_pt"
     imports = "import torch, oneccl_bindings_for_pytorch"
-    install = [*pip(home), "install", "--no-deps", "--index-url", index, f"{package}=={version}"]
-    if not steps.attempt(f"oneCCL bindings {version}, from {index}", install):
-        say(f"  oneCCL bindings: left out, {index} has no {version} for this Python; {without}")
+    install = [*pip(home), "install", "--no-deps", f"{package}=={version}"]
+    source = without_user(index)
+    if not steps.attempt(f"oneCCL bindings {version}, from {source}", install, index):
+        say(f"  oneCCL bindings: left out, {source} has no {version} for this Python; {without}")
     elif not steps.attempt("oneCCL bindings, first import", [python(home), "-I", "-c", imports]):
         steps.attempt("oneCCL bindings, taken out", [*pip(home), "uninstall", "--yes", package])
         say(f"  oneCCL bindings: left out, they do not import here; {without}")

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from infra import preflight, prices, settings
-from infra.arm import Azure, asking, pulumi_json, sign_in
+from infra import prices
+from infra.azure import preflight
+from infra.azure.arm import Azure, asking, pulumi_json
+from infra.config import settings
 from infra.errors import UserError
-from infra.names import Names
-from infra.recording import PROJECT
+from infra.plan.recording import PROJECT
+from infra.program.names import Names
 
 FAB = str(Path(sys.executable).parent / "fab")
 LIFE = (
@@ -41,8 +43,11 @@ def main(ask: Callable[[str], str] = input, run: Run = run, azure: Azure | None 
     try:
         values = preflight.stack_values()
         config = settings.validate(values)
-        account = azure or sign_in()
-        found = preflight.checks(account, config)
+        if config.data_disk_size_gb:
+            raise UserError("make live destroys all that it makes: set data_disk_size_gb to 0.")
+        cluster = preflight.stack_cluster()
+        account = azure or preflight.account(cluster, selected=True)
+        found = preflight.checks(account, config, cluster)
         preflight.show(found)
         if not all(check.well for check in found):
             return 1
@@ -53,14 +58,14 @@ def main(ask: Callable[[str], str] = input, run: Run = run, azure: Azure | None 
         if ask("Type yes to spend it: ").strip() != "yes":
             print("Nothing was created.")
             return 1
-        return _life(account, run)
+        return _life(account, run, Names.chosen(config.name, PROJECT, selected_stack()))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _life(azure: Azure, run: Run) -> int:
-    group = Names.of(PROJECT, selected_stack()).resource_group()
+def _life(azure: Azure, run: Run, names: Names) -> int:
+    group = names.resource_group()
     worked = False
     try:
         worked = all(run(words) == 0 for words in LIFE)

@@ -1,13 +1,13 @@
 """Write requirements/node-upstream.txt and node-intel.txt, which pin what the cluster's nodes get.
 
-    python -m scripts.node_locks [upstream] [intel]
+    python -m scripts.node_locks [upstream] [intel] [conda]
 
 A node needs the extras `train` and `node`, and for the intel stack `intel`: no tools, no Pulumi.
 The versions are those of the checkout's own environments, so nodes compute with what the tests ran
 on. Every wheel's sha256 is in the lock, for each Python that a node may have. Two packages come
 from indexes of their own, which are asked for when a cluster is made: torch, always the CPU build,
 and the oneCCL bindings. Those are pinned by version; bootstrap records their sha256 as they arrive
-on the head and every other node is held to that.
+on the head and every other node is held to that. node-conda.txt pins what makes conda environments.
 """
 
 from __future__ import annotations
@@ -31,12 +31,18 @@ PLATFORMS = (
 )  # fmt: skip
 # libiomp5 alone is used of intel-openmp, and it needs nothing of this runtime for Intel's GPUs.
 NEVER_LOADED = ("intel-cmplr-lib-ur",)
-EXTRAS = {"upstream": ("train", "node"), "intel": ("train", "intel", "node")}
+EXTRAS = {
+    "conda": ("conda",),
+    "intel": ("train", "intel", "node"),
+    "upstream": ("train", "node"),
+}
 
 
 def own_index(stack: str) -> list[str]:
     """The pins of a stack that come from indexes of their own and so stay without a hash."""
-    profile = PROFILES[stack]
+    profile = PROFILES.get(stack)
+    if profile is None:
+        return []
     pins = [f"torch=={profile.torch}+cpu"]
     if profile.oneccl is not None:
         pins.append(f"oneccl-bind-pt=={profile.oneccl}")
@@ -69,16 +75,18 @@ def hashes(reports: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
 
 def text(stack: str, pinned: Sequence[str], found: Mapping[str, set[str]]) -> str:
     """The lock file."""
+    what = "What makes conda environments on nodes."
+    if stack in PROFILES:
+        what = f"Every package of a node with the {stack} stack."
     lines = [
-        f"# Every package of a node with the {stack} stack. Written by",
+        f"# {what} Written by",
         f"#     python -m scripts.node_locks {stack}",
         "# from the extras in pyproject.toml: change those, not this.",
         "",
-        "# From indexes of their own (bootstrap/packages.py):",
-        *own_index(stack),
-        "",
-        "# From the package index:",
     ]
+    if own := own_index(stack):
+        lines += ["# From indexes of their own (bootstrap/setup/python/packages.py):", *own, ""]
+    lines.append("# From the package index:")
     for pin in pinned:
         digests = sorted(found[pin.partition("==")[0]])
         lines.append(" \\\n    ".join([pin, *(f"--hash=sha256:{digest}" for digest in digests)]))
@@ -91,7 +99,7 @@ def write(root: Path, stack: str) -> Path:
     Raises:
         SetupError: it cannot be resolved, or a package has no wheel for one of `PYTHONS`.
     """
-    profile = PROFILES[stack]
+    profile = PROFILES.get(stack)
     import tomllib
 
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]
@@ -105,12 +113,15 @@ def write(root: Path, stack: str) -> Path:
         steps.run("pip", [*pip, "--upgrade", "pip"], "Check the network.")
         dry = [*pip, "--dry-run", "--ignore-installed", "--only-binary=:all:"]
         ask = place / "wanted.txt"
-        ask.write_text("\n".join([*wanted, f"torch=={profile.torch}"]) + "\n")
+        constraint: list[str | Path] = []
+        if profile is not None:
+            wanted.append(f"torch=={profile.torch}")
+            constraint = ["--constraint", environment.lock_path(root, profile)]
+        ask.write_text("\n".join(wanted) + "\n")
         resolved = place / "resolved.json"
-        constraint = environment.lock_path(root, profile)
         steps.run(
             "resolving the packages",
-            [*dry, "--report", resolved, "--requirement", ask, "--constraint", constraint],
+            [*dry, "--report", resolved, "--requirement", ask, *constraint],
             "Change the ranges in pyproject.toml so that they can all be met.",
         )
         pinned = pins(json.loads(resolved.read_text()))
@@ -141,9 +152,9 @@ def write(root: Path, stack: str) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
-    """Write the locks that are named, or both."""
+    """Write the locks that are named, or all."""
     parser = argparse.ArgumentParser(description="Pin what the cluster's nodes get.")
-    parser.add_argument("stacks", nargs="*", metavar="STACK", help="upstream, intel (both)")
+    parser.add_argument("stacks", nargs="*", metavar="STACK", help="upstream, intel, conda (all)")
     stacks = parser.parse_args(arguments).stacks or sorted(EXTRAS)
     try:
         for stack in stacks:

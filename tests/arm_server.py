@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from infra.arm import Azure
+from infra.azure.arm import Azure
 
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
 OWN = {"subscriptionId": SUBSCRIPTION, "displayName": "Ana's", "state": "Enabled"}
@@ -68,7 +68,8 @@ class ArmServer(ThreadingHTTPServer):
     Attributes:
         asked: (method, path) of every request.
         planted: answers by a part of the path, each used up from the front.
-        power: power state by VM name.
+        power: power state by VM name; what is not in it does not exist.
+        priority: Regular or Spot, of every VM.
         usage: (limit, current value) of the quota by name.
         sku: the size on offer.
         actions: what the account may do.
@@ -86,6 +87,7 @@ class ArmServer(ThreadingHTTPServer):
         self.times: list[float] = []
         self.planted: dict[str, list[Answer]] = {}
         self.power: dict[str, str] = {}
+        self.priority = "Regular"
         self.usage = {
             "cores": (100, 10),
             "standardDSv5Family": (100, 10),
@@ -224,6 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
             "/versions": lambda: [{"name": name, "location": "eastus"} for name in server.versions],
             "/providers/Microsoft.Compute": lambda: {"registrationState": server.registration},
             "/providers/Microsoft.Network": lambda: {"registrationState": server.registration},
+            "/providers/Microsoft.DevTestLab": lambda: {"registrationState": "NotRegistered"},
             "/subscriptions": lambda: {"value": [OWN]},
             "/done": lambda: {"status": "Succeeded"},
         }
@@ -243,6 +246,16 @@ class _Handler(BaseHTTPRequestHandler):
         if path.endswith("/retrieveBootDiagnosticsData"):
             name = path.split("/")[-2]
             return _json({"serialConsoleLogBlobUri": f"https://logs.invalid/{name}?sig=x"})
+        if self.command == "GET" and path.rpartition("/")[0].endswith("/virtualMachines"):
+            name = path.rpartition("/")[2]
+            if name not in server.power:
+                return Answer(404)
+            statuses = [{"code": f"PowerState/{server.power[name]}"}]
+            shown: dict[str, Any] = {
+                "priority": server.priority,
+                "instanceView": {"statuses": statuses},
+            }
+            return _json({"name": name, "location": "eastus", "properties": shown})
         if path.endswith("/instanceView"):
             name = path.split("/")[-2]
             server.views[name] = server.views.get(name, 0) + 1

@@ -13,7 +13,7 @@ from inspect import signature
 from types import ModuleType
 from typing import Any
 
-from infra.recording import NAME_KEYS
+from infra.program.kinds import NAME_KEYS
 
 MODELS = {
     "azure-native:resources:ResourceGroup": (
@@ -24,6 +24,7 @@ MODELS = {
         "azure.mgmt.compute.v2024_11_01.models",
         "VirtualMachine",
     ),
+    "azure-native:compute:Disk": ("azure.mgmt.compute.v2024_03_02.models", "Disk"),
     "azure-native:compute:ProximityPlacementGroup": (
         "azure.mgmt.compute.v2024_11_01.models",
         "ProximityPlacementGroup",
@@ -47,7 +48,7 @@ MODELS = {
 IN_THE_ADDRESS = {*NAME_KEYS.values(), "resourceGroupName", "virtualNetworkName", "scope"}
 """Inputs that become parts of the request's URL."""
 OPEN_ENUMS = {"VirtualMachineSizeTypes"}
-"""Azure's reference calls this list out of date and takes other sizes; infra.sizes checks."""
+"""Azure's reference calls this list out of date and takes other sizes; infra checks them itself."""
 PLAIN: dict[str, type | tuple[type, ...]] = {
     "str": str,
     "int": int,

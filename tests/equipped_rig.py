@@ -13,14 +13,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from bootstrap import cluster_ssh
-from bootstrap.activation import activation
-from bootstrap.cluster_environment import cluster_environment
-from bootstrap.host_keys import accept_all
-from bootstrap.hosts import open_hosts
-from bootstrap.inventory import Inventory, read_inventory
-from bootstrap.layout import Layout
-from bootstrap.probe import probe
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.inventory.read_inventory import read_inventory
+from bootstrap.paths import Layout
+from bootstrap.setup import cluster_ssh
+from bootstrap.setup.node_facts import probe
+from bootstrap.setup.python.activation import activation
+from bootstrap.setup.python.rank_environment import cluster_environment
+from bootstrap.ssh.host_keys import accept_all
+from bootstrap.ssh.open_hosts import open_hosts
 from tests.local_cluster import CHECKOUT, make_root, training_environment
 from tests.rig.file_system import UID
 from tests.rig.host import RigHost

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from infra import plan
+from infra.plan import plan
 
 KEY = Path(plan.__file__).with_name("example_key.pub")
 BASE = {"allowed_ssh_cidr": "203.0.113.7/32", "ssh_public_key_path": str(KEY)}

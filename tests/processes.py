@@ -128,6 +128,7 @@ def _child(
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    os.environ.pop("OMP_NUM_THREADS", None)  # the tests' own: these run as a person's would
     os.environ.update(environment)
     if hook:
         hook(rank)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from training.machine.cpu import this_cpu
+
+PRECISIONS = ("no", "bf16") if this_cpu().computes_bf16 else ("no",)
+"""Values of `mixed_precision` that this processor computes in."""
+
 
 def short_run(
     model: Path, pictures: Path, latents: Path, output: Path, **changes: object

@@ -21,7 +21,7 @@ WORDS = [
     *("a", "photo", "of", "the", "toy", "cat", "dog", "red"),
     *("in", "style", "painting", "rendering"),
 ]
-MAX_LENGTH = 16
+MAX_LENGTH = 24
 
 
 def make_tokenizer(folder: Path) -> CLIPTokenizer:

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.short_run import short_run
+from tests.short_run import PRECISIONS, short_run
 from tests.tiny_model import make_pictures, make_tiny_model
+from training.machine import vector_math
+
+
+def pytest_sessionstart() -> None:
+    """Tests compute, too."""
+    vector_math.resolve_kernels()
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +36,12 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Flags = Callable[..., list[str]]
+
+
+@pytest.fixture(params=PRECISIONS)
+def precision(request: pytest.FixtureRequest) -> str:
+    """Each `mixed_precision` that this processor computes in."""
+    return str(request.param)
 
 
 @pytest.fixture

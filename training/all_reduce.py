@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import torch
 
 from training.errors import UserError
-from training.launcher import Ranks
-from training.ranks import all_reduce_sum, barrier, joined
-from training.stack import resolve_stack
+from training.machine import vector_math
+from training.machine.stack import resolve_stack
+from training.ranks.launcher import Ranks
+from training.ranks.process_group import all_reduce_sum, barrier, joined
 
 SMALL, LARGE = 1, 4_000_000
 """Elements of float32: four bytes, and 16 MB."""
@@ -53,9 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--backend", choices=("auto", "ccl", "gloo"), default="auto")
     parser.add_argument("--repeats", type=int, default=20, help="of each size (default: 20)")
     chosen = parser.parse_args(argv)
-    backend = resolve_stack("auto").backend if chosen.backend == "auto" else chosen.backend
+    vector_math.resolve_kernels()
+    # The backend ccl is there once oneCCL's bindings have been imported.
+    stack = None if chosen.backend == "gloo" else resolve_stack("auto")
+    backend, problem = (stack.backend, stack.problem) if stack else ("gloo", "")
     try:
-        with joined(backend, TIMEOUT_SECONDS, os.environ) as ranks:
+        with joined(backend, TIMEOUT_SECONDS, os.environ, problem) as ranks:
+            if chosen.backend == "ccl" and ranks.size > 1 and ranks.backend != "ccl":
+                raise UserError(ranks.notice or "oneCCL's bindings are not installed on any rank.")
             if ranks.size == 1:
                 raise UserError("one rank has nobody to sum with: start it under mpirun -n 2.")
             latency = median_seconds(SMALL, chosen.repeats, ranks)

@@ -56,14 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
     # Only now: importing these takes seconds that the ranks should not share.
-    from training.comparison import write_comparison
-    from training.report import write_report
+    from training.inference.comparison import write_comparison
+    from training.inference.generate import learned
+    from training.machine import vector_math
+    from training.outputs.report import write_report
 
+    vector_math.resolve_kernels()
     print("drawing the same seeds with both words", flush=True)
     comparison = write_comparison(folder, lambda done, of: None)
     report = write_report(folder)
     print(
-        f"\nThe word it learned:    {folder / 'learned_embeds.safetensors'}\n"
+        f"\nThe word it learned:    {learned(folder, None)}\n"
         f"Before and after:       {comparison}\n"
         f"All samples:            {folder / 'samples'}/\n"
         f"Is it learning (curve): {folder / 'loss.png'}\n"

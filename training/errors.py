@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library said, without passwords in URLs: it is shown and stored."""
+    said = str(error).strip().splitlines() or [repr(error)]
+    return re.sub(r"""(?<=://)[^\s/?#"'<>]*@""", "***@", said[0])
+
 
 class UserError(Exception):
     """Bad input or a bad environment: says what was wrong, where, and what to do.
@@ -12,6 +20,18 @@ class UserError(Exception):
 
 class SharedError(UserError):
     """A `UserError` that every rank raises alike: the first rank alone prints it."""
+
+
+class PeerError(UserError):
+    """Another rank ends with an error, which it prints itself: this one ends in silence.
+
+    Attributes:
+        code: the other's exit code.
+    """
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class LostRanks(UserError):

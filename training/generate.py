@@ -6,111 +6,14 @@ The same prompt, seed and step draw the same picture, in the run's own precision
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import math
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from training import frozen
-from training.embeds import load_embeds
 from training.errors import UserError
-from training.events import read_events
-from training.models import add_placeholder, load_models
-from training.prompts import expand_placeholder
-from training.run_directory import read_config
-from training.samples import build_pipeline, draw, save_picture
-from training.stack import resolve_stack
-
-FOLDER = "generated"
-
-
-def learned(folder: Path, step: int | None) -> Path:
-    """The file with the rows of `step`; None: the newest there are.
-
-    A run that goes on after its end keeps its final rows of then until its next end.
-
-    Raises:
-        UserError: there are none.
-    """
-    name = "learned_embeds" if step is None else f"learned_embeds-steps-{step}"
-    found = sorted(folder.glob(f"{name}.*"))
-    if step is None:
-        later = sorted(folder.glob("learned_embeds-steps-*"), key=_step)
-        if later and (not found or _step(later[-1]) > _final_step(folder)):
-            found = later
-    if not found:
-        steps = ", ".join(sorted(path.stem for path in folder.glob("learned_embeds-steps-*")))
-        raise UserError(f"{folder}: holds no {name} (it has: {steps or 'none yet'}).")
-    return found[-1]
-
-
-def _step(path: Path) -> int:
-    return int(path.stem.rsplit("-", 1)[1])
-
-
-def _final_step(folder: Path) -> float:
-    """The step at which the run last came to its end, by its events; infinite where none tells."""
-    done = [event["step"] for event in read_events(folder) if event["event"] == "done"]
-    return done[-1] if done else math.inf
-
-
-def generate(
-    folder: Path,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    step: int | None = None,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-) -> list[Path]:
-    """Draw each prompt once a seed; returns the pictures' paths.
-
-    Args:
-        num_inference_steps, guidance_scale: the run's own where None.
-
-    Raises:
-        UserError: the folder holds no run, or nothing learned.
-    """
-    config, record = read_config(folder)
-    rows_file = learned(folder, step)
-    models = load_models(config)
-    _, token_ids = add_placeholder(config, models)
-    encoder = models.text_encoder
-    if len(encoder.get_input_embeddings().weight) < len(models.tokenizer):
-        encoder.resize_token_embeddings(len(models.tokenizer), mean_resizing=False)
-    with torch.no_grad():
-        encoder.get_input_embeddings().weight[token_ids] = load_embeds(rows_file)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[record.dtype]
-    models = frozen.prepare(models, "native", resolve_stack("upstream"), dtype)
-    pipeline = build_pipeline(models)
-    paths = []
-    for number, prompt in enumerate(prompts):
-        for seed in seeds:
-            done = number * len(seeds) + seeds.index(seed)
-            print(f"drawing picture {done + 1} of {len(prompts) * len(seeds)}", file=sys.stderr,
-                  flush=True)  # fmt: skip
-            (picture,) = draw(
-                pipeline,
-                expand_placeholder(prompt, config.placeholder_tokens),
-                [seed],
-                config.resolution,
-                num_inference_steps or config.num_inference_steps,
-                config.guidance_scale if guidance_scale is None else guidance_scale,
-            )
-            path = folder / FOLDER / f"{_slug(prompt)}-{rows_file.stem}-seed-{seed}.png"
-            save_picture(path, picture)
-            paths.append(path)
-    return paths
-
-
-def _slug(prompt: str) -> str:
-    """A prompt as a file's name: readable, and another for each prompt."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
-    return f"{words}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
+from training.inference.generate import generate
+from training.machine import vector_math
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_inference_steps", type=int, help="[as in training]")
     parser.add_argument("--guidance_scale", type=float, help="[as in training]")
     asked = parser.parse_args(argv)
+    vector_math.resolve_kernels()
     try:
         paths = generate(
             asked.folder,

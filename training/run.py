@@ -1,4 +1,4 @@
-"""One training run, put together: config -> data -> step -> loop -> outputs."""
+"""One training run, put together: configuration -> inputs -> step -> loop -> outputs."""
 
 from __future__ import annotations
 
@@ -9,43 +9,82 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from training import concept, frozen, run_directory
-from training.checkpoint import State
-from training.config import TextualInversionConfig
-from training.cpu import this_cpu, threads_per_rank
-from training.draws import Draws, chunks, share
-from training.embeds import load_embeds
+from training.config.run import RunConfig
+from training.data.dataset import epoch_length, one_pass
+from training.data.draws import Draws, chunks, share
+from training.data.inputs import Inputs, read_inputs, read_posteriors
+from training.data.samples import EncodedData
 from training.errors import UserError
-from training.events import EventLog
-from training.inputs import Inputs, read_inputs, read_posteriors
-from training.keepers import check_folder, keep_a_copy, run_folders
-from training.launcher import Ranks
-from training.learning_rate import DECAYING, learning_rate_schedule
-from training.loop import Stopped, restore, train
-from training.models import tokenize
-from training.outputs import Outputs
-from training.pipeline import publish, save_full_pipeline
-from training.progress import StepProgress
-from training.prompts import prompts_for
-from training.ranks import barrier, joined, together
-from training.report import write_report
-from training.resume import fixed_facts
-from training.run_directory import RunRecord
-from training.stack import Stack, resolve_stack
-from training.step import Denoising, TrainingStep
+from training.loop.learning_rate import DECAYING, learning_rate_schedule
+from training.loop.step import TrainingStep
+from training.loop.train import Stopped, restore, train
+from training.machine import vector_math
+from training.machine.cpu import this_cpu, threads_per_rank
+from training.machine.stack import Stack, resolve_stack
+from training.method import Method, Values
+from training.models import frozen
+from training.models.denoising import Denoising
+from training.models.loading import tokenize
+from training.outputs.pipeline import publish, save_full_pipeline
+from training.outputs.progress import StepProgress
+from training.outputs.report import write_report
+from training.outputs.writer import Outputs
+from training.ranks.launcher import Ranks, asked_threads
+from training.ranks.process_group import barrier, joined, together
+from training.storage import run_directory
+from training.storage.checkpoint import State, prune
+from training.storage.copies import check_folder, keep_a_copy, run_folders
+from training.storage.events import EventLog
+from training.storage.resume import fixed_facts
+from training.storage.run_directory import RunRecord
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def run(config: TextualInversionConfig, notices: Sequence[str] = ()) -> int:
+@dataclass(frozen=True)
+class Machine:
+    """What a run computes on.
+
+    Attributes:
+        threads: of this rank.
+        keeps: whether this rank keeps the run in the folder that it sees.
+        say: tells the person, from the first rank alone.
+    """
+
+    stack: Stack
+    ranks: Ranks
+    threads: int
+    keeps: bool
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the loop has ended.
+
+    Attributes:
+        done, end: optimizer steps done in all, and asked for.
+        signal: the one that asked to stop, if one did.
+    """
+
+    outputs: Outputs
+    done: int
+    end: int
+    signal: int | None
+
+
+def run(method: type[Method], config: RunConfig, notices: Sequence[str] = ()) -> int:
     """Train as `config` says, on all the ranks that the launcher started.
 
     Args:
+        method: what is trained; `config` is of its `config_type`.
         notices: lines to print before anything else.
 
     Returns:
@@ -54,13 +93,18 @@ def run(config: TextualInversionConfig, notices: Sequence[str] = ()) -> int:
     Raises:
         UserError: bad input, found on any rank.
     """
+    vector_math.resolve_kernels()
     stack = resolve_stack(config.stack)
     with (
-        joined(stack.backend, config.ddp_timeout, os.environ) as ranks,
+        joined(stack.backend, config.ddp_timeout, os.environ, stack.problem) as ranks,
         run_folders(config.output_dir, ranks) as keeps,
     ):
         try:
-            return _train_and_save(config, stack, ranks, keeps, notices)
+            machine = _configure(config, stack, ranks, keeps, notices)
+            inputs, record, state = _read(method, config, machine)
+            step = assemble(config, stack, ranks, inputs, record, machine.say)
+            ended = _loop(config, machine, inputs, record, step, state)
+            return _write(config, machine, step, ended)
         except UserError as error:
             if ranks.is_first and run_directory.holds_a_run(config.output_dir):
                 with contextlib.suppress(UserError):
@@ -68,44 +112,90 @@ def run(config: TextualInversionConfig, notices: Sequence[str] = ()) -> int:
             raise
 
 
-def _train_and_save(
-    config: TextualInversionConfig,
-    stack: Stack,
-    ranks: Ranks,
-    keeps: bool,
-    notices: Sequence[str],
-) -> int:
+def _configure(
+    config: RunConfig, stack: Stack, ranks: Ranks, keeps: bool, notices: Sequence[str]
+) -> Machine:
+    """Set this process up, say what it computes on, and refuse what cannot work."""
     say = _printer(ranks)
-    threads = threads_per_rank(this_cpu(), ranks.local_size)
+    asked = asked_threads(os.environ)
+    threads = asked or threads_per_rank(this_cpu(), ranks.local_size)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     torch.set_num_threads(threads)
-    for line in (*_headlines(config, stack, ranks, threads), *notices):
+    for line in (*_headlines(config, stack, ranks, threads, asked is not None), *notices):
         say(line)
     check_folder(config, ranks, keeps)
     together(ranks, lambda: _check_tracker(config))
-    say("loading the model and the pictures")
-    inputs = together(ranks, lambda: read_inputs(config, say))
-    record, state = fixed_facts(config, stack, ranks, inputs, say)
-    keep_a_copy(config, record, ranks, keeps)
+    return Machine(stack, ranks, threads, keeps, say)
 
-    step = assemble(config, stack, ranks, inputs, record, say)
-    max_train_steps = _max_train_steps(config, record, len(inputs.pictures))
-    start = _restore(step, state)
-    progress = StepProgress("training", max_train_steps, start, shown=ranks.is_first)
-    log = EventLog(config.output_dir) if ranks.is_first else None
+
+def _read(
+    method: type[Method], config: RunConfig, machine: Machine
+) -> tuple[Inputs, RunRecord, State | None]:
+    """What the person named, the run's fixed facts, and the state to go on at."""
+    ranks, say = machine.ranks, machine.say
+    say("loading the model and the pictures")
+    inputs = together(ranks, lambda: read_inputs(method, config, say))
+    record, state = fixed_facts(config, machine.stack, ranks, inputs, say)
+    keep_a_copy(config, record, ranks, machine.keeps)
+    return inputs, record, state
+
+
+def _begin(
+    config: RunConfig,
+    machine: Machine,
+    inputs: Inputs,
+    record: RunRecord,
+    step: TrainingStep,
+    state: State | None,
+) -> tuple[Outputs, int]:
+    """Where the run writes, its start told there; and how many steps it is to have."""
+    end = _max_train_steps(config, record, inputs)
+    if state is not None:
+        restore(state, step)
+    start, first = state.step if state else 0, machine.ranks.is_first
     outputs = Outputs(
-        config, record, step.denoising.models, log, step.accelerator, inputs.rows, progress, keeps
+        config,
+        config,
+        config.resolution,
+        record,
+        inputs.models,
+        EventLog(config.output_dir) if first else None,
+        step.accelerator,
+        inputs.method,
+        StepProgress("training", end, start, shown=first),
+        machine.keeps,
     )
-    _announce(config, record, stack, ranks, outputs, start, max_train_steps, threads)
-    schedule = learning_rate_schedule(config, record.learning_rate, max_train_steps)
-    with _stop_on_signals() as stopped, progress:
-        done = train(config, step, schedule, start, max_train_steps, outputs, progress, stopped)
-    if ranks.is_first:
-        _finish(config, outputs, step.concept.rows, done, max_train_steps)
+    _announce(config, record, machine, outputs, start, end)
+    return outputs, end
+
+
+def _loop(
+    config: RunConfig,
+    machine: Machine,
+    inputs: Inputs,
+    record: RunRecord,
+    step: TrainingStep,
+    state: State | None,
+) -> Ended:
+    """Train from `state` to the last step, or until a signal asks to stop."""
+    outputs, end = _begin(config, machine, inputs, record, step, state)
+    schedule = learning_rate_schedule(config, record.learning_rate, end)
+    start = state.step if state else 0
+    with _stop_on_signals() as stopped, outputs.progress as progress:
+        done = train(config, config, step, schedule, start, end, outputs, progress, stopped)
+    return Ended(outputs, done, end, stopped.signal)
+
+
+def _write(config: RunConfig, machine: Machine, step: TrainingStep, ended: Ended) -> int:
+    """Write what has been learned; returns the exit code."""
+    if machine.keeps:
+        prune(config.output_dir, config.checkpoints_total_limit)
+    if machine.ranks.is_first:
+        _finish(config, ended.outputs, step.parameters, ended.done, ended.end)
     for tracker in step.accelerator.trackers:
         tracker.finish()
-    barrier(ranks)
-    return 0 if done >= max_train_steps else 128 + (stopped.signal or signal.SIGTERM)
+    barrier(machine.ranks)
+    return 0 if ended.done >= ended.end else 128 + (ended.signal or signal.SIGTERM)
 
 
 def _printer(ranks: Ranks) -> Callable[[str], None]:
@@ -117,13 +207,14 @@ def _printer(ranks: Ranks) -> Callable[[str], None]:
 
 
 def _headlines(
-    config: TextualInversionConfig, stack: Stack, ranks: Ranks, threads: int
+    config: RunConfig, stack: Stack, ranks: Ranks, threads: int, asked: bool
 ) -> list[str]:
     cpu = this_cpu()
     versions = ", ".join(f"{name} {version}" for name, version in stack.versions.items())
     count = f"{ranks.size} ranks ({ranks.launcher}, {ranks.backend})" if ranks.backend else "1 rank"
     lines = [
-        f"stack {stack.name} ({versions}); {count}, {threads} threads each",
+        f"stack {stack.name} ({versions}); {count}, {threads} threads each"
+        f"{' (OMP_NUM_THREADS)' if asked else ''}",
         f"CPU {cpu.model}: {', '.join(cpu.flags) or 'no vector extensions reported'}",
     ]
     if config.model_name != config.pretrained_model_name_or_path:
@@ -134,7 +225,7 @@ def _headlines(
     return lines
 
 
-def _check_tracker(config: TextualInversionConfig) -> None:
+def _check_tracker(config: RunConfig) -> None:
     """accelerate says nothing of a tracker that is not installed."""
     package = config.report_to
     if package not in ("all", "none") and importlib.util.find_spec(package) is None:
@@ -145,23 +236,24 @@ def _check_tracker(config: TextualInversionConfig) -> None:
 
 
 def assemble(
-    config: TextualInversionConfig,
+    config: RunConfig,
     stack: Stack,
     ranks: Ranks,
     inputs: Inputs,
     record: RunRecord,
     say: Callable[[str], None],
 ) -> TrainingStep:
-    """The training step: frozen models, the concept over them, data, optimizer."""
+    """The training step: frozen models, what is trained in them, data, optimizer."""
     dtype = DTYPES[record.dtype]
-    table = inputs.models.text_encoder.get_input_embeddings().weight.detach().clone()
-    models = frozen.prepare(inputs.models, record.frozen, stack, dtype)
-    embedding = concept.install(models.text_encoder, table, inputs.rows, inputs.token_ids)
-    posteriors = read_posteriors(config, inputs.pictures, models.vae, dtype, ranks, say)
+    models = inputs.models = frozen.prepare(inputs.models, record.frozen, stack, dtype)
+    parameters = inputs.method.enter(models)
+    posteriors = read_posteriors(
+        config.output_dir, config, inputs.pictures, models.vae, dtype, ranks, say
+    )
     if config.gradient_checkpointing:
         models.unet.enable_gradient_checkpointing()
         models.unet.train()
-    prompts = prompts_for(config.learnable_property, config.placeholder_tokens)
+    prompts = inputs.method.prompts()
     channels, height, width = posteriors.shape[-3:]
     draws = Draws(
         seed=record.seed,
@@ -170,6 +262,7 @@ def assemble(
         prompts=len(prompts),
         num_train_timesteps=models.noise_scheduler.config.num_train_timesteps,
         latent_shape=(channels, height, width),
+        one_pass=one_pass(inputs.pictures),
     )
     mine = share(record.global_batch, ranks.rank, ranks.size)
     accelerator = Accelerator(
@@ -179,16 +272,17 @@ def assemble(
         project_dir=str(config.output_dir / config.logging_dir),
     )
     optimizer = torch.optim.AdamW(
-        [embedding.rows],
+        list(parameters.values()),
         lr=record.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
     )
     return TrainingStep(
-        Denoising(models, posteriors, tokenize(models.tokenizer, prompts), dtype),
-        embedding,
+        partial(inputs.method.losses, Denoising(models, dtype, parameters)),
+        parameters,
         optimizer,
+        EncodedData(posteriors, tokenize(models.tokenizer, prompts)),
         draws,
         ranks,
         accelerator,
@@ -197,33 +291,25 @@ def assemble(
     )
 
 
-def _restore(step: TrainingStep, state: State | None) -> int:
-    if state is None:
-        return 0
-    restore(state, step.concept.rows, step.optimizer)
-    return state.step
-
-
-def _max_train_steps(config: TextualInversionConfig, record: RunRecord, pictures: int) -> int:
+def _max_train_steps(config: RunConfig, record: RunRecord, inputs: Inputs) -> int:
     if config.max_train_steps is not None:
         return config.max_train_steps
-    per_epoch = math.ceil(pictures * config.repeats / record.global_batch)
+    per_epoch = math.ceil(epoch_length(inputs.pictures, config.repeats) / record.global_batch)
     return config.num_train_epochs * per_epoch
 
 
 def _announce(
-    config: TextualInversionConfig,
+    config: RunConfig,
     record: RunRecord,
-    stack: Stack,
-    ranks: Ranks,
+    machine: Machine,
     outputs: Outputs,
     start: int,
     max_train_steps: int,
-    threads: int,
 ) -> None:
     """The start event, the trackers, and what a resumed schedule does."""
     if outputs.log is None:
         return
+    stack, ranks = machine.stack, machine.ranks
     outputs.log.write(
         "start",
         step=start,
@@ -236,12 +322,14 @@ def _announce(
         cpu=this_cpu().model,
         dtype=record.dtype,
         frozen=record.frozen,
-        threads=threads,
+        threads=machine.threads,
     )
+    if ranks.notice:
+        outputs.notice(ranks.notice)
     if config.report_to != "none":
         values = config.model_dump(mode="json")
         simple = {k: v if isinstance(v, int | float) else str(v) for k, v in values.items()}
-        outputs.accelerator.init_trackers("textual_inversion", simple)
+        outputs.accelerator.init_trackers(config.method, simple)
     if start > 0 and config.lr_scheduler in DECAYING:
         outputs.notice(
             f"the {config.lr_scheduler} schedule is restated: it ends at step {max_train_steps}"
@@ -271,9 +359,9 @@ def _stop_on_signals() -> Iterator[Stopped]:
 
 
 def _finish(
-    config: TextualInversionConfig,
+    config: RunConfig,
     outputs: Outputs,
-    rows: torch.Tensor,
+    values: Values,
     done: int,
     max_train_steps: int,
 ) -> None:
@@ -285,10 +373,10 @@ def _finish(
             f"stopped at step {done} with a checkpoint; go on with --resume_from_checkpoint latest"
         )
         return
-    paths: list[Path] = outputs.final(rows)
+    paths: list[Path] = outputs.final(values)
     if config.save_as_full_pipeline:
         outputs.progress.note("saving the whole pipeline")
-        save_full_pipeline(config, load_embeds(paths[0]))
+        save_full_pipeline(config.output_dir, config, outputs.method.learned_models(values))
         paths.append(config.output_dir / "model_index.json")
     outputs.log.write("done", step=done, paths=[path.name for path in paths])
     paths.append(write_report(config.output_dir))

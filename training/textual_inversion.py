@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from training.command_line import parse
-from training.config import TextualInversionConfig
-from training.errors import LostRanks, SharedError, UserError
-from training.launcher import read_environment
+from training.config.textual_inversion import TextualInversionConfig
+from training.program import LOST, run_program
+
+if TYPE_CHECKING:
+    from training.method import Method
+
+__all__ = ["LOST", "main"]
 
 PROGRAM = "python -m training.textual_inversion"
-LOST = 75
-"""Exit code where other ranks died: the same command with --resume_from_checkpoint goes on."""
 DESCRIPTION = """\
 Teach Stable Diffusion a new word from a few pictures, on CPUs.
 
@@ -27,28 +28,14 @@ under torchrun, and under mpirun (mpirun -n 2 python -m training.textual_inversi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0, 2 for a user's error, 128 + signal, LOST)."""
-    first = read_environment(os.environ).is_first
-    try:
-        config, notices = parse(TextualInversionConfig, argv, PROGRAM, DESCRIPTION)
-    except UserError as error:
-        return _complain(error) if first else 2
-    from training.run import run  # torch and diffusers take seconds to import: not for --help
-
-    try:
-        return run(config, notices)
-    except SharedError as error:
-        return _complain(error) if first else 2
-    except LostRanks as error:
-        _complain(error)
-        return LOST
-    except UserError as error:
-        return _complain(error)
+    """Run the command line; returns the exit code of `training.program.run_program`."""
+    return run_program(TextualInversionConfig, _method, argv, PROGRAM, DESCRIPTION)
 
 
-def _complain(error: UserError) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    return 2
+def _method() -> type[Method]:
+    from training.methods.textual_inversion import TextualInversion
+
+    return TextualInversion
 
 
 if __name__ == "__main__":

@@ -227,6 +227,27 @@ def test_torch_comes_from_the_index_that_the_variable_names(
     assert subprocess.check_output(show, text=True) == "cpu\n"
 
 
+def test_a_password_of_an_index_is_no_argument_and_shown_and_logged_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tmp_path / "given"
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "$@"; echo "$PIP_INDEX_URL" >> {given}; exit 1\n')
+    python.chmod(0o755)
+    index = "http://me:geheim@127.0.0.1:9/whl"
+    for variable in (environment.TORCH_INDEX_VARIABLE, environment.ONECCL_INDEX_VARIABLE):
+        monkeypatch.setenv(variable, index)
+    steps = environment.Steps(tmp_path / "log")
+    with pytest.raises(environment.SetupError) as caught:
+        environment.install_torch(steps, tmp_path, "9.0")
+    environment.install_oneccl(steps, tmp_path, "9.0")
+    assert given.read_text().splitlines() == [index, index]
+    said = capsys.readouterr().out + str(caught.value)
+    assert said.count("from http://127.0.0.1:9/whl") == 3
+    assert "geheim" not in said + steps.log.read_text()
+
+
 def test_an_index_that_is_not_there_is_found_out_soon() -> None:
     began = time.monotonic()
     assert not environment.index_answers("http://127.0.0.1:9/whl")

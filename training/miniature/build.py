@@ -14,16 +14,17 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from training.miniature.captions import full_caption, vocabulary
+from training.machine import vector_math
 from training.miniature.check import MODEL, VALIDATION_SEED, draw, grid, with_fast_sampler
-from training.miniature.dataset import new_corpus, tokenize
 from training.miniature.decoder import Pairs, drawn_pairs, refine_decoder
-from training.miniature.loop import console, is_first, say
-from training.miniature.scenes import Scene, render_all, sample_scenes
-from training.miniature.text_encoder import PlaceholderRows, train_text_encoder
-from training.miniature.tokenizer import new_tokenizer
-from training.miniature.unet import new_scheduler, train_unet
-from training.miniature.vae import as_tensor, encode, psnr, train_vae
+from training.miniature.networks.loop import console, is_first, say
+from training.miniature.networks.text_encoder import PlaceholderRows, train_text_encoder
+from training.miniature.networks.tokenizer import new_tokenizer
+from training.miniature.networks.unet import new_scheduler, train_unet
+from training.miniature.networks.vae import as_tensor, encode, psnr, train_vae
+from training.miniature.scenes.captions import full_caption, vocabulary
+from training.miniature.scenes.dataset import new_corpus, tokenize
+from training.miniature.scenes.scene import Scene, render_all, sample_scenes
 
 
 def assemble(
@@ -183,7 +184,7 @@ def build(arguments: argparse.Namespace) -> None:
         return
     save(pipeline, arguments.output_dir)
     size = sum(file.stat().st_size for file in arguments.output_dir.rglob("*") if file.is_file())
-    console.print(f"{arguments.output_dir}: {size / 1e6:.2f} MB")
+    console.print(f"{arguments.output_dir}: {size / 1e6:.2f} MB", markup=False)
 
 
 def main() -> None:
@@ -230,6 +231,7 @@ def main() -> None:
         "--snapshot_every", type=int, default=1000, help="UNet steps between saved pipelines"
     )
     arguments = parser.parse_args()
+    vector_math.resolve_kernels()
     torch.set_num_threads(arguments.threads)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")

@@ -15,13 +15,14 @@ from PIL import Image, ImageDraw
 from rich.table import Table
 from torch import Tensor
 
-from training.miniature.captions import full_caption
+from training.machine import vector_math
 from training.miniature.judge import Verdict, accuracy, judge_pictures
-from training.miniature.loop import console
-from training.miniature.scenes import Scene, render, render_all, sample_scenes
-from training.miniature.shapes import SHAPES
-from training.miniature.sharpness import edge_share, flat_share, outline_overlap
-from training.miniature.vae import as_tensor, decode, psnr
+from training.miniature.networks.loop import console
+from training.miniature.networks.vae import as_tensor, decode, psnr
+from training.miniature.scenes.captions import full_caption
+from training.miniature.scenes.scene import Scene, render, render_all, sample_scenes
+from training.miniature.scenes.shapes import SHAPES
+from training.miniature.scenes.sharpness import edge_share, flat_share, outline_overlap
 
 MODEL = Path(__file__).parent / "model"
 SCENES_SEED, VALIDATION_SEED = 20_240, 10_011
@@ -232,6 +233,7 @@ def main() -> int:
     )
     parser.add_argument("--grid", type=Path, help="write some pictures with captions here")
     arguments = parser.parse_args()
+    vector_math.resolve_kernels()
     console.print(f"judge: {accuracy():.2%} right on 2000 held-out scenes (shape and color)")
     pipeline = load_pipeline(arguments.model)
     drawings = check(pipeline, arguments.captions, arguments.seeds)

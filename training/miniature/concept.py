@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.miniature.loop import console
-from training.miniature.scenes import (
+from training.miniature.networks.loop import console
+from training.miniature.scenes.scene import (
     CONCEPT_COLOR,
     CONCEPT_HAT,
     CONCEPT_SHAPE,
@@ -54,7 +54,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, scene in enumerate(concept_scenes()):
         Image.fromarray(render(scene, 256)).save(folder / f"{index}.png", optimize=True)
-    console.print(f"{len(SETTINGS)} pictures in {folder}")
+    console.print(f"{len(SETTINGS)} pictures in {folder}", markup=False)
 
 
 if __name__ == "__main__":

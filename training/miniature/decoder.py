@@ -17,12 +17,12 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.miniature.captions import full_caption
 from training.miniature.check import draw_latents
-from training.miniature.loop import Schedule, say, train
-from training.miniature.scenes import Scene, render_all
-from training.miniature.sharpness import nearest_scene
-from training.miniature.vae import as_tensor, decode, psnr, reconstruction_loss
+from training.miniature.networks.loop import Schedule, say, train
+from training.miniature.networks.vae import as_tensor, decode, psnr, reconstruction_loss
+from training.miniature.scenes.captions import full_caption
+from training.miniature.scenes.scene import Scene, render_all
+from training.miniature.scenes.sharpness import nearest_scene
 
 LEAST_OVERLAP = 0.7
 """A drawing that overlaps less with what was asked shows something else, and is left out."""

@@ -18,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.miniature.dataset import CLASSES
-from training.miniature.loop import Schedule, console, train
-from training.miniature.scenes import (
+from training.machine import vector_math
+from training.miniature.networks.loop import Schedule, console, train
+from training.miniature.networks.vae import PICTURE_SIZE, as_tensor
+from training.miniature.scenes.dataset import CLASSES
+from training.miniature.scenes.scene import (
     CONCEPT_COLOR,
     CONCEPT_HAT,
     CONCEPT_SHAPE,
@@ -28,7 +30,6 @@ from training.miniature.scenes import (
     render_all,
     sample_scenes,
 )
-from training.miniature.vae import PICTURE_SIZE, as_tensor
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
 
@@ -172,11 +173,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="batches of 64 pictures")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="where the weights go")
     arguments = parser.parse_args()
+    vector_math.resolve_kernels()
     judge = train_judge(steps=arguments.steps)
     weights = {name: w.half().contiguous() for name, w in judge.state_dict().items()}
     save_file(weights, arguments.output)
     share = accuracy(load_judge(arguments.output))
-    console.print(f"{arguments.output}: shape and color right in {share:.2%} of held-out scenes")
+    text = f"{arguments.output}: shape and color right in {share:.2%} of held-out scenes"
+    console.print(text, markup=False)
 
 
 if __name__ == "__main__":

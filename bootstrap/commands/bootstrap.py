@@ -1,0 +1,193 @@
+"""Set up every node of the cluster, from bare machines to ones that train.
+
+Nodes come from the selected Pulumi stack, or from --inventory: a file that `pulumi stack output
+--json` wrote; a nodefile, one user@host:port a line, the head first (your own machines: no sudo is
+needed, ~/.ssh/config and the agent are respected); or `local`, this machine alone, without SSH.
+Only the head has to be reachable from here: everything else goes through it, and the head alone
+fetches from the internet.
+
+It can be run again at any time: what is done is left alone, and what was cut short goes on.
+`fab clean` removes all of it from the nodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bootstrap.errors import UserError
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.inventory.read_inventory import read_inventory
+from bootstrap.paths import CHECKOUT, ROOT_VARIABLE, records
+from bootstrap.setup.cluster_lock import claimed
+from bootstrap.setup.model_and_data import DEFAULT_MODEL, DEFAULT_PICTURES, read_input
+from bootstrap.setup.python.package_pins import CONDA, ONECCL_PACKAGE, STACKS, read_lock
+from bootstrap.setup.python.payload import make_kit
+from bootstrap.setup.setup_progress import watching
+from bootstrap.setup.setup_steps import NodeSetup
+from bootstrap.setup.step_runner import run_steps
+from bootstrap.ssh.host import Host
+from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
+from bootstrap.ssh.node_log import log_file
+from bootstrap.ssh.open_hosts import open_hosts
+from bootstrap.ssh.ssh_host import BootLog
+from bootstrap.terminal import exit_status, say, say_on
+from bootstrap.urls import checked
+
+WAIT_SECONDS = 600
+EXAMPLES = f"""examples:
+  fab bootstrap                                   the stack's nodes, Stable Diffusion 1.5
+  fab bootstrap --inventory nodefile --stack upstream
+  fab bootstrap --train-data-dir my-pictures      pictures from this machine
+  fab bootstrap --inventory local --package-index https://mirror/simple
+
+Where home folders are small, {ROOT_VARIABLE}=/scratch/me puts everything there on the nodes.
+A complete log of each node is in .cluster/<cluster>/logs/."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="fab bootstrap",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("--inventory", default="", metavar="FILE", help="cluster.json, a nodefile, or local")
+    add("--stack", choices=STACKS, default="intel",
+        help="intel: torch 2.8 with Intel's extension and oneCCL; upstream: current torch and gloo"
+             " (default: %(default)s)")  # fmt: skip
+    add("--without-oneccl", action="store_true",
+        help="where Intel's index does not answer: the ranks of the intel stack then use gloo",
+        )  # fmt: skip
+    add("--environment", choices=("auto", "conda", "venv"), default="auto",
+        help="venv needs a package index only; auto: conda where its channel answers")  # fmt: skip
+    add("--conda-channel", metavar="URL", help="in place of conda-forge's own; - reads it")
+    add("--package-index", metavar="URL",
+        help="in place of PyPI, PyTorch's and Intel's; - reads it from standard input, for one with"
+             " a password: what is typed is in the shell's history")  # fmt: skip
+    add("--pretrained-model-name-or-path", default=DEFAULT_MODEL, metavar="MODEL",
+        help="a repository on the hub or a folder here (default: %(default)s)")  # fmt: skip
+    add("--revision", help="of that repository")
+    add("--train-data-dir", default=DEFAULT_PICTURES, metavar="FOLDER",
+        help="a folder of pictures here, or a repository on the hub (default: %(default)s)",
+        )  # fmt: skip
+    add("--hub-token-file", metavar="PATH",
+        help="a token for gated models (`hf auth login` writes ~/.cache/huggingface/token); - reads"
+             " it from standard input. On the head it lies in a file that only its owner reads",
+        )  # fmt: skip
+    add("--wait", type=float, default=WAIT_SECONDS, metavar="SECONDS",
+        help="how long a node may take to answer (default: %(default)s)")  # fmt: skip
+    add(ACCEPT_FLAG, action="store_true", help="pin new host keys without asking, for scripts")
+    return made
+
+
+def bootstrap(hosts: Sequence[Host], setup: NodeSetup, console: Console) -> dict[str, UserError]:
+    """Run all steps; returns the nodes that failed, by name."""
+    with watching(hosts, console) as watcher:
+        return run_steps(hosts, setup.steps(hosts), watcher)
+
+
+@exit_status(interrupted="interrupted; the same command goes on where this one was")
+def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> int:
+    """`fab bootstrap`; 1 when a node failed.
+
+    Args:
+        argv: the command line.
+        boot_log: says what host keys the machines' boot logs name, where those can be read.
+    """
+    chosen = parser().parse_args(argv)
+    console = Console()
+    begun = time.monotonic()
+    inventory = read_inventory(chosen.inventory)
+    setup = _setup(chosen, inventory, console)
+    waits: set[str] = set()
+
+    def on_wait(text: str) -> None:
+        if text not in waits:
+            waits.add(text)
+            say_on(console, f"waiting up to {chosen.wait:.0f} s: {text}")
+
+    ask = accept_all if chosen.accept_host_keys else ask_on_terminal
+    opened = open_hosts(
+        inventory, ask, wait_seconds=chosen.wait, boot_log=boot_log, on_wait=on_wait
+    )
+    with opened as hosts, _one_at_a_time(hosts):
+        failed = bootstrap(hosts, setup, console)
+    return _report(inventory, failed, time.monotonic() - begun, console)
+
+
+def _one_at_a_time(hosts: Sequence[Host]) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if hosts[0].unreachable else claimed(hosts, "fab bootstrap")
+
+
+def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -> NodeSetup:
+    lock = read_lock(CHECKOUT, chosen.stack)
+    if chosen.without_oneccl:
+        lock = lock.without([ONECCL_PACKAGE])
+        say_on(console, "oneCCL's bindings are left out: ranks on several nodes use gloo.")
+    wanted = [
+        read_input("model", chosen.pretrained_model_name_or_path, chosen.revision),
+        read_input("pictures", chosen.train_data_dir),
+    ]
+    return NodeSetup(
+        inventory=inventory,
+        lock=lock,
+        kit=make_kit(CHECKOUT, records(inventory.name).folder.absolute()),
+        environment=chosen.environment,
+        conda_lock=read_lock(CHECKOUT, CONDA),
+        conda_channel=_url("--conda-channel", chosen.conda_channel),
+        package_index=_url("--package-index", chosen.package_index),
+        wanted=wanted,
+        hub_token=_hub_token(chosen.hub_token_file),
+        say=lambda text: say_on(console, text),
+    )
+
+
+def _url(flag: str, given: str | None) -> str | None:
+    """The URL that a flag gives; "-": a line of standard input, for one with a password."""
+    if given is None:
+        return None
+    url = sys.stdin.readline().strip() if given == "-" else given
+    return checked(flag, url, ("https", "http", "file"))
+
+
+def _hub_token(source: str | None) -> str | None:
+    if source is None:
+        return None
+    try:
+        token = sys.stdin.readline() if source == "-" else Path(source).expanduser().read_text()
+    except OSError as error:
+        raise UserError(f"--hub-token-file {source}: {error.strerror}.") from error
+    if not token.strip():
+        raise UserError(f"--hub-token-file {source}: there is no token in it.")
+    return token.strip()
+
+
+def _report(
+    inventory: Inventory, failed: dict[str, UserError], seconds: float, console: Console
+) -> int:
+    logs = records(inventory.name).logs
+    for name, error in failed.items():
+        say(f"error: {error}\n    (log: {log_file(logs, name)})", error=True)
+    ready = [node.name for node in inventory.nodes if node.name not in failed]
+    count = f"{len(ready)} of {len(inventory.nodes)}"
+    say_on(console, f"{count} nodes are ready after {seconds:.0f} s.")
+    if failed:
+        say("The same command goes on where this one was.", error=True)
+        return 1
+    more = "" if Path.cwd() == CHECKOUT else f" (in {CHECKOUT})"
+    say_on(console, f"Next{more}: fab train")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What `fab check` looks at, and the table that it prints."""

@@ -1,0 +1,65 @@
+"""What `fab check` found, and the table of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from bootstrap.terminal import Rows, draw, say_on
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of one node, or of what lies between nodes.
+
+    Attributes:
+        what: the check.
+        where: a node's name, two names, or "cluster".
+        well: whether it is as it must be.
+        found: what was seen.
+        fix: the command that mends it; "" where it is well.
+    """
+
+    what: str
+    where: str
+    well: bool
+    found: str
+    fix: str = ""
+
+
+def table(findings: Sequence[Finding]) -> Rows:
+    """One line for each check that is well everywhere, one for each node where one is not."""
+    drawn = Rows("", "check", "where", "found", "what to do")
+    for what in dict.fromkeys(finding.what for finding in findings):
+        of_it = [finding for finding in findings if finding.what == what]
+        bad = [finding for finding in of_it if not finding.well]
+        for finding in bad or _together(of_it):
+            mark = "ok" if finding.well else "NO"
+            drawn.add(mark, what, finding.where, finding.found, finding.fix)
+    return drawn
+
+
+def _together(findings: Sequence[Finding]) -> list[Finding]:
+    """Nodes of which the same was found share a line."""
+    lines: dict[str, list[Finding]] = {}
+    for finding in findings:
+        lines.setdefault(finding.found, []).append(finding)
+    return [
+        Finding(group[0].what, _names([one.where for one in group]), True, found)
+        for found, group in lines.items()
+    ]
+
+
+def _names(names: Sequence[str]) -> str:
+    if len(names) <= 3:
+        return ", ".join(names)
+    return f"{names[0]}, {names[1]} and {len(names) - 2} more"
+
+
+def show(findings: Sequence[Finding], console: Console) -> None:
+    """Print the table, and how many checks failed."""
+    draw(console, table(findings))
+    bad = sum(not finding.well for finding in findings)
+    say_on(console, f"{bad} of {len(findings)} checks failed." if bad else "All is well.")

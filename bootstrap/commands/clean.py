@@ -1,0 +1,133 @@
+"""Remove from the nodes what `fab bootstrap` and `fab train` have put there, and nothing else.
+
+That is the folder ~/.xeon-diffusion (environment, models, pictures, runs and their results) and
+one line of ~/.ssh/authorized_keys. Packages of the system were never touched. `fab fetch` brings
+results home first; `fab destroy` is for machines in Azure that should be gone altogether.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+
+from bootstrap.errors import UserError
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.inventory.read_inventory import read_inventory
+from bootstrap.setup import cluster_ssh
+from bootstrap.setup.cluster_lock import claimed
+from bootstrap.setup.setup_progress import watching_on_terminal
+from bootstrap.setup.step_runner import Say, Step, run_steps
+from bootstrap.ssh.host import Host
+from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
+from bootstrap.ssh.open_hosts import open_hosts
+from bootstrap.ssh.transfer import script
+from bootstrap.terminal import exit_status, say
+
+# Standard input: the root, so that no process's words hold it on our account. Prints who runs.
+LIVE = """
+read -r root
+for words in /proc/[0-9]*/cmdline; do
+  pid=${words#/proc/}; pid=${pid%/cmdline}
+  [ -O "/proc/$pid" ] || continue
+  grep -aqsF -- "$root/" "$words" && echo "$pid $(tr '\\0' ' ' < "$words" | cut -c1-100)"
+done
+:
+"""
+# $1: the folder of runs; only folders in it are runs.
+RUNS = """
+cd -- "$1" 2>/dev/null || exit 0
+for run in */; do [ ! -d "$run" ] || printf '%s\\n' "${run%/}"; done
+"""
+# $1: the root, whose name is ours. What pip and conda made read-only goes too. The lock that this
+# command holds stays for as long, so that nobody begins anew before all nodes are through.
+REMOVE = """
+[ -d "$1" ] || exit 0
+all() { find "$root" -mindepth 1 -maxdepth 1 ! -name 'setup.l*' -exec "$@" {} +; }
+root=$1
+all rm -rf -- 2>/dev/null || { all chmod -R u+w --; all rm -rf --; }
+rmdir -- "$1" 2>/dev/null || :
+"""
+
+
+def live_processes(host: Host) -> list[str]:
+    """What runs on a node out of our folder: a line each."""
+    found = host.run(["sh", "-c", LIVE], stdin=f"{host.layout.root}\n".encode())
+    return found.stdout.splitlines()
+
+
+def runs_on(host: Host) -> list[str]:
+    """The names of the runs whose results lie on a node."""
+    return host.run(script(RUNS, host.layout.runs)).stdout.splitlines()
+
+
+def refuse_while_live(hosts: Sequence[Host]) -> None:
+    """Raises UserError where something of ours is running."""
+    busy = [
+        f"  {host.name}: {line}" for host in hosts if not host.unreachable
+        for line in live_processes(host)
+    ]  # fmt: skip
+    if busy:
+        raise UserError(
+            "A run is going on; nothing was removed. `fab stop` ends it with a checkpoint.\n"
+            + "\n".join(busy)
+        )
+
+
+def remove(host: Host, inventory: Inventory, say: Say) -> None:
+    """Remove everything of ours from one node."""
+    if inventory.kind != "local":
+        cluster_ssh.leave(host, inventory)
+    say(f"removing {host.layout.root}")
+    host.run(script(REMOVE, host.layout.root))
+
+
+def clean(inventory: Inventory, hosts: Sequence[Host], sure: bool) -> int:
+    """Ask, then remove; 1 where a node failed or does not answer."""
+    answering = [host for host in hosts if not host.unreachable]
+    with claimed(answering, "fab clean", gone=True) if answering else contextlib.nullcontext():
+        return _clean(inventory, hosts, answering, sure)
+
+
+def _clean(
+    inventory: Inventory, hosts: Sequence[Host], answering: Sequence[Host], sure: bool
+) -> int:
+    refuse_while_live(hosts)
+    runs = sorted({name for host in answering for name in runs_on(host)})
+    names = ", ".join(host.name for host in answering)
+    say(f"This removes {answering[0].layout.root if answering else 'nothing'} from: {names}")
+    if runs:
+        say(f"Results of these runs go with it (fab fetch brings them home): {', '.join(runs)}")
+    if not sure and not _agreed():
+        raise UserError("Nothing was removed.")
+    with watching_on_terminal(hosts) as watcher:
+        step = Step("clean", lambda host, say: remove(host, inventory, say))
+        failed = run_steps(hosts, [step], watcher)
+    for error in failed.values():
+        say(f"error: {error}", error=True)
+    return 1 if failed else 0
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise UserError("There is no terminal to ask in: pass --yes. Nothing was removed.")
+    return input("Remove it? [yes/no] ").strip().lower() == "yes"
+
+
+@exit_status()
+def main(argv: Sequence[str] | None = None) -> int:
+    """`fab clean`."""
+    parser = argparse.ArgumentParser(prog="fab clean", description=__doc__)
+    parser.add_argument("--inventory", default="", help="as in fab bootstrap")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
+    chosen = parser.parse_args(argv)
+    inventory = read_inventory(chosen.inventory)
+    ask = accept_all if chosen.accept_host_keys else ask_on_terminal
+    with open_hosts(inventory, ask) as hosts:
+        return clean(inventory, hosts, chosen.yes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What the commands about runs share: their flags, the way to the head, which run is meant."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.inventory.read_inventory import read_inventory
+from bootstrap.ssh.host import Ask, Host
+from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
+from bootstrap.ssh.open_hosts import open_hosts
+from bootstrap.terminal import exit_status
+
+Act = Callable[[argparse.Namespace, Inventory, list[Host]], int]
+
+
+def parser(name: str, text: str | None, *, run: bool = True) -> argparse.ArgumentParser:
+    """A parser with the flags that all of these commands have; `run`: it is about one run."""
+    made = argparse.ArgumentParser(
+        prog=f"fab {name}", description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    made.add_argument(
+        "--inventory", default="", metavar="FILE",
+        help="cluster.json, a nodefile, or local; default: what `pulumi stack output` says",
+    )  # fmt: skip
+    if run:
+        made.add_argument("--run", default="", metavar="NAME", help="default: the last one started")
+    made.add_argument(ACCEPT_FLAG, action="store_true", help="pin new host keys without asking")
+    return made
+
+
+def question_of(chosen: argparse.Namespace) -> Ask:
+    """How the person is asked about new host keys, by the flag of `parser`."""
+    return accept_all if chosen.accept_host_keys else ask_on_terminal
+
+
+def run_command(
+    chosen: argparse.Namespace,
+    act: Act,
+    *,
+    all_nodes: bool = False,
+    interrupted: str = "interrupted",
+) -> int:
+    """Connect, act, and turn what went wrong into one message.
+
+    Args:
+        all_nodes: connect to every node, not to the head alone.
+        interrupted: what to say at Ctrl-C.
+    """
+
+    @exit_status(interrupted=f"\n{interrupted}")
+    def connected() -> int:
+        inventory = read_inventory(chosen.inventory)
+        asked = inventory if all_nodes else dataclasses.replace(inventory, nodes=(inventory.head,))
+        with open_hosts(asked, question_of(chosen)) as hosts:
+            if hosts[0].unreachable is not None:
+                raise hosts[0].unreachable
+            return act(chosen, inventory, hosts)
+
+    return connected()
+
+
+def main_of(
+    name: str, text: str | None, act: Act, **how: Any
+) -> Callable[[Sequence[str] | None], int]:
+    """A `main` for a command without flags of its own."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        return run_command(parser(name, text).parse_args(argv), act, **how)
+
+    return main

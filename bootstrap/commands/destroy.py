@@ -1,0 +1,103 @@
+"""`fab destroy`: ask before anything is lost that has not been fetched, then `pulumi destroy`.
+
+`pulumi destroy` itself asks once more, with its own list of what goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from bootstrap.errors import UserError
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.inventory.read_inventory import read_inventory
+from bootstrap.node import run_state
+from bootstrap.paths import CHECKOUT
+from bootstrap.runs import results, runs_on_head
+from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal, forget_all
+from bootstrap.ssh.open_hosts import open_hosts
+from bootstrap.terminal import exit_status, say
+
+
+def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
+    """What would be lost, a line each; a head that cannot be asked is one of them."""
+    try:
+        with open_hosts(inventory, accept_all if accept_host_keys else ask_on_terminal) as hosts:
+            head = hosts[0]
+            if head.unreachable is not None:
+                raise head.unreachable
+            there = head.run(["test", "-d", head.layout.runs], check=False).exit_code == 0
+            runs = runs_on_head.all_runs(head) if there else []
+    except UserError as error:
+        first = str(error).splitlines()[0]
+        return [f"{inventory.head.name} cannot be asked what it holds: {first}"]
+    lines = []
+    for run in runs:
+        state = run["state"]
+        if run_state.is_live(state):
+            name = f"{run['name']} is {state['phase']}"
+            lines.append(f"{name}: it would be cut (fab stop ends it cleanly)")
+        left = results.unfetched(inventory.name, run)
+        if left:
+            lines.append(f"{run['name']}: not fetched: {left}")
+    return lines
+
+
+def _agreed(lines: Sequence[str]) -> bool:
+    say("\n".join(["This would be lost:", *(f"  - {line}" for line in lines)]))
+    say("fab fetch --full brings results home.")
+    if not sys.stdin.isatty():
+        raise UserError("There is no terminal to ask in. Pass --yes to lose it. Nothing is gone.")
+    return input("Destroy it all the same? [yes/no] ").strip().lower() == "yes"
+
+
+def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
+    """Ask where something would be lost, then call Pulumi.
+
+    Raises:
+        UserError: this is not a stack of Pulumi's, or there is nobody to ask.
+    """
+    if inventory.kind != "stack":
+        raise UserError("fab destroy is for the selected Pulumi stack. These machines are not "
+                        "its own: fab clean removes what was put on them.")  # fmt: skip
+    head_only = Inventory(**{**vars(inventory), "nodes": (inventory.head,)})
+    lost = losses(head_only, chosen.accept_host_keys)
+    if lost and not chosen.yes and not _agreed(lost):
+        say("Nothing is gone.")
+        return 1
+    words = ["pulumi", "destroy"]
+    words += ["--exclude-protected"] if chosen.keep_data else []
+    words += ["--yes"] if chosen.yes else []
+    say(f"$ {' '.join(words)}")
+    try:
+        code = subprocess.run(words, cwd=CHECKOUT, check=False).returncode
+    except FileNotFoundError as error:
+        raise UserError("There is no `pulumi` on the PATH. Nothing is gone.") from error
+    if code == 0:  # The next machines of that name are others, with keys of their own.
+        for file in forget_all(inventory.name):
+            say(f"The machines' host keys are forgotten; {file}.old still has them.")
+    return code
+
+
+@exit_status(interrupted="\ninterrupted; nothing was asked of Pulumi")
+def main(argv: Sequence[str] | None = None) -> int:
+    """`fab destroy`."""
+    parser = argparse.ArgumentParser(
+        prog="fab destroy", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument(
+        "--yes", action="store_true", help="ask nothing, and let Pulumi ask nothing"
+    )
+    parser.add_argument(
+        "--keep-data", action="store_true", help="all but the data disk and its resource group"
+    )
+    parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
+    chosen = parser.parse_args(argv)
+    return destroy(read_inventory(), chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""`fab fetch`: bring a run's results home, into runs/NAME here.
+
+Rows, checkpoints, samples, events, report: what differs is copied, each file checked by SHA-256 and
+put in place whole, so that it can be cut and repeated. `--full` brings everything, the whole
+pipeline (gigabytes) among it. While you are attached (fab train, fab logs) the rows and samples of
+each checkpoint come home by themselves. Results of another run of that name are not written over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress, TimeElapsedColumn
+
+from bootstrap.commands import command_line
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.runs import results, runs_on_head
+from bootstrap.ssh.host import Host
+from bootstrap.terminal import column, say
+
+
+def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:
+    """Fetch with a line of progress."""
+    head = hosts[0]
+    name = runs_on_head.the_run(head, chosen.run)["name"]
+    columns = (column("fetching {task.description}"), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        where = results.bring_home(
+            head, inventory.name, name, lambda count: progress.advance(task, count), chosen.full
+        )
+    say(f"{name}: {where}/ is up to date")
+    left = results.unfetched(inventory.name, runs_on_head.the_run(head, name))
+    if left:
+        say(f"still on {head.name} alone: {left}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`fab fetch`."""
+    parser = command_line.parser("fetch", __doc__)
+    parser.add_argument("--full", action="store_true", help="everything, the whole pipeline too")
+    return command_line.run_command(
+        parser.parse_args(argv), act, interrupted="fetching was cut: fab fetch goes on with it"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

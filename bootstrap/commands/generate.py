@@ -1,0 +1,84 @@
+"""`fab generate --prompt "a <dicoo> on the beach"`: draw on the head with what a run has learned.
+
+The pictures come back into runs/NAME/generated here. While a run is going on, the rows of its
+newest checkpoint are used; drawing takes cores from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from bootstrap import answers
+from bootstrap.commands import command_line
+from bootstrap.errors import UserError
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.names import under
+from bootstrap.runs import results_owner, runs_on_head
+from bootstrap.runs.results import disk_errors_named
+from bootstrap.ssh.host import Host
+from bootstrap.terminal import cell, say
+
+PASSED_ON = ("num_images", "seed", "step", "num_inference_steps", "guidance_scale")
+
+
+def command(head: Host, name: str, chosen: argparse.Namespace) -> str:
+    """The line that draws, in the environment that bootstrap has written."""
+    words = [head.python, "-P", "-m", "training.generate", f"{head.layout.runs}/{name}"]
+    words += [f"--prompt={prompt}" for prompt in chosen.prompt]
+    words += [
+        f"--{key}={getattr(chosen, key)}" for key in PASSED_ON if getattr(chosen, key) is not None
+    ]
+    activate = shlex.quote(head.layout.activate)
+    line = f"[ ! -r {activate} ] || . {activate}; cd {shlex.quote(head.layout.root)}; " + (
+        f"exec {shlex.join(words)}"
+    )
+    return shlex.join(["bash", "--norc", "-c", line])  # what it sources is bash's
+
+
+def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:
+    """Draw and bring the pictures."""
+    head = hosts[0]
+    run = runs_on_head.the_run(head, chosen.run)
+    name = run["name"]
+    with disk_errors_named(name):
+        here = results_owner.claim(inventory.name, run)
+    console = Console(stderr=True)
+    with console.status(cell(f"{head.name}: loading the model")) as status:
+
+        def tell(line: str) -> None:
+            if line.startswith("drawing"):
+                status.update(cell(f"{head.name}: {line}"))
+
+        finished = head.run(command(head, name, chosen), on_line=tell, check=False)
+        if finished.exit_code != 0:
+            said = finished.stderr.strip().splitlines() or ["it said nothing"]
+            errors = [line for line in said if line.startswith("error: ")]
+            raise UserError(f"{head.name}: {(errors or said)[-1].removeprefix('error: ')}")
+        drawn = f"{head.name}: the pictures that it drew"
+        for path in answers.read_last_line(list[str], finished.stdout, drawn):
+            target = under(here / "generated", path.rpartition("/")[2], head.name)
+            with disk_errors_named(name):
+                head.fetch(path, target)
+            say(str(target))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`fab generate`."""
+    parser = command_line.parser("generate", __doc__)
+    parser.add_argument("--prompt", action="append", required=True, help="may be repeated")
+    parser.add_argument("--num-images", type=int, help="pictures a prompt [1]")
+    parser.add_argument("--seed", type=int, help="of the first picture [0]")
+    parser.add_argument("--step", type=int, help="with the rows of this step [the final ones]")
+    parser.add_argument("--num-inference-steps", type=int, help="[as in training]")
+    parser.add_argument("--guidance-scale", type=float, help="[as in training]")
+    return command_line.run_command(parser.parse_args(argv), act)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

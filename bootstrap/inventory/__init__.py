@@ -1,0 +1,1 @@
+"""Which machines: the stack's outputs, a file of the same shape, a nodefile, this machine."""

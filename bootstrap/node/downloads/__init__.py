@@ -1,0 +1,1 @@
+"""What the head fetches from outside, for every node."""

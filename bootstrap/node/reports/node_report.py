@@ -1,0 +1,80 @@
+"""What a node holds now, said by the node itself.
+
+    env/bin/python -m bootstrap.node.reports.node_report ROOT
+
+Prints one JSON object. It runs on nodes, with the standard library alone: it must also work where
+a package is broken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+CHUNK = 1 << 22
+
+
+def report(root: Path) -> dict[str, object]:
+    """Packages, free disk, and how models and pictures differ from what was put there."""
+    return {
+        "packages": {
+            (item.metadata["Name"] or "?").lower().replace("_", "-"): item.version
+            for item in importlib.metadata.distributions()
+        },
+        "disk_free": shutil.disk_usage(root).free,
+        "folders": {
+            str(manifest.with_suffix("").relative_to(root)): against(manifest)
+            for manifest in sorted(manifests(root))
+        },
+        "missing": [
+            name
+            for name in ("activate", "cluster/nodefile", "hf/accelerate/default_config.yaml")
+            if not (root / name).is_file()
+        ],
+    }
+
+
+def manifests(root: Path) -> Iterator[Path]:
+    """The lists of SHA-256 that hand-outs of models and pictures have left."""
+    for place in ("data", "models"):
+        yield from (root / place).glob("*.sha256")
+
+
+def against(manifest: Path) -> dict[str, object]:
+    """A folder against its manifest: a digest of what was handed out, and what is not so now."""
+    text = manifest.read_text(encoding="utf-8", errors="replace")
+    folder, wrong = manifest.with_suffix(""), []
+    for line in text.splitlines():
+        digest, name = line[:64], line[66:].removeprefix("./")
+        try:
+            same = sha256(folder / name) == digest
+        except OSError:
+            same = False
+        if not same:
+            wrong.append(name)
+    return {"digest": hashlib.sha256(text.encode()).hexdigest(), "wrong": wrong}
+
+
+def sha256(path: Path) -> str:
+    """A file's digest, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print it."""
+    (root,) = sys.argv[1:] if argv is None else argv
+    print(json.dumps(report(Path(root))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

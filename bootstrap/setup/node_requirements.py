@@ -1,0 +1,137 @@
+"""Whether a cluster will do, from what its nodes said: what stops it, and what one should know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bootstrap.errors import UserError
+from bootstrap.setup.node_facts import HELPERS, PYTHONS, Probe, Python
+
+GIB = 2**30
+DISK_GIB = {"upstream": 8.0, "intel": 12.0}
+"""Wheels, environment and a model of Stable Diffusion's size, before any of it is there."""
+LEFT_GIB = 1.0
+"""For a node that has them already: room to write checkpoints."""
+MEMORY_GIB = 3.0
+"""A miniature trains in this; Stable Diffusion 1.5 took 6.4 GB (one rank, bf16)."""
+COMFORTABLE_GIB = 12.0
+TOOLS = ("tar", "sha256sum", "sh")
+CLOCK_SECONDS = 5.0
+
+
+def refusals(
+    name: str, probe: Probe, *, stack: str, root: str, conda: bool, equipped: bool
+) -> list[str]:
+    """Why a node cannot be used; each with what mends it.
+
+    Args:
+        name: the node's.
+        stack: "intel" or "upstream".
+        root: where everything will lie.
+        conda: whether conda will bring the interpreter.
+        equipped: whether bootstrap has been here before, so that most of the room is taken by it.
+    """
+    found = []
+    if probe.machine != "x86_64":
+        found.append(f"{name}: is {probe.machine}; the nodes' packages exist for x86_64 only.")
+    needed = LEFT_GIB if equipped else DISK_GIB[stack]
+    if probe.disk_free < needed * GIB:
+        found.append(
+            f"{name}: {probe.disk_free / GIB:.1f} GiB free for {root} and {needed:g} GiB are "
+            f"needed. Make room there, or name another disk: XEON_DIFFUSION_ROOT=/path."
+        )
+    if not probe.writable:
+        found.append(f"{name}: {root} cannot be written by this account.")
+    if probe.memory < MEMORY_GIB * GIB:
+        found.append(
+            f"{name}: {probe.memory / GIB:.1f} GiB of memory; {MEMORY_GIB:g} GiB is the least."
+        )
+    missing = [tool for tool in TOOLS if tool not in probe.tools]
+    if missing:
+        found.append(f"{name}: {', '.join(missing)} missing: install the package that has it.")
+    if conda and probe.helper is None:
+        found.append(
+            f"{name}: no Python {HELPERS[-1]} or newer, which conda's installer (py-rattler) runs"
+            " in. Install one (Debian and Ubuntu: apt-get install python3)."
+        )
+    if not conda and not probe.pythons:
+        found.append(
+            f"{name}: no Python {PYTHONS[-1]} to {PYTHONS[0]} with the venv module. Install one "
+            "(Debian and Ubuntu: apt-get install python3 python3-venv), or use --environment conda."
+        )
+    return found
+
+
+def warnings(probes: Mapping[str, Probe], *, stack: str) -> list[str]:
+    """What a person should know about nodes that will do, by name."""
+    said = []
+    by_generation: dict[str, list[str]] = {}
+    for name, probe in probes.items():
+        kind = f"{probe.processor.generation} ({probe.processor.abilities})"
+        by_generation.setdefault(kind, []).append(name)
+    if len(by_generation) > 1:
+        kinds = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in by_generation.items())
+        said.append(f"mixed cluster, and the slowest node sets the pace. {kinds}.")
+    without = [name for name, probe in probes.items() if not probe.processor.computes_bf16]
+    if without:
+        said.append(
+            f"no bf16 in hardware on {', '.join(without)}: training is done in float32 "
+            "everywhere (bf16 would be slower there)."
+        )
+    narrow = [n for n, probe in probes.items() if "avx512f" not in probe.processor.flags]
+    if narrow and stack == "intel":
+        said.append(
+            f"no AVX-512 on {', '.join(narrow)}: Intel's extension gains little there; "
+            "--stack upstream is the smaller one."
+        )
+    tight = [name for name, probe in probes.items() if probe.memory < COMFORTABLE_GIB * GIB]
+    if tight:
+        said.append(
+            f"{', '.join(tight)}: less than {COMFORTABLE_GIB:g} GiB of memory; Stable Diffusion "
+            "1.5 takes about 6.4 GB a rank."
+        )
+    said.extend(_skewed(probes))
+    return said
+
+
+def _skewed(probes: Mapping[str, Probe]) -> list[str]:
+    clocks = {name: probe.clock for name, probe in probes.items()}
+    if len(clocks) < 2:
+        return []
+    middle = sorted(clocks.values())[len(clocks) // 2]
+    off = [
+        f"{name} by {clock - middle:+.0f} s"
+        for name, clock in clocks.items()
+        if abs(clock - middle) > CLOCK_SECONDS
+    ]
+    return [f"clocks differ ({', '.join(off)}): start a time service there."] if off else []
+
+
+def mixed_precision(probes: Mapping[str, Probe]) -> str:
+    """The accelerate configs' value: "bf16" where every node has it in hardware, else "no"."""
+    everywhere = all(probe.processor.computes_bf16 for probe in probes.values())
+    return "bf16" if probes and everywhere else "no"
+
+
+def common_python(probes: Mapping[str, Probe]) -> str:
+    """The newest version that every node has: the head fetches wheels for one version.
+
+    Raises:
+        UserError: they have none in common.
+    """
+    for version in PYTHONS:
+        if all(any(p.version == version for p in probe.pythons) for probe in probes.values()):
+            return version
+    have = "; ".join(
+        f"{name}: {', '.join(p.version for p in probe.pythons) or 'none'}"
+        for name, probe in probes.items()
+    )
+    raise UserError(
+        f"the nodes have no Python in common that will do ({have}). Install Python "
+        f"{PYTHONS[-1]} or newer with its venv module on each, or use --environment conda."
+    )
+
+
+def python_of(probe: Probe, version: str) -> Python:
+    """A node's interpreter of the version chosen for all."""
+    return next(python for python in probe.pythons if python.version == version)

@@ -1,0 +1,152 @@
+"""Environments made by conda: Python, tcmalloc and libiomp5 from conda-forge, the rest from wheels.
+
+By py-rattler, conda's solver and installer as a library, which comes as a wheel and needs any
+Python from 3.10. The head alone talks to the channel: it solves, fetches each package once, and
+hands out a folder that is a channel itself; every node installs from that, without a network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bootstrap.errors import UserError
+from bootstrap.node.downloads.conda_node import EXPLICIT
+from bootstrap.setup.broadcast import PUT_IN_PLACE, Say
+from bootstrap.ssh.transfer import script
+from bootstrap.urls import secrets, shown
+
+if TYPE_CHECKING:
+    from bootstrap.setup.python.payload import Kit
+    from bootstrap.ssh.host import Host
+
+CHANNEL = "https://conda.anaconda.org/conda-forge"
+# The Pythons that the locks hold wheels for.
+# llvm-openmp's libiomp5.so is the runtime that Intel's own compiler package was built from.
+SPECS = ("python >=3.11,<3.14", "gperftools", "llvm-openmp")
+REPLACED = ("intel-openmp",)
+"""Wheels that put a file where one of these packages has its own."""
+WHEEL_PYTHON = "3.12"
+"""Asked of the package index for py-rattler, whose one wheel is for every Python from 3.10."""
+LOOK_SECONDS = 10
+
+# The module's place is the checkout's own wheel: an environment that has it is yet to be made.
+LAUNCH = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from bootstrap.node.downloads.conda_node import run; run()"
+)
+# Whether a channel answers; its URL is the standard input, as there may be a password in it.
+LOOK = f"""
+import sys, urllib.request
+url = sys.stdin.read()
+for name in ("repodata.json.zst", "repodata.json"):
+    try:
+        request = urllib.request.Request(url + "/noarch/" + name, method="HEAD")
+        urllib.request.urlopen(request, timeout={LOOK_SECONDS}).close()
+        sys.exit(0)
+    except (OSError, ValueError):
+        pass
+sys.exit(1)
+"""
+
+
+@dataclass(frozen=True)
+class Packages:
+    """conda packages that lie on a node.
+
+    Attributes:
+        folder: where, on every node: a channel of its own.
+        digest: of which they are.
+        python: the version of Python among them, such as "3.12".
+    """
+
+    folder: str
+    digest: str
+    python: str
+
+
+def folder_of(host: Host) -> str:
+    """Where the packages lie on every node."""
+    return f"{host.layout.wheels}/channel-{hashlib.sha256(repr(SPECS).encode()).hexdigest()[:12]}"
+
+
+def channel_answers(host: Host, python: str | None, channel: str) -> bool:
+    """Whether a node reaches a channel: what `--environment auto` goes by."""
+    if python is None:
+        return False
+    asked = host.run([python, "-I", "-c", LOOK], stdin=channel.encode(), check=False)
+    return asked.exit_code == 0
+
+
+def node_line(python: str, kit: str, command: str, wheels: str, *folders: str) -> str:
+    """The command that runs `conda_node` on a node.
+
+    Args:
+        python: any interpreter from 3.10 there.
+        kit: the path of the project's wheel.
+        command: "fetch" or "install".
+        wheels: where py-rattler's wheel lies.
+        folders: the packages', and the environment's.
+    """
+    return shlex.join([python, "-I", "-B", "-c", LAUNCH, kit, command, wheels, *folders])
+
+
+def fetch(head: Host, kit: Kit, python: str, wheels: str, channel: str, say: Say) -> Packages:
+    """Bring the packages to the head, unless they are there.
+
+    Args:
+        kit: sent to the head.
+        python: any interpreter from 3.10 there.
+        wheels: where py-rattler's wheel lies.
+        channel: its URL.
+
+    Raises:
+        UserError: the channel does not answer, lacks a package, or sends what it did not list.
+    """
+    head.hide(secrets(channel))
+    target = folder_of(head)
+    if head.run(script('test -d "$1"', target), check=False).exit_code != 0:
+        filling = f"{target}.fetching"
+        head.run(["mkdir", "-p", filling])
+        finished = head.run(
+            node_line(python, f"{kit.path(head)}/{kit.wheel}", "fetch", wheels, filling),
+            stdin=json.dumps({"channel": channel, "specs": SPECS}).encode(),
+            on_line=lambda line: say(line) if not line.startswith("error: ") else None,
+            check=False,
+        )
+        if finished.exit_code != 0:
+            raise UserError(f"{head.name}: {_reason(finished.stderr)}. {_advice(channel)}")
+        head.run(script(PUT_IN_PLACE, filling, target))
+    explicit = head.read(f"{target}/{EXPLICIT}")
+    return Packages(target, hashlib.sha256(explicit).hexdigest()[:12], _python(explicit.decode()))
+
+
+def install_lines(kit_wheel: str, python: str, wheels: str, folder: str, home: str) -> list[str]:
+    """The commands that make an empty environment on any node, from what was handed out."""
+    return [
+        shlex.join(["rm", "-rf", home]),
+        node_line(python, kit_wheel, "install", wheels, folder, home),
+    ]
+
+
+def _python(explicit: str) -> str:
+    found = re.search(r"/python-(\d+\.\d+)\.[^/]*$", explicit, re.MULTILINE)
+    if not found:
+        raise UserError("the channel's packages have no Python among them.")
+    return found[1]
+
+
+def _reason(stderr: str) -> str:
+    lines = stderr.strip().splitlines() or ["it said nothing"]
+    return lines[-1].removeprefix("error: ").rstrip(".")
+
+
+def _advice(channel: str) -> str:
+    named = "another one" if channel != CHANNEL else f"a mirror of {shown(channel)}"
+    return (
+        f"What is whole stays. --conda-channel URL names {named}; --environment venv does without."
+    )

@@ -1,0 +1,138 @@
+"""What a node's lock file pins, and which index each part of it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootstrap.errors import UserError
+
+STACKS = ("intel", "upstream")
+CONDA = "conda"
+"""No stack: what makes conda environments (py-rattler)."""
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+ONECCL_INDEX = "https://pytorch-extension.intel.com/release-whl/stable/cpu/us/"
+ONECCL_PACKAGE = "oneccl-bind-pt"
+OWN_INDEX = {"torch": TORCH_INDEX, ONECCL_PACKAGE: ONECCL_INDEX}
+"""Packages that the general index does not have, or not as nodes need them."""
+BATCH = 20
+"""Packages in a portion: one pip fetches it, and what it has is kept once it has all of it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pins that one index is asked for.
+
+    Attributes:
+        index: its URL; None: what pip is configured to ask on the head (PyPI).
+        lines: requirement lines, with hashes where the lock has them.
+    """
+
+    index: str | None
+    lines: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The packages."""
+        return tuple(line.split("==")[0] for line in self.lines)
+
+    def pins(self) -> str:
+        """The pins without hashes, for an installation from wheels already checked."""
+        return "".join(f"{re.split(r'[ ;]', line, maxsplit=1)[0]}\n" for line in self.lines)
+
+    def requirements(self) -> str:
+        """The requirement file. It names the index, which so appears in no process list."""
+        first = [] if self.index is None else [f"--index-url {self.index}"]
+        return "".join(f"{line}\n" for line in [*first, *self.lines])
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A stack's lock file, read.
+
+    Attributes:
+        stack: "intel" or "upstream"; or "conda".
+        pins: name -> version.
+        lines: requirement lines by name.
+        left_out: names that its file has and that are not wanted here.
+    """
+
+    stack: str
+    pins: dict[str, str]
+    lines: dict[str, str]
+    left_out: tuple[str, ...] = ()
+
+    def parts(self, package_index: str | None, batch: int = BATCH) -> list[Part]:
+        """The lock in portions that are fetched one after the other; the same whatever the index.
+
+        Those with indexes of their own come first: they are what fails, and what is large.
+
+        Args:
+            package_index: asked in place of all others.
+            batch: lines a portion at most.
+        """
+        by_index: dict[str | None, list[str]] = {index: [] for index in OWN_INDEX.values()}
+        for name, line in self.lines.items():
+            by_index.setdefault(OWN_INDEX.get(name), []).append(line)
+        return [
+            Part(package_index or index, tuple(lines[start : start + batch]))
+            for index, lines in by_index.items()
+            for start in range(0, len(lines), batch)
+        ]
+
+    def without(self, names: Collection[str]) -> Lock:
+        """The same lock less some packages."""
+        return Lock(
+            self.stack,
+            {name: pin for name, pin in self.pins.items() if name not in names},
+            {name: line for name, line in self.lines.items() if name not in names},
+            (*self.left_out, *(name for name in self.pins if name in names)),
+        )
+
+    def key(self, python: str) -> str:
+        """Names the wheels of this lock for a version of Python."""
+        # The portions are in it, as their folders are told apart by number alone.
+        text = "\n".join(
+            [python, *self.lines.values(), *(part.pins() for part in self.parts(None))]
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def lock_path(checkout: Path, stack: str) -> Path:
+    """The lock file of a stack."""
+    return checkout / "requirements" / f"node-{stack}.txt"
+
+
+def read_lock(checkout: Path, stack: str) -> Lock:
+    """Read the lock of a stack, or `CONDA`'s.
+
+    Raises:
+        UserError: there is no such stack, or the checkout is not whole.
+    """
+    if stack not in (*STACKS, CONDA):
+        raise UserError(f"no stack named {stack}: choose one of {', '.join(STACKS)}.")
+    path = lock_path(checkout, stack)
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run this in the checkout, or `git checkout` it.")
+    lines: dict[str, str] = {}
+    pins: dict[str, str] = {}
+    for line in _joined(path.read_text(encoding="utf-8").splitlines()):
+        found = re.match(r"([A-Za-z0-9._-]+)==([^\s;]+)", line)
+        if found:
+            lines[found[1]] = line
+            pins[found[1]] = found[2]
+    return Lock(stack, pins, lines)
+
+
+def _joined(lines: Sequence[str]) -> list[str]:
+    """Lines that end in a backslash go on in the next."""
+    joined, open_line = [], ""
+    for line in lines:
+        open_line += line.strip().removesuffix("\\")
+        if not line.rstrip().endswith("\\"):
+            joined.append(open_line)
+            open_line = ""
+    return joined

@@ -1,0 +1,70 @@
+"""What the person's machine itself brings to the nodes: the checkout's code, and a pip."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bootstrap.setup.python.pip_zip import NAME as PIP_ZIP
+from bootstrap.setup.python.pip_zip import pack_pip
+from bootstrap.setup.python.project_wheel import build
+from bootstrap.ssh.transfer import script
+
+if TYPE_CHECKING:
+    from bootstrap.ssh.host import Host
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A folder with the project's wheel and a packed pip.
+
+    Attributes:
+        folder: on the person's machine.
+        wheel: the project's wheel's file name.
+        key: of all its bytes.
+    """
+
+    folder: Path
+    wheel: str
+    key: str
+
+    def path(self, host: Host) -> str:
+        """Where it lies on every node."""
+        return f"{host.layout.wheels}/kit-{self.key}"
+
+    def pip(self, host: Host) -> str:
+        """The packed pip on a node."""
+        return f"{self.path(host)}/{PIP_ZIP}"
+
+
+def make_kit(checkout: Path, folder: Path) -> Kit:
+    """Build what the nodes get from here; a second time nothing is built.
+
+    Args:
+        checkout: the project's.
+        folder: the person's records of the cluster.
+
+    Raises:
+        UserError: the wheel could not be built.
+    """
+    wheel = build(checkout, folder / "project")
+    kit = folder / "kit"
+    pip = pack_pip(kit)
+    for older in kit.glob("*.whl"):
+        older.unlink()
+    shutil.copyfile(wheel, kit / wheel.name)
+    digest = hashlib.sha256(wheel.read_bytes() + pip.read_bytes()).hexdigest()
+    return Kit(kit, wheel.name, digest[:12])
+
+
+def send_kit(head: Host, kit: Kit) -> str:
+    """Bring it to the head, unless it is there; returns its folder."""
+    path = kit.path(head)
+    if head.run(script('test -d "$1"', path), check=False).exit_code != 0:
+        head.run(["mkdir", "-p", head.layout.wheels])
+        head.send(kit.folder, f"{path}.sending", exact=True)
+        head.run(["mv", "-T", f"{path}.sending", path])
+    return path

@@ -1,0 +1,287 @@
+"""The steps from a bare node to one that trains, in order; each leaves alone what is done.
+
+The head fetches from the internet, and hands out inside the cluster; so does it with what the
+person sends. Everything is made from what lies on a node's own disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from bootstrap.errors import UserError
+from bootstrap.inventory.inventory import Inventory
+from bootstrap.node.run_state import LOCK
+from bootstrap.paths import records
+from bootstrap.setup import cluster_ssh, home_sharing, model_and_data, node_requirements
+from bootstrap.setup.broadcast import Tree, hand_out_each, seal
+from bootstrap.setup.model_and_data import Input
+from bootstrap.setup.node_facts import Probe, probe
+from bootstrap.setup.python import conda, environment, packages
+from bootstrap.setup.python.accelerate_config import accelerate_config
+from bootstrap.setup.python.activation import activation
+from bootstrap.setup.python.environment import Plan
+from bootstrap.setup.python.package_pins import Lock
+from bootstrap.setup.python.payload import Kit, send_kit
+from bootstrap.setup.python.rank_environment import cluster_environment
+from bootstrap.setup.step_runner import Say, SayFor, Step, Together, without_head
+from bootstrap.ssh import transfer
+from bootstrap.ssh.host import Host
+from bootstrap.ssh.host_keys import Pins
+from bootstrap.ssh.transfer import script
+
+Failures = dict[str, UserError]
+
+# $1: the folder of runs, $2: the lock that a run's supervisor holds, $3: the environment's Python.
+# Prints the run that is live, if one is. Who only looks (fab status) holds the lock for an instant.
+LIVE = """
+[ -e "$2" ] || exit 0
+free() {
+    if command -v flock >/dev/null; then flock -n "$1" true
+    else "$2" -I -c 'import fcntl, sys
+fcntl.flock(open(sys.argv[1], "a"), fcntl.LOCK_EX | fcntl.LOCK_NB)' "$1" 2>/dev/null
+    fi
+}
+for try in 1 2 3 4; do free "$2" "$3" && exit 0; sleep 0.5; done
+newest=$(ls -t -- "$1"/*/state.json 2>/dev/null | head -n 1)
+basename -- "$(dirname -- "${newest:-$1/a-run/state.json}")"
+"""
+
+
+def live_run(head: Host) -> UserError | None:
+    """Why nothing may be changed now: a run goes on with what is there."""
+    lock = f"{head.layout.runs}/{LOCK}"
+    name = head.run(script(LIVE, head.layout.runs, lock, head.python)).stdout.strip()
+    if not name:
+        return None
+    return UserError(
+        f"{head.name}: {name} is running on this cluster, and its ranks read what fab bootstrap"
+        " would replace. Nothing was changed. fab stop ends it with a checkpoint, and fab train"
+        " --resume goes on with it afterwards."
+    )
+
+
+@dataclass
+class NodeSetup:
+    """What the steps share.
+
+    Attributes:
+        inventory: the cluster.
+        lock: of the stack.
+        kit: the checkout's own code.
+        environment: "auto", "conda" or "venv".
+        conda_lock: of what makes conda environments.
+        conda_channel: None: conda-forge's own.
+        package_index: asked in place of all that the lock names; None: those.
+        wanted: the model and the pictures.
+        hub_token: None: none is sent.
+        say: told what a person should know of the nodes.
+    """
+
+    inventory: Inventory
+    lock: Lock
+    kit: Kit
+    environment: str
+    conda_lock: Lock
+    conda_channel: str | None
+    package_index: str | None
+    wanted: Sequence[Input]
+    hub_token: str | None
+    say: Callable[[str], None]
+    probes: dict[str, Probe] = field(default_factory=dict)
+    by_conda: bool = False
+    conda_packages: conda.Packages | None = None
+    plan: Plan | None = None
+
+    def steps(self, hosts: Sequence[Host]) -> list[Step | Together]:
+        """All of them; `hosts` are the cluster's nodes, the head first."""
+        return [
+            Step("examine", self._examine),
+            Together("choose", self._choose),
+            *home_sharing.steps(hosts),
+            Together("node-to-node SSH", self._join),
+            Together("packages", self._packages),
+            Step("environment", self._make_environment, each_home=True),
+            Together("model and pictures", self._inputs),
+            Step("settings", self._settings, each_home=True),
+        ]
+
+    @property
+    def head_address(self) -> str:
+        """Where the ranks meet."""
+        return self.inventory.head.address
+
+    def _examine(self, host: Host, say: Say) -> None:
+        self.probes[host.name] = found = probe(host, self.head_address)
+        say(f"{found.processor.generation}, {found.cores} cores")
+
+    def _choose(self, hosts: Sequence[Host], say: SayFor) -> Failures:
+        head = hosts[0]
+        live = live_run(head)
+        if live:
+            return {head.name: live} | {
+                host.name: UserError(f"{host.name}: left as it is, for the same reason")
+                for host in hosts[1:]
+            }
+        self.by_conda = self._by_conda(head)
+        failed: Failures = {}
+        for host in hosts:
+            there = host.run(script('test -e "$1"', host.layout.env), check=False).exit_code == 0
+            refused = node_requirements.refusals(
+                host.name,
+                self.probes[host.name],
+                stack=self.lock.stack,
+                root=host.layout.root,
+                conda=self.by_conda,
+                equipped=there,
+            )
+            if host.layout.root != head.layout.root:
+                refused.append(
+                    f"{host.name}: its home is not where the head's is ({host.layout.root}, not"
+                    f" {head.layout.root}): set XEON_DIFFUSION_ROOT to a folder that all have."
+                )
+            if refused:
+                failed[host.name] = UserError("\n".join(refused))
+        left = {host.name: self.probes[host.name] for host in hosts if host.name not in failed}
+        if head.name in left:
+            if not self.by_conda:
+                self.plan = self._plan_of(
+                    head, self.lock, node_requirements.common_python(left), None
+                )
+            self._tell(left)
+        return failed
+
+    def _plan_of(self, head: Host, lock: Lock, version: str, by_conda: str | None) -> Plan:
+        wheels = packages.folders_of(head, lock, version)
+        return Plan(lock, self.kit, by_conda, version, wheels)
+
+    def _by_conda(self, head: Host) -> bool:
+        if self.environment != "auto":
+            return self.environment == "conda"
+        if self.conda_channel is not None:
+            return True
+        try:  # What was chosen once is kept: changing it would build everything anew.
+            return bool(environment.installed(head)["environment"] == "conda")
+        except UserError:
+            return conda.channel_answers(head, self.probes[head.name].helper, conda.CHANNEL)
+
+    def _tell(self, probes: dict[str, Probe]) -> None:
+        for name, found in probes.items():
+            self.say(
+                f"{name}: {found.processor.generation} ({found.processor.abilities}),"
+                f" {found.cores} cores, {found.memory / 2**30:.0f} GiB, {found.system}"
+            )
+        for warning in node_requirements.warnings(probes, stack=self.lock.stack):
+            self.say(f"warning: {warning}")
+
+    def _join(self, hosts: Sequence[Host], say: SayFor) -> Failures:
+        if self.inventory.kind == "local":
+            cluster_ssh.alone(hosts[0], self.inventory)
+            return {}
+        pins = Pins(records(self.inventory.name).known_hosts)
+        keys = {node.name: pins.of(node.name) for node in self.inventory.nodes}
+        return cluster_ssh.join(hosts, self.inventory, keys, say)
+
+    def _packages(self, hosts: Sequence[Host], say: SayFor) -> Failures:
+        return _hand_out(
+            self._package_trees(hosts[0], lambda text: say(hosts[0], text)), hosts, say
+        )
+
+    def _package_trees(self, head: Host, say: Say) -> Iterator[Tree]:
+        yield seal(head, send_kit(head, self.kit))
+        if self.by_conda:
+            yield from self._conda_trees(head, say)
+        plan = self._planned()
+        yield from self._wheel_trees(head, plan.lock, plan.version, say)
+
+    def _conda_trees(self, head: Host, say: Say) -> Iterator[Tree]:
+        """What makes conda environments, and their packages; the plan goes by what these are."""
+        yield from self._wheel_trees(head, self.conda_lock, conda.WHEEL_PYTHON, say)
+        channel = self.conda_channel or conda.CHANNEL
+        self.conda_packages = conda.fetch(
+            head, self.kit, self._helper(head), self._conda_wheels(head), channel, say
+        )
+        yield seal(head, self.conda_packages.folder)
+        lock = self.lock.without(conda.REPLACED)
+        found = self.conda_packages
+        self.plan = self._plan_of(head, lock, found.python, found.digest)
+
+    def _wheel_trees(self, head: Host, lock: Lock, version: str, say: Say) -> Iterator[Tree]:
+        for folder in packages.fetch(
+            head,
+            lock,
+            python=self._helper(head),
+            version=version,
+            pip=self.kit.pip(head),
+            package_index=self.package_index,
+            say=say,
+        ):
+            yield seal(head, folder)
+
+    def _helper(self, host: Host) -> str:
+        helper = self.probes[host.name].helper
+        assert helper is not None, "a node without one has been refused"
+        return helper
+
+    def _conda_wheels(self, host: Host) -> str:
+        (folder,) = packages.folders_of(host, self.conda_lock, conda.WHEEL_PYTHON)
+        return folder
+
+    def _make_environment(self, host: Host, say: Say) -> None:
+        plan = self._planned()
+        found, home = self.probes[host.name], plan.home(host)
+        empty: Sequence[Sequence[str] | str]
+        if self.conda_packages:
+            kit = f"{self.kit.path(host)}/{self.kit.wheel}"
+            wheels, folder = self._conda_wheels(host), self.conda_packages.folder
+            empty = conda.install_lines(kit, self._helper(host), wheels, folder, home)
+        else:
+            python = node_requirements.python_of(found, plan.version).path
+            empty = environment.venv_lines(python, home)
+        environment.set_up(host, plan, empty, found.tcmalloc, say)
+
+    def _inputs(self, hosts: Sequence[Host], say: SayFor) -> Failures:
+        return _hand_out(self._input_trees(hosts[0], lambda text: say(hosts[0], text)), hosts, say)
+
+    def _input_trees(self, head: Host, say: Say) -> Iterator[Tree]:
+        if self.hub_token:
+            model_and_data.store_token(head, self.hub_token)
+        for wanted in self.wanted:
+            yield model_and_data.bring(head, wanted, say)
+
+    def _settings(self, host: Host, say: Say) -> None:
+        del say
+        found = environment.installed(host)
+        ranks = {node.name: rank for rank, node in enumerate(self.inventory.nodes)}
+        variables = cluster_environment(
+            host.layout.root,
+            master_address=self.head_address,
+            interface=self.probes[host.name].interface,
+            preload=found["preload"],
+            conda=found["environment"] == "conda",
+        )
+        accelerate = accelerate_config(
+            machine_rank=ranks[host.name],
+            num_machines=len(self.inventory.nodes),
+            main_process_ip=self.head_address,
+            mixed_precision=node_requirements.mixed_precision(self.probes),
+        )
+        script_text = activation(host.layout.root, variables, found["oneccl_setvars"] or None)
+        files = {
+            host.layout.accelerate_config: (accelerate.encode(), 0o644),
+            host.layout.activate: (script_text.encode(), 0o644),
+        }
+        transfer.put(host, files)
+
+    def _planned(self) -> Plan:
+        assert self.plan is not None, "nothing was chosen"
+        return self.plan
+
+
+def _hand_out(trees: Iterator[Tree], hosts: Sequence[Host], say: SayFor) -> Failures:
+    """Bring to every home what the head makes or fetches."""
+    head, *others = home_sharing.own_homes(hosts)
+    try:
+        return hand_out_each(trees, [head], others, say)
+    except UserError as error:
+        return {head.name: error} | {host.name: without_head(head) for host in hosts[1:]}

@@ -1,0 +1,172 @@
+"""The same steps on all nodes at once; one failure stops one node.
+
+Every step is run every time, and leaves alone by itself what is done.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from bootstrap.errors import Interrupted, UserError
+from bootstrap.ssh.host import Host
+
+Say = Callable[[str], None]
+SayFor = Callable[[Host, str], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do on each node.
+
+    Attributes:
+        name: as the table shows it.
+        run: does it; `say` shows a word on how far it is.
+        after_all: begins when every node is through with the steps before it.
+        each_home: nodes that share another's home folder leave it to that one.
+    """
+
+    name: str
+    run: Callable[[Host, Say], None]
+    after_all: bool = False
+    each_home: bool = False
+
+
+@dataclass(frozen=True)
+class Together:
+    """One thing done for all nodes that are left, by one thread; begins when all have come so far.
+
+    Attributes:
+        name: as the table shows it.
+        run: does it; returns the nodes that failed, by name. `say` shows a word for one node.
+    """
+
+    name: str
+    run: Callable[[Sequence[Host], SayFor], dict[str, UserError] | None]
+
+
+class Watcher(Protocol):
+    """Shows what happens; called from many threads."""
+
+    def began(self, host: Host, step: str) -> None:
+        """A node begins a step."""
+
+    def said(self, host: Host, text: str) -> None:
+        """A word on how far it is."""
+
+    def ended(self, host: Host, step: str, seconds: float, error: UserError | None) -> None:
+        """A node is through with a step."""
+
+
+def run_steps(
+    hosts: Sequence[Host], steps: Sequence[Step | Together], watcher: Watcher
+) -> dict[str, UserError]:
+    """Run the steps in order on every node.
+
+    Returns:
+        The nodes that failed, by name; those that cannot be reached are among them.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; what was running on the nodes is ended first.
+    """
+    failed = {host.name: host.unreachable for host in hosts if host.unreachable}
+    head = hosts[0]
+    with ThreadPoolExecutor(max_workers=max(len(hosts), 1)) as threads:
+        try:
+            for phase in _phases(steps):
+                left = [host for host in hosts if host.name not in failed]
+                if head.name in failed and any(_needs_head(step) for step in phase):
+                    return failed | {host.name: without_head(head) for host in left}
+                if isinstance(phase[0], Together):
+                    failed |= threads.submit(_together, left, phase[0], watcher).result()
+                    continue
+                work = [threads.submit(_alone, host, phase, watcher) for host in left]
+                for host, future in zip(left, work, strict=True):
+                    error = future.result()
+                    if error:
+                        failed[host.name] = error
+                for host in left:
+                    if host.shares_home_of in failed and host.name not in failed:
+                        failed[host.name] = UserError(
+                            f"{host.name}: its home folder is {host.shares_home_of}'s, which failed"
+                        )
+        except KeyboardInterrupt:
+            # In here, as leaving waits for the threads, and they for what runs on the nodes.
+            for host in hosts:
+                host.interrupt()
+            raise
+    return failed
+
+
+def _phases(steps: Sequence[Step | Together]) -> list[list[Step | Together]]:
+    phases: list[list[Step | Together]] = []
+    for step in steps:
+        alone = isinstance(step, Together) or step.after_all
+        if alone or not phases or isinstance(phases[-1][-1], Together):
+            phases.append([step])
+        else:
+            phases[-1].append(step)
+    return phases
+
+
+def _needs_head(step: Step | Together) -> bool:
+    return isinstance(step, Together) or step.after_all
+
+
+def without_head(head: Host) -> UserError:
+    """What is wrong with a node where nothing is but the head."""
+    return UserError(f"waits for {head.name}, the head, which failed")
+
+
+def _alone(host: Host, steps: Sequence[Step | Together], watcher: Watcher) -> UserError | None:
+    for step in steps:
+        assert isinstance(step, Step)
+        if step.each_home and host.shares_home_of is not None:
+            continue
+        error = _one(host, step, watcher)
+        if error:
+            return error
+    return None
+
+
+def _one(host: Host, step: Step, watcher: Watcher) -> UserError | None:
+    host.step = step.name
+    begun = time.monotonic()
+    watcher.began(host, step.name)
+
+    error = None
+    try:
+        step.run(host, lambda text: watcher.said(host, text))
+    except Exception as raised:
+        error = _as_user_error(host, raised)
+    watcher.ended(host, step.name, time.monotonic() - begun, error)
+    return error
+
+
+def _together(hosts: Sequence[Host], step: Together, watcher: Watcher) -> dict[str, UserError]:
+    begun = time.monotonic()
+    for host in hosts:
+        host.step = step.name
+        watcher.began(host, step.name)
+    failed: dict[str, UserError] = {}
+    try:
+        failed = step.run(hosts, watcher.said) or {}
+    except Exception as raised:
+        failed = {host.name: _as_user_error(host, raised) for host in hosts}
+    for host in hosts:
+        watcher.ended(host, step.name, time.monotonic() - begun, failed.get(host.name))
+    return failed
+
+
+def _as_user_error(host: Host, error: Exception) -> UserError:
+    host.log("".join(traceback.format_exception(error)))
+    if isinstance(error, Interrupted | UserError):
+        return error
+    return UserError(
+        f"{host.name}: {host.step} failed unexpectedly ({type(error).__name__}: {error});"
+        " its log has all of it"
+    )

@@ -1,0 +1,1 @@
+"""Hosts: connections, host keys, commands, files."""

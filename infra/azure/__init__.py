@@ -1,0 +1,1 @@
+"""The talk with Azure beside Pulumi: checks before, power, the boot log."""

@@ -1,0 +1,1 @@
+"""The stack's configuration and what its values may be."""

@@ -1,0 +1,395 @@
+"""The cluster's configuration: one documented field per key of Pulumi's stack config."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from infra.config import admin_names, sizes
+from infra.config.keys import check_public_key, read_public_key
+
+FIRST_HOST = 4
+"""Azure keeps the first four addresses of a subnet and the last."""
+RESERVED_ADDRESSES = 5
+WIDE_OPEN_PREFIX = 8
+"""An SSH range shorter than this is a good part of the Internet."""
+
+
+LONGEST_NAME = 44
+"""The tightest type is a Linux VM, whose name is also its host name: vm-<name>-99 in 64."""
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Ranges = Annotated[tuple[IPv4Network, ...], BeforeValidator(_split)]
+"""One or several address ranges; in a stack's config with commas between them."""
+
+
+SUBNET_ID = re.compile(
+    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network"
+    r"/virtualNetworks/[^/]+/subnets/[^/]+",
+    re.IGNORECASE,
+)
+DiskType = Literal["Standard_LRS", "StandardSSD_LRS", "Premium_LRS"]
+
+
+def _key(default: Any, description: str, **limits: Any) -> Any:
+    return Field(default, description=description, validate_default=True, **limits)
+
+
+class ClusterConfig(BaseModel):
+    """Everything that decides what exists in Azure. Sizes are GB, prices US dollars an hour."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False
+    )
+
+    # Earlier fields come first because later rules look at them.
+    name: str = _key(
+        "",
+        "Name that everything in Azure bears (rg-NAME, vm-NAME-0); empty takes the project's and"
+        " the stack's. What exists keeps its name.",
+    )
+    location: str = _key("eastus", "Azure region, as 'az account list-locations' names it.")
+    node_count: int = _key(3, "Number of VMs; the first one is the head.", ge=1, le=100)
+    vm_size: str = _key(
+        "Standard_D16s_v5", "VM size: Dv5, Dsv5, Ddv5, Ddsv5, Dsv6 or Ddsv6, 4 vCPUs or more."
+    )
+    zone: Literal["", "1", "2", "3"] = _key(
+        "", "Availability zone of all VMs; empty leaves the choice to Azure."
+    )
+    admin_username: str = _key("azureuser", "Name of the account on every node.")
+    image: str = _key(
+        "Canonical:ubuntu-24_04-lts:server:24.04.202609040",
+        "Gen2 x64 image as publisher:offer:sku:version, the version pinned.",
+    )
+    os_disk_size_gb: int = _key(128, "Size of each node's OS disk in GB.", ge=30, le=4095)
+    os_disk_type: DiskType = _key(
+        "StandardSSD_LRS", "Kind of OS disk; Premium_LRS needs a size with an s (Dsv5)."
+    )
+    data_disk_size_gb: int = _key(
+        0,
+        "Size in GB of a disk at the head's /data that outlives the nodes; 0: none. Protected:"
+        " Pulumi does not delete it.",
+        ge=0,
+        le=32767,
+    )
+    data_disk_type: DiskType = _key(
+        "StandardSSD_LRS", "Kind of the data disk; Premium_LRS needs a size with an s."
+    )
+    vnet_cidr: Ranges = _key(
+        "10.0.0.0/16", "Address range of the virtual network; it grows by ',' and another range."
+    )
+    subnet_cidr: Ranges = _key(
+        "10.0.0.0/24",
+        "Range of the nodes' subnet, inside vnet_cidr; Azure keeps five addresses of each. It grows"
+        " by ',' and another range.",
+    )
+    existing_subnet_id: str = _key(
+        "",
+        "A subnet of your own network, as ARM names it, with a way out; empty makes a network."
+        " subnet_cidr is then the cluster's part of it and vnet_cidr your network's range.",
+    )
+    public_address: bool = _key(
+        True, "Whether the head has one; without, reach it by a VPN, a jump host or Azure Bastion."
+    )
+    allow_ssh_from_anywhere: bool = _key(
+        False, "Must be true for an allowed_ssh_cidr wider than a /8."
+    )
+    allowed_ssh_cidr: Ranges = _key(
+        ...,
+        "The only range that may SSH to the head: your own public address, such as x.x.x.x/32;"
+        " several with ',' between them.",
+    )
+    ssh_public_key: str = _key(
+        "", "Public key (ed25519 or RSA) that is put on every node, as its file's one line."
+    )
+    ssh_public_key_path: Path = _key(
+        "~/.ssh/id_ed25519.pub", "The file of that key, where ssh_public_key is empty."
+    )
+    ssh_private_key_path: str = _key(
+        "auto",
+        "Private key that fab uses: a path, 'agent' (agent or hardware key), or 'auto': fab looks"
+        " in ~/.ssh for the public key's other half. Only the path is kept, never the key.",
+    )
+    proximity_placement_group: bool = _key(
+        True, "Ask Azure to place the VMs close together: less latency between ranks."
+    )
+    spot: bool = _key(False, "Spot VMs: cheaper, and Azure may take them back at any time.")
+    spot_max_price: float = _key(
+        -1, "Highest spot price in USD per VM and hour; -1 pays up to the ordinary price."
+    )
+    spot_eviction_policy: Literal["Deallocate", "Delete"] = _key(
+        "Deallocate", "What happens to an evicted spot VM; Deallocate keeps its disk."
+    )
+    tags: dict[str, str] = _key(
+        "", "Tags on everything that can have them, as name=value,name=value."
+    )
+    head_may_deallocate: bool = _key(
+        False,
+        "Give the head a managed identity that may start and stop this cluster's VMs, for fab train"
+        " --then-pause. Making it needs the role Owner or User Access Administrator.",
+    )
+    deallocate_at: str = _key(
+        "",
+        "Time of the day (UTC, HHMM) at which every VM is deallocated, whatever runs on it; empty:"
+        " never.",
+    )
+    monthly_budget: int = _key(
+        0,
+        "Amount a month, in the account's currency, that Azure writes a mail about; 0: none.",
+        ge=0,
+    )
+    budget_email: str = _key("", "Where that mail goes, at 80 and at 100 per cent.")
+    replace_nodes: bool = _key(
+        False, "Let changes that Azure cannot make on a VM replace the VMs and their disks."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _a_name_for_everything(cls, value: str) -> str:
+        if value and not re.fullmatch(
+            rf"[a-z0-9]([a-z0-9-]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?", value
+        ):
+            raise ValueError(
+                f"must be 1 to {LONGEST_NAME} of a-z, 0-9 and -, with no - at its ends"
+            )
+        return value
+
+    @field_validator("location")
+    @classmethod
+    def _a_region(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9]{2,29}", value):
+            plain = re.sub(r"[^a-z0-9]", "", value.lower())
+            raise ValueError(f"must be a region's short name; try {plain or 'eastus'}")
+        return value
+
+    @field_validator("vm_size")
+    @classmethod
+    def _a_size(cls, value: str) -> str:
+        return sizes.parse(value).name
+
+    @field_validator("admin_username")
+    @classmethod
+    def _a_login(cls, value: str) -> str:
+        return admin_names.check(value)
+
+    @field_validator("image")
+    @classmethod
+    def _pinned_gen2(cls, value: str) -> str:
+        parts = value.split(":")
+        if len(parts) != 4 or not all(re.fullmatch(r"[\w.-]+", part, re.ASCII) for part in parts):
+            raise ValueError(
+                "must be publisher:offer:sku:version, as 'az vm image list --all' prints it"
+            )
+        _, offer, sku, version = parts
+        if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+            raise ValueError(
+                "must name one version (three numbers), not 'latest': nodes may differ"
+            )
+        if "arm64" in sku:
+            raise ValueError("is an Arm image; the nodes are x86-64")
+        if "gen1" in sku or (offer.startswith("0001-com-ubuntu") and "gen2" not in sku):
+            raise ValueError("is a Gen1 image; Trusted Launch needs Gen2 (a sku with gen2)")
+        return value
+
+    @field_validator("os_disk_type", "data_disk_type")
+    @classmethod
+    def _a_disk_that_fits(cls, value: str, info: ValidationInfo) -> str:
+        size = info.data.get("vm_size")
+        if value == "Premium_LRS" and size and not sizes.parse(size).premium_disks:
+            with_s = size.replace("_v", "s_v")
+            raise ValueError(f"{size} has no Premium disks; take {with_s} or StandardSSD_LRS")
+        return value
+
+    @field_validator("vnet_cidr")
+    @classmethod
+    def _private_ranges(cls, value: Ranges) -> Ranges:
+        private = [IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
+        for one in value:
+            if not any(one.subnet_of(space) for space in private) or one.prefixlen > 29:
+                raise ValueError("must be a private range of /29 or larger, such as 10.0.0.0/16")
+        return _apart(value)
+
+    @field_validator("subnet_cidr")
+    @classmethod
+    def _room_for_the_nodes(cls, value: Ranges, info: ValidationInfo) -> Ranges:
+        vnet, count = info.data.get("vnet_cidr"), info.data.get("node_count", 1)
+        for one in value:
+            if vnet is not None and not any(one.subnet_of(space) for space in vnet):
+                raise ValueError(f"must lie inside vnet_cidr ({_shown(vnet)})")
+        free = sum(max(0, one.num_addresses - RESERVED_ADDRESSES) for one in value)
+        if any(one.prefixlen > 29 for one in value) or free < count:
+            widest = min(29, 32 - (count + RESERVED_ADDRESSES - 1).bit_length())
+            raise ValueError(
+                f"has {free} free addresses for {count} nodes (Azure keeps"
+                f" {RESERVED_ADDRESSES}, and takes /29 at the smallest); take a /{widest} or"
+                " larger, or, on a cluster that exists, add a range: A,B"
+            )
+        return _apart(value)
+
+    @field_validator("existing_subnet_id")
+    @classmethod
+    def _a_subnet(cls, value: str) -> str:
+        if value and not SUBNET_ID.fullmatch(value):
+            raise ValueError(
+                "must be /subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.Network"
+                "/virtualNetworks/NAME/subnets/NAME, as 'az network vnet subnet show --query id'"
+                " prints it"
+            )
+        return value
+
+    @field_validator("allowed_ssh_cidr")
+    @classmethod
+    def _not_the_world(cls, value: Ranges, info: ValidationInfo) -> Ranges:
+        for one in value:
+            if one.prefixlen < WIDE_OPEN_PREFIX:
+                if not info.data.get("allow_ssh_from_anywhere", True):
+                    raise ValueError(
+                        "opens SSH to a good part of the Internet; give your own address"
+                        " (curl -4 https://ifconfig.me) with /32, or set allow_ssh_from_anywhere"
+                    )
+                continue
+            # Without a public address a jump host of the same network may knock.
+            inside = ("vnet_cidr", "subnet_cidr") if info.data.get("public_address", True) else ()
+            for name in inside:
+                own = info.data.get(name) or ()
+                if any(one.overlaps(space) for space in own):
+                    raise ValueError(
+                        f"overlaps {name} ({_shown(own)}); give the range you connect from"
+                    )
+        return _apart(value)
+
+    @field_validator("ssh_public_key")
+    @classmethod
+    def _one_public_key(cls, value: str) -> str:
+        return check_public_key(value) if value else value
+
+    @field_validator("ssh_public_key_path")
+    @classmethod
+    def _a_public_key(cls, value: Path, info: ValidationInfo) -> Path:
+        if not info.data.get("ssh_public_key"):
+            read_public_key(value)
+        return value
+
+    @field_validator("ssh_private_key_path")
+    @classmethod
+    def _a_path_not_a_key(cls, value: str) -> str:
+        if "PRIVATE KEY" in value or "\n" in value:
+            raise ValueError("must be the path of a key, never the key itself")
+        if value not in ("auto", "agent") and not Path(value).expanduser().is_file():
+            raise ValueError("no such file; 'agent' is for keys without one")
+        return value
+
+    @field_validator("spot_max_price")
+    @classmethod
+    def _a_price(cls, value: float, info: ValidationInfo) -> float:
+        if value != -1 and value <= 0:
+            raise ValueError("must be -1 or more than 0 (USD an hour)")
+        if value != -1 and info.data.get("spot") is False:
+            raise ValueError("has no effect without spot; set spot to true")
+        return value
+
+    @field_validator("deallocate_at")
+    @classmethod
+    def _a_time(cls, value: str) -> str:
+        if value and not re.fullmatch(r"([01]\d|2[0-3])[0-5]\d", value):
+            raise ValueError("must be four digits of UTC, such as 0130")
+        return value
+
+    @field_validator("budget_email")
+    @classmethod
+    def _somebody(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("monthly_budget") and not re.fullmatch(r"[^@\s]+@[^@\s]+", value):
+            raise ValueError("must be an address: monthly_budget writes to it")
+        return value
+
+    @field_validator("tags", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if any(not separator or not name.strip() for name, separator, _ in pairs):
+            raise ValueError("must be name=value,name=value")
+        return {name.strip(): text.strip() for name, _, text in pairs}
+
+    @field_validator("tags")
+    @classmethod
+    def _as_azure_has_them(cls, value: dict[str, str]) -> dict[str, str]:
+        # Limits of Azure Resource Manager; three more tags are ours.
+        for name, text in value.items():
+            if re.search(r"[<>%&\\?/]", name) or len(name) > 512 or len(text) > 256:
+                raise ValueError(
+                    f"tag {name[:40]!r}: names have at most 512 characters and none of <>%&\\?/,"
+                    " values at most 256"
+                )
+            if name.lower().startswith(("azure", "microsoft", "windows")):
+                raise ValueError(f"tag {name!r}: Azure reserves names that begin like this")
+        if len({name.lower() for name in value} | {"project", "stack", "managed-by"}) > 50:
+            raise ValueError("has too many tags: Azure takes 50, three of them are set already")
+        if len({name.lower() for name in value}) < len(value):
+            raise ValueError("names one tag twice (Azure does not tell upper from lower case)")
+        return value
+
+    @property
+    def size(self) -> sizes.VmSize:
+        """What the VM size's name says."""
+        return sizes.parse(self.vm_size)
+
+    @property
+    def public_key(self) -> str:
+        """The public key that is put on every node, one line."""
+        return self.ssh_public_key or read_public_key(self.ssh_public_key_path)
+
+    @property
+    def private_key_path(self) -> str | None:
+        """Path of the private key as it was given; None: fab looks, or an agent holds it."""
+        given = self.ssh_private_key_path
+        return None if given in ("auto", "agent") else given
+
+    def as_strings(self) -> dict[str, str]:
+        """The keys that differ from their defaults, as Pulumi keeps them; no private key's path."""
+        dumped = self.model_dump(exclude={"ssh_private_key_path", "ssh_public_key_path"})
+        dumped["ssh_public_key"] = self.public_key
+        return {
+            key: text
+            for key, value in dumped.items()
+            if (text := _as_pulumi_keeps(value)) != str(type(self).model_fields[key].default)
+        }
+
+    def private_ip(self, index: int) -> IPv4Address:
+        """Static address of node `index`, counted from 0, the head; ranges fill in their order."""
+        for one in self.subnet_cidr:
+            free = one.num_addresses - RESERVED_ADDRESSES
+            if index < free:
+                return one[FIRST_HOST + index]
+            index -= free
+        raise IndexError(index)
+
+
+def _as_pulumi_keeps(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return _shown(value)
+    if isinstance(value, dict):
+        return ",".join(f"{name}={text}" for name, text in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _apart(ranges: Ranges) -> Ranges:
+    for place, one in enumerate(ranges):
+        if any(one.overlaps(other) for other in ranges[:place]):
+            raise ValueError("names addresses twice: its ranges overlap")
+    return ranges
+
+
+def _shown(ranges: Ranges) -> str:
+    return ",".join(map(str, ranges))

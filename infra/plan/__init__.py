@@ -1,0 +1,1 @@
+"""What the program would create: recorded, held to rules, priced, drawn."""

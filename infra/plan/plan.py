@@ -1,0 +1,201 @@
+"""What `pulumi up` would ask Azure for, without an account: `python -m infra.plan --help`.
+
+The real program runs; only Pulumi's engine and Azure are stood in for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from infra import prices
+from infra.config import settings
+from infra.config.config import ClusterConfig
+from infra.errors import UserError
+from infra.plan import (
+    changes_table,
+    difference,
+    living,
+    matrix,
+    picture,
+    plan_table,
+    rules,
+    stack_file,
+)
+from infra.plan.recording import record
+
+EXAMPLE_RANGE = "203.0.113.7/32"
+"""RFC 5737: an address for documentation."""
+EXAMPLE_KEY = Path(__file__).with_name("example_key.pub")
+
+
+def stand_ins(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The config with examples in the place of what only a person can give, and the notes on it."""
+    complete, notes = dict(values), []
+    if "allowed_ssh_cidr" not in complete:
+        complete["allowed_ssh_cidr"] = EXAMPLE_RANGE
+        notes.append(f"allowed_ssh_cidr is not set: {EXAMPLE_RANGE} stands in for your address")
+    default = ClusterConfig.model_fields["ssh_public_key_path"].default
+    given = {"ssh_public_key", "ssh_public_key_path"} & set(complete)
+    if not given and not Path(default).expanduser().exists():
+        complete["ssh_public_key_path"] = str(EXAMPLE_KEY)
+        notes.append(f"{default} is missing: an example key, whose other half is gone, stands in")
+    return complete, notes
+
+
+def make(
+    values: Mapping[str, str],
+    stack: str = "dev",
+    preview: bool = False,
+    living: Mapping[str, Mapping[str, Any]] | None = None,
+) -> rules.PlanData:
+    """The plan for a stack's config.
+
+    Args:
+        values: the config by key.
+        stack: the stack's name.
+        preview: know nothing that only Azure can know.
+        living: the resources that exist (`infra.plan.recording.record`).
+
+    Returns:
+        `resources` sorted so that whatever one depends on comes before it, `outputs`, `price`
+        (USD), `warnings` and `violations` (of `rules`; none unless the program is broken).
+
+    Raises:
+        UserError: the config is refused, with every reason.
+    """
+    config = settings.validate(values, "the config")
+    recorded = record(values, stack, preview, living)
+    plan: dict[str, Any] = {
+        "resources": _in_order(recorded["requests"]),
+        "outputs": dict(sorted(recorded["outputs"].items())),
+        "price": prices.of(config).as_json(),
+    }
+    broken = rules.violations(plan)
+    plan["warnings"] = warnings(config)
+    if config.allow_ssh_from_anywhere:
+        # The person asked for it, in so many words, and for the head's SSH alone.
+        asked_for = f"{plan['outputs']['nodes'][0]['name']}: rule AllowSshToHead admits anybody to"
+        broken = [text for text in broken if f"{asked_for} Tcp port 22" not in text]
+    plan["violations"] = broken
+    return plan
+
+
+def warnings(config: ClusterConfig) -> list[str]:
+    """What is allowed and still deserves a thought before it is paid for."""
+    found = [
+        f"SSH to the head is open to {one.num_addresses} addresses ({one})"
+        for one in config.allowed_ssh_cidr
+        if one.prefixlen < 24
+    ]
+    if config.size.series.endswith("v5"):
+        found.append(
+            "hosts of version 5 sizes differ (Ice Lake, Sapphire Rapids, Emerald Rapids): only some"
+            " have AMX and bf16"
+        )
+    if config.spot:
+        found.append("spot VMs can be taken back at any time; the price is that of ordinary VMs")
+    if prices.of(config).per_hour is None:
+        found.append(
+            f"the price table has no {config.vm_size} in {config.location} or no such disk"
+        )
+    if config.deallocate_at:
+        found.append(f"at {config.deallocate_at} UTC every VM stops, a training in it too")
+    if config.replace_nodes:
+        found.append("replace_nodes is on: a change that Azure cannot make deletes nodes and disks")
+    return found
+
+
+def _in_order(requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same order at each run: dependencies first, then by type and name."""
+    waiting = sorted((dict(request) for request in requests), key=lambda one: one["name"])
+    known = {request["name"] for request in waiting}
+    done: set[str] = set()
+    ordered = []
+    while waiting:
+        ready = next(one for one in waiting if {*one["depends_on"], one["parent"]} & known <= done)
+        waiting.remove(ready)
+        done.add(ready["name"])
+        ordered.append(ready)
+    return ordered
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a plan; 1 where it breaks a rule or is refused, 2 where the config is bad."""
+    parser = argparse.ArgumentParser(prog="python -m infra.plan", description=__doc__)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of Pulumi.yaml"
+    )
+    parser.add_argument(
+        "--stack",
+        default="dev",
+        help="the stack's name (default: dev); its config is read where Pulumi.STACK.yaml is there",
+    )
+    parser.add_argument("--json", action="store_true", help="the whole plan as JSON")
+    parser.add_argument(
+        "--no-live-price", action="store_true", help="do not ask Azure's price service"
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="what would change: pulumi stack export, or (less exact) pulumi stack output --json",
+    )
+    parser.add_argument(
+        "--matrix", action="store_true", help="what a change of each key does, as a table"
+    )
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the cluster into a file")
+    chosen = parser.parse_args(argv)
+    if chosen.matrix:
+        print(matrix.markdown(), end="")
+        return 0
+    try:
+        cluster = living.read(chosen.against, chosen.stack) if chosen.against else None
+        kept = stack_file.path_of(chosen.stack, Path.cwd())
+        config_of_stack = stack_file.read(kept) if kept.exists() else {}
+        last = cluster.values if cluster else {}
+        values, notes = stand_ins({**(config_of_stack or last), **read_assignments(chosen.set)})
+        if config_of_stack:
+            notes.insert(0, f"the config is that of {kept.name}")
+        plan = make(values, chosen.stack, living=cluster.resources if cluster else None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    plan["warnings"] = [*notes, *plan["warnings"]]
+    steps = difference.between(cluster.resources, plan) if cluster else []
+    if cluster:
+        plan["changes"] = [asdict(step) for step in steps]
+        plan["warnings"] += difference.warnings(steps)
+    config = settings.validate(values)
+    plan["price"]["live_vm_per_hour"] = None if chosen.no_live_price else prices.live(config)
+    if chosen.svg and (config.existing_subnet_id or not config.public_address):
+        print("error: --svg draws a cluster with a network and an address.", file=sys.stderr)
+        return 2
+    if chosen.svg:
+        chosen.svg.write_text(picture.draw(plan), encoding="utf-8")
+    elif chosen.json:
+        print(json.dumps(plan, indent=2))
+    elif cluster:
+        changes_table.show(steps, plan["warnings"], cluster.exact)
+    else:
+        plan_table.show(plan)
+    refused = any(step.action == "refused" for step in steps)
+    return 1 if plan["violations"] or refused else 0
+
+
+def read_assignments(texts: Sequence[str]) -> dict[str, str]:
+    """KEY=VALUE words as a mapping; the last one wins.
+
+    Raises:
+        UserError: names the words that are not KEY=VALUE.
+    """
+    wrong = [text for text in texts if not text.partition("=")[0] or "=" not in text]
+    if wrong:
+        raise UserError(f"--set wants KEY=VALUE, not {', '.join(map(repr, wrong))}.")
+    pairs = (text.partition("=") for text in texts)
+    return {key.strip(): value for key, _, value in pairs}

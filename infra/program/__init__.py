@@ -1,0 +1,1 @@
+"""The Pulumi program: the components of a cluster."""

@@ -1,0 +1,65 @@
+"""The saved miniature model is what it is said to be."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from rich.console import Console
+from transformers import CLIPTokenizer
+
+from training.miniature.check import MODEL, check, load_pipeline, share, word_table
+from training.miniature.concept import PICTURES, concept_scenes
+from training.miniature.judge import WEIGHTS, accuracy, finds_concept
+from training.miniature.scenes.captions import vocabulary
+from training.miniature.scenes.scene import render
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionPipeline:
+    return load_pipeline()
+
+
+def test_the_model_is_small() -> None:
+    files = [file for file in MODEL.rglob("*") if file.is_file()]
+    assert 1_000_000 < sum(file.stat().st_size for file in files) <= 8_000_000
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".txt"}
+    assert WEIGHTS.stat().st_size <= 1_000_000
+
+
+def test_it_loads_as_an_ordinary_pipeline(pipeline: StableDiffusionPipeline) -> None:
+    assert type(pipeline) is StableDiffusionPipeline
+    assert pipeline.safety_checker is None
+    assert len(pipeline.tokenizer) == pipeline.text_encoder.config.vocab_size
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    assert pipeline.scheduler.config.rescale_betas_zero_snr
+
+
+def test_every_word_is_one_token_of_the_saved_tokenizer() -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
+    assert all(len(tokenizer(word).input_ids) == 3 for word in vocabulary())
+
+
+def test_the_committed_pictures_are_the_concept() -> None:
+    files: list[Path] = sorted(PICTURES.iterdir())
+    assert [file.name for file in files] == [f"{i}.png" for i in range(5)]
+    for file, scene in zip(files, concept_scenes(), strict=True):
+        with Image.open(file) as picture:
+            assert np.array_equal(np.asarray(picture.convert("RGB")), render(scene, 256))
+    pictures = [Image.open(file) for file in files]
+    assert all(finds_concept(pictures))
+
+
+def test_the_judge_tells_held_out_scenes() -> None:
+    assert accuracy() >= 0.99
+
+
+def test_drawings_show_what_their_captions_ask(pipeline: StableDiffusionPipeline) -> None:
+    drawings = check(pipeline, captions=100, seeds=3)
+    text = io.StringIO()
+    Console(file=text, width=80).print(word_table(drawings))
+    assert share(drawings) >= 0.95, text.getvalue()

@@ -1,0 +1,1 @@
+"""What a person asks for: flags and TOML keys, checked."""

@@ -1,0 +1,106 @@
+"""What the configuration of every method has."""
+
+from __future__ import annotations
+
+import importlib
+from typing import ClassVar
+
+from training.config.groups import (
+    DataConfig,
+    MachineConfig,
+    ModelConfig,
+    OptimizationConfig,
+    OutputsConfig,
+    WatchingConfig,
+)
+
+
+class RunConfig(
+    WatchingConfig, OutputsConfig, MachineConfig, OptimizationConfig, DataConfig, ModelConfig
+):
+    """Everything that decides what a run computes and what it writes, whatever it trains.
+
+    Attributes:
+        method: what is trained: the name of its program, and of its JSON schema.
+        may_differ_on_resume: keys that change neither what is learned nor its order: see
+            docs/training.md.
+        identified_by_content: keys that may name another place as long as the same bytes are found
+            there, and the entry of `RunRecord` that tells.
+    """
+
+    method: ClassVar[str]
+    may_differ_on_resume: ClassVar[frozenset[str]] = frozenset(
+        {
+            "max_train_steps",
+            "num_train_epochs",
+            "output_dir",
+            "overwrite_output_dir",
+            "save_steps",
+            "save_as_full_pipeline",
+            "checkpointing_steps",
+            "checkpoints_total_limit",
+            "resume_from_checkpoint",
+            "push_to_hub",
+            "hub_model_id",
+            "validation_prompt",
+            "num_validation_images",
+            "validation_steps",
+            "num_inference_steps",
+            "guidance_scale",
+            "evaluation_steps",
+            "num_evaluation_samples",
+            "report_to",
+            "logging_dir",
+            "dataloader_num_workers",
+            "ddp_timeout",
+            "latents_cache_dir",
+        }
+    )
+    identified_by_content: ClassVar[dict[str, str]] = {
+        "pretrained_model_name_or_path": "model",
+        "revision": "model",
+        "variant": "model",
+        "tokenizer_name": "tokenizer",
+        "train_data_dir": "pictures",
+        "skip_broken_images": "pictures",
+    }
+
+    @property
+    def title(self) -> str:
+        """What the run's report is headed with."""
+        return self.method.replace("_", " ")
+
+    @property
+    def summary(self) -> str:
+        """What is trained, as the beginning of a sentence."""
+        return f"Training ({self.title})"
+
+    @property
+    def own_files(self) -> tuple[str, ...]:
+        """Patterns of the files that the method writes into the run folder."""
+        return ()
+
+
+_CONFIGS: dict[str, type[RunConfig]] = {}
+
+
+def register(config: type[RunConfig]) -> type[RunConfig]:
+    """Make runs of `config.method` known to those who read a run folder; returns `config`."""
+    _CONFIGS[config.method] = config
+    return config
+
+
+def config_of(method: str) -> type[RunConfig]:
+    """The configuration of a method: the one registered, or `training.config.<method>`'s.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if method not in _CONFIGS:
+        if not method.isidentifier():
+            raise ValueError(f"unknown method {method!r}")
+        try:
+            importlib.import_module(f"training.config.{method}")
+        except ModuleNotFoundError as error:
+            raise ValueError(f"unknown method {method!r}") from error
+    return _CONFIGS[method]

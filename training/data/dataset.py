@@ -1,0 +1,126 @@
+"""The pictures of a folder, or one message that names every one that cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.data.images import SUFFIXES, is_a_picture, open_picture
+from training.errors import UserError
+
+REPEATED = re.compile(r"(\d+)_.+")
+"""The subfolders of kohya's and A1111's layout: repeats, and a name."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A training picture on disk.
+
+    Attributes:
+        path: where it is.
+        digest: SHA-256 of the file's bytes.
+        repeats: how often it is seen in an epoch, if its folder's name says so.
+    """
+
+    path: Path
+    digest: str
+    repeats: int | None = None
+
+
+def find_pictures(folder: Path, skip_broken: bool, notify: Callable[[str], None]) -> list[Picture]:
+    """The pictures of `folder`, by name; files of other kinds are passed over.
+
+    Where they lie in subfolders named `N_name`, as kohya's and A1111's tools want them, each is
+    seen N times in an epoch.
+
+    Args:
+        skip_broken: leave out unreadable pictures, with a notice each, instead of raising.
+        notify: called with a line for each file or folder left out.
+
+    Raises:
+        UserError: no folder, no pictures, or unreadable ones: every one of them is named.
+    """
+    if not folder.is_dir():
+        raise UserError(f"train_data_dir {folder}: is not a folder.")
+    places = _places(folder, notify)
+    files = [file for place in places for file in _files(place)]
+    pictures, problems = [], []
+    for file in files:
+        name = file.relative_to(folder).as_posix()
+        if not is_a_picture(file):
+            notify(f"{name} is passed over: not a picture.")
+            continue
+        try:
+            open_picture(file)
+        except UserError as error:
+            problems.append(name.removesuffix(file.name) + str(error))
+            continue
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        pictures.append(Picture(file, digest, places[file.parent]))
+    if problems and not skip_broken:
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise UserError(
+            f"train_data_dir {folder}: {len(problems)} of {len(files)} files cannot be used:\n"
+            f"{lines}\n  Replace or remove them, or leave them out with --skip_broken_images."
+        )
+    for problem in problems:
+        notify(f"skipped: {problem}")
+    if not pictures:
+        raise UserError(
+            f"train_data_dir {folder}: has no pictures in it "
+            f"({', '.join(sorted(SUFFIXES))}). Three to five of one thing are enough."
+        )
+    return pictures
+
+
+def _places(folder: Path, notify: Callable[[str], None]) -> dict[Path, int | None]:
+    """Where the pictures are: the folder itself, or its `N_name` subfolders with their N.
+
+    Raises:
+        UserError: in both, or in other subfolders alone.
+    """
+    inside = {
+        path: count
+        for path in sorted(folder.iterdir())
+        if path.is_dir()
+        and path.name[0] != "."
+        and (count := sum(is_a_picture(file) for file in _files(path)))
+    }
+    repeats = {path: int(found[1]) for path in inside if (found := REPEATED.fullmatch(path.name))}
+    others = [path for path in inside if not repeats.get(path)]
+    named = ", ".join(f"{path.name}/ ({inside[path]})" for path in others)
+    here = any(is_a_picture(file) for file in _files(folder))
+    used: dict[Path, int | None] = {path: count for path, count in repeats.items() if count}
+    if here and used:
+        raise UserError(
+            f"train_data_dir {folder}: has pictures both in it and in "
+            f"{', '.join(f'{path.name}/' for path in used)}. Put them into one place."
+        )
+    if named and not here and not used:
+        raise UserError(
+            f"train_data_dir {folder}: has no pictures in it, but in its subfolders: {named}. "
+            "Give one of these, or name them 10_cat, where 10 is how often each is seen."
+        )
+    if named:
+        notify(f"passed over, with their pictures: {named}")
+    return used or {folder: None}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
+
+
+def one_pass(pictures: list[Picture]) -> tuple[int, ...]:
+    """The index of each picture, as often as it is seen relative to the others."""
+    repeats = [picture.repeats or 1 for picture in pictures]
+    common = math.gcd(*repeats)
+    return tuple(i for i, times in enumerate(repeats) for _ in range(times // common))
+
+
+def epoch_length(pictures: list[Picture], repeats: int) -> int:
+    """How many pictures an epoch has: each `repeats` times, or as often as its folder says."""
+    return sum(repeats if p.repeats is None else p.repeats for p in pictures)

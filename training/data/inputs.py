@@ -1,0 +1,76 @@
+"""What a run reads before it trains: models, pictures, what is trained, encoded pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.config.groups import DataConfig
+from training.config.run import RunConfig
+from training.data.dataset import Picture, find_pictures
+from training.data.identity import identify
+from training.data.latents import FOLDER, LatentCache, encode_missing, read_all
+from training.method import Method
+from training.models.loading import Models, load_models
+from training.ranks.launcher import Ranks
+from training.ranks.process_group import together
+
+
+@dataclass
+class Inputs:
+    """What is read before training, the same on every rank."""
+
+    models: Models
+    pictures: list[Picture]
+    method: Method
+    content: dict[str, Any]
+
+
+def read_inputs(method: type[Method], config: RunConfig, notify: Callable[[str], None]) -> Inputs:
+    """Read and check everything that the person named.
+
+    Raises:
+        UserError: a picture, a part of the model, or what is to be trained cannot be used.
+    """
+    pictures = find_pictures(config.train_data_dir, config.skip_broken_images, notify)
+    models = load_models(config)
+    trained = method(config, models)
+    content = identify(models, pictures, trained.start)
+    trained.prepare(models, notify)
+    return Inputs(models, pictures, trained, content)
+
+
+def read_posteriors(
+    folder: Path,
+    data: DataConfig,
+    pictures: list[Picture],
+    vae: Any,
+    dtype: torch.dtype,
+    ranks: Ranks,
+    say: Callable[[str], None],
+) -> torch.Tensor:
+    """Encode what the cache lacks, shared among a machine's ranks, and read all of it.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        [pictures, 2 (plain, mirrored), 2 (mean, deviation), C, H, W], float32.
+    """
+    folder = data.latents_cache_dir or folder / FOLDER
+
+    def progress(done: int, of: int) -> None:
+        if of:
+            say(f"encoding pictures: {done} of {of}")
+
+    def encode() -> LatentCache:
+        cache = LatentCache(folder, vae, data.resolution, data.center_crop, dtype)
+        encode_missing(cache, pictures, vae, ranks.local_rank, ranks.local_size, progress)
+        return cache
+
+    cache = together(ranks, encode)
+    return together(ranks, lambda: read_all(cache, pictures, vae))

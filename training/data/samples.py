@@ -1,0 +1,34 @@
+"""The encoded pictures and sentences of a run, and the batches that are drawn from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from training.data.draws import Draw
+from training.models.denoising import Batch
+
+
+@dataclass(frozen=True)
+class EncodedData:
+    """What samples are made of.
+
+    Attributes:
+        posteriors: [pictures, 2 (plain, mirrored), 2 (mean, deviation), C, H, W] from
+            `training.data.latents`.
+        token_ids: [prompts, length].
+    """
+
+    posteriors: torch.Tensor
+    token_ids: torch.Tensor
+
+    def batch(self, draws: list[Draw]) -> Batch:
+        """The samples that `draws` name, as tensors."""
+        return Batch(
+            moments=torch.stack([self.posteriors[d.picture, int(d.flip)] for d in draws]),
+            posterior_noise=torch.stack([d.posterior_noise for d in draws]),
+            noise=torch.stack([d.noise for d in draws]),
+            timesteps=torch.tensor([d.timestep for d in draws]),
+            token_ids=self.token_ids[[d.prompt for d in draws]],
+        )

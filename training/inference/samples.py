@@ -1,0 +1,115 @@
+"""Pictures drawn with the frozen models and the rows as they are: the eyes of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from PIL import Image, ImageDraw, ImageFont
+
+from training import atomic_files
+from training.models.loading import Models
+
+
+def build_pipeline(models: Models) -> Any:
+    """A StableDiffusionPipeline over these models, with a scheduler that needs few steps.
+
+    DPM-Solver++ where it fits, as diffusers' script does; DDIM for models with zero terminal
+    signal-to-noise ratio, whose first step DPM-Solver cannot take.
+    """
+    settings = models.noise_scheduler.config
+    zero_snr = settings.get("rescale_betas_zero_snr", False)
+    scheduler = DDIMScheduler if zero_snr else DPMSolverMultistepScheduler
+    pipeline = StableDiffusionPipeline(
+        vae=models.vae,
+        text_encoder=models.text_encoder,
+        tokenizer=models.tokenizer,
+        unet=models.unet,
+        scheduler=scheduler.from_config(settings),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def draw(
+    pipeline: Any,
+    prompt: str,
+    seeds: list[int],
+    side: int,
+    num_inference_steps: int,
+    guidance_scale: float,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Image.Image]:
+    """One picture a seed; a seed's picture does not depend on the others'.
+
+    Args:
+        side: height and width in pixels.
+        progress: called with pictures done and of how many.
+    """
+    pictures = []
+    reduced = pipeline.unet.dtype == torch.bfloat16
+    for done, seed in enumerate(seeds):
+        if progress:
+            progress(done, len(seeds))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            result = pipeline(
+                prompt,
+                height=side,
+                width=side,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                generator=torch.Generator().manual_seed(seed),
+            )
+        pictures.append(result.images[0])
+    return pictures
+
+
+def save_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG, whole or not at all."""
+    atomic_files.write_file(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def in_columns(
+    columns: list[tuple[str, list[Image.Image]]],
+    below: tuple[str, list[Image.Image]],
+    side: int = 128,
+    per_column: int = 3,
+) -> Image.Image:
+    """A grid that compares columns of pictures, with a strip of others below them.
+
+    Args:
+        columns: title and pictures of each; the same number of pictures in every column.
+        below: title and pictures of the strip, as many as fit.
+        side: pixels of each picture of a column.
+        per_column: how many stand side by side in a column.
+    """
+    gap, title, between = 6, 34, 24
+    block = per_column * (side + gap)
+    rows = -(-max(len(pictures) for _, pictures in columns) // per_column)
+    width = len(columns) * block + (len(columns) - 1) * between + gap
+    height = title + rows * (side + gap)
+    small = min(side, (width - gap) // max(1, len(below[1])) - gap)
+    grid = Image.new("RGB", (width, height + title + small + gap), "white")
+    pen = ImageDraw.Draw(grid)
+    font = ImageFont.load_default(17)
+
+    def paste(pictures: list[Image.Image], left: int, top: int, size: int, in_a_row: int) -> None:
+        for index, picture in enumerate(pictures):
+            x = left + (index % in_a_row) * (size + gap)
+            y = top + (index // in_a_row) * (size + gap)
+            grid.paste(picture.resize((size, size), Image.Resampling.LANCZOS), (x, y))
+
+    for number, (name, pictures) in enumerate(columns):
+        left = gap + number * (block + between)
+        pen.text((left, 8), name, fill="black", font=font)
+        paste(pictures, left, title, side, per_column)
+    pen.text((gap, height + 8), below[0], fill="black", font=font)
+    fitting = (width - gap) // (small + gap)
+    paste(below[1][:fitting], gap, height + title, small, fitting)
+    return grid

@@ -1,0 +1,46 @@
+"""The learning rate of a step: a pure function, so that there is no scheduler state to save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from diffusers.optimization import get_scheduler
+
+from training.config.groups import OptimizationConfig
+from training.errors import SharedError
+
+DECAYING = frozenset({"linear", "cosine", "cosine_with_restarts", "polynomial"})
+"""Schedules whose value at a step depends on max_train_steps."""
+
+
+def learning_rate_schedule(
+    optimization: OptimizationConfig, base: float, max_train_steps: int
+) -> Callable[[int], float]:
+    """The learning rate of optimizer step `n` (from 0) under diffusers' own schedules.
+
+    Args:
+        base: the rate after warmup, `scale_lr` applied.
+        max_train_steps: where a decaying schedule ends.
+
+    Raises:
+        SharedError: the schedule does not take such a rate.
+    """
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=base)
+    try:
+        scheduler = get_scheduler(
+            optimization.lr_scheduler,
+            optimizer=optimizer,
+            step_rules=optimization.lr_step_rules,
+            num_warmup_steps=optimization.lr_warmup_steps,
+            num_training_steps=max_train_steps,
+            num_cycles=optimization.lr_num_cycles,
+            power=optimization.lr_power,
+        )
+    except ValueError as error:
+        raise SharedError(
+            f"lr_scheduler {optimization.lr_scheduler}: does not take learning rate {base:g} "
+            f"({error})."
+        ) from error
+    factor: Callable[[int], float] = scheduler.lr_lambdas[0]
+    return lambda step: base * factor(step)

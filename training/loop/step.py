@@ -1,0 +1,137 @@
+"""One optimizer step: this rank's samples, one all-reduce of the gradient, AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from training.data.draws import Draw, Draws, chunks, share
+from training.data.samples import EncodedData
+from training.errors import UserError
+from training.method import Values
+from training.models.denoising import Batch
+from training.ranks.launcher import Ranks
+from training.ranks.process_group import all_reduce_sum
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step found, the same on every rank.
+
+    Attributes:
+        loss: mean over the global batch.
+        stop: whether any rank was asked to stop.
+    """
+
+    loss: float
+    stop: bool
+
+
+class TrainingStep:
+    """Computes optimizer steps.
+
+    Samples are shared out in order; each rank adds up its own gradient in micro-batches of at
+    most `train_batch_size`, and one all-reduce adds the ranks'. Its 4 x (parameters + 2) bytes
+    are all that travels in a step: gradient, loss, and the wish to stop.
+
+    Args:
+        losses: the loss of each sample, a pure function of parameters and batch.
+        parameters: what is trained, by name.
+        optimizer: of these parameters.
+    """
+
+    def __init__(
+        self,
+        losses: Callable[[Values, Batch], torch.Tensor],
+        parameters: dict[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        data: EncodedData,
+        draws: Draws,
+        ranks: Ranks,
+        accelerator: Accelerator,
+        train_batch_size: int,
+        max_grad_norm: float | None,
+    ) -> None:
+        self.losses = losses
+        self.parameters = parameters
+        self.optimizer = optimizer
+        self.data = data
+        self.draws = draws
+        self.ranks = ranks
+        self.accelerator = accelerator
+        self.train_batch_size = train_batch_size
+        self.max_grad_norm = max_grad_norm
+        mine = share(draws.global_batch, ranks.rank, ranks.size)
+        self.micro_batches = chunks(mine, train_batch_size)
+
+    def __call__(self, step: int, learning_rate: float, stop: Callable[[], bool]) -> StepResult:
+        """Do optimizer step `step` (from 0). A loss that is not finite leaves the parameters alone.
+
+        Args:
+            stop: asked once this rank's work is done, whether it wants to stop after it.
+        """
+        loss = self._accumulate(step)
+        gradients = self._gradients()
+        flat = torch.cat([*gradients, gradients[0].new_tensor([loss, float(stop())])])
+        all_reduce_sum(flat, self.ranks)
+        result = StepResult(float(flat[-2]), bool(flat[-1] > 0))
+        if math.isfinite(result.loss) and bool(torch.isfinite(flat[:-2]).all()):
+            self._take_gradients(flat[:-2])
+            if self.max_grad_norm is not None:
+                self.accelerator.clip_grad_norm_(list(self.parameters.values()), self.max_grad_norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+        else:
+            result = StepResult(math.nan, result.stop)
+        self.optimizer.zero_grad(set_to_none=True)
+        return result
+
+    def _accumulate(self, step: int) -> float:
+        """Add this rank's gradient to the parameters'; returns its part of the mean loss."""
+        total = 0.0
+        for micro_batch in self.micro_batches:
+            batch = self.data.batch([self.draws(step, index) for index in micro_batch])
+            loss = self.losses(self.parameters, batch).sum() / self.draws.global_batch
+            # accelerate divides by its accumulation steps; here the division is by samples.
+            self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
+            total += loss.item()
+        return total
+
+    def _gradients(self) -> list[torch.Tensor]:
+        """This rank's gradients, flat, in the order of the parameters; zeros if it has no samples.
+
+        Raises:
+            UserError: it has samples, and a parameter got no gradient.
+        """
+        without = [name for name, value in self.parameters.items() if value.grad is None]
+        if without and self.micro_batches:
+            raise UserError(
+                f"no gradient has reached the {without[0]}: the prepared UNet or text encoder does "
+                "not pass it on. Use --frozen native."
+            )
+        return [
+            (torch.zeros_like(value) if value.grad is None else value.grad).flatten()
+            for value in self.parameters.values()
+        ]
+
+    def _take_gradients(self, flat: torch.Tensor) -> None:
+        sizes = [value.numel() for value in self.parameters.values()]
+        for value, part in zip(self.parameters.values(), flat.split(sizes), strict=True):
+            value.grad = part.view_as(value).clone()
+
+    @torch.no_grad()
+    def evaluate(self, fixed: list[Draw]) -> float:
+        """The mean loss of fixed samples, shared among the ranks."""
+        mine = share(len(fixed), self.ranks.rank, self.ranks.size)
+        total = torch.zeros(1, dtype=torch.float64)
+        for micro_batch in chunks(mine, self.train_batch_size):
+            batch = self.data.batch([fixed[i] for i in micro_batch])
+            total += self.losses(self.parameters, batch).sum()
+        all_reduce_sum(total, self.ranks)
+        return float(total) / len(fixed)

@@ -1,0 +1,122 @@
+"""The training loop, from the state it starts at to the last step: a person can read it down."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from training.config.groups import OutputsConfig, WatchingConfig
+from training.errors import SharedError, UserError
+from training.loop.step import TrainingStep
+from training.outputs.progress import StepProgress
+from training.outputs.writer import Outputs
+from training.storage.checkpoint import State
+
+
+@dataclass
+class Stopped:
+    """Set from a signal handler: the loop ends after the step that it is in."""
+
+    signal: int | None = None
+
+
+def train(
+    saving: OutputsConfig,
+    watching: WatchingConfig,
+    step: TrainingStep,
+    learning_rate: Callable[[int], float],
+    start: int,
+    max_train_steps: int,
+    outputs: Outputs,
+    progress: StepProgress,
+    stopped: Stopped,
+) -> int:
+    """Do optimizer steps `start` to `max_train_steps`; returns how many are done in all.
+
+    Raises:
+        SharedError: the loss is not finite; the last checkpoint is intact.
+    """
+    values, draws = step.parameters, step.draws
+    fixed = draws.evaluation(watching.num_evaluation_samples)
+    done = start
+
+    def evaluate() -> None:
+        loss = step.evaluate(fixed)
+        if not math.isfinite(loss):
+            raise _diverged(done, learning_rate(max(0, done - 1)))
+        outputs.evaluation(done, loss, values)
+
+    if start == 0:
+        evaluate()
+        outputs.samples(0, values)
+    while done < max_train_steps:
+        began = time.perf_counter()
+        rate = learning_rate(done)
+        result = step(done, rate, stop=lambda: stopped.signal is not None)
+        if math.isnan(result.loss):
+            raise _diverged(done + 1, rate)
+        done += 1
+        images_per_second = draws.global_batch / (time.perf_counter() - began)
+        outputs.step(done, result.loss, rate, images_per_second)
+        progress.step(done, f"loss {result.loss:.4f}  {images_per_second:.2f} images/s")
+        last = done == max_train_steps
+
+        def due(every: int, done: int = done) -> bool:
+            return done % every == 0
+
+        if due(watching.evaluation_steps) or last:
+            evaluate()
+        if due(saving.save_steps):
+            outputs.learned(done, values)
+        if due(saving.checkpointing_steps) or last or result.stop:
+            outputs.checkpoint(state_of(done, step))
+        if due(watching.validation_steps) or due(saving.checkpointing_steps) or last:
+            outputs.samples(done, values)
+        if result.stop:
+            break
+    return done
+
+
+def _diverged(step: int, rate: float) -> SharedError:
+    return SharedError(
+        f"the loss is not finite at step {step}: what is trained has diverged or a picture "
+        f"is broken. The last checkpoint before it is whole. Use a lower --learning_rate "
+        f"(now {rate:g}) or --max_grad_norm 1, or --mixed_precision no."
+    )
+
+
+def state_of(done: int, step: TrainingStep) -> State:
+    """The state after `done` steps."""
+    moments = {name: step.optimizer.state[value] for name, value in step.parameters.items()}
+    return State(
+        done,
+        {name: value.detach() for name, value in step.parameters.items()},
+        {name: moment["exp_avg"] for name, moment in moments.items()},
+        {name: moment["exp_avg_sq"] for name, moment in moments.items()},
+    )
+
+
+def restore(state: State, step: TrainingStep) -> None:
+    """Put `state` into the parameters and the optimizer, bit for bit.
+
+    Raises:
+        UserError: it is of other parameters.
+    """
+    shapes = {name: value.shape for name, value in step.parameters.items()}
+    if shapes != {name: value.shape for name, value in state.parameters.items()}:
+        raise UserError(
+            f"checkpoint-{state.step}: holds {', '.join(state.parameters)}, this run trains "
+            f"{', '.join(shapes)}, or they differ in shape. Choose another --output_dir."
+        )
+    for name, value in step.parameters.items():
+        with torch.no_grad():
+            value.copy_(state.parameters[name])
+        step.optimizer.state[value] = {
+            "step": torch.tensor(float(state.step)),
+            "exp_avg": state.exp_avg[name].clone(),
+            "exp_avg_sq": state.exp_avg_sq[name].clone(),
+        }

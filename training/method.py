@@ -1,0 +1,90 @@
+"""The seam between a run and what it trains: all that loop, storage and outputs know of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from training.config.run import RunConfig
+    from training.models.denoising import Batch, Denoising
+    from training.models.loading import Models
+
+Values = Mapping[str, torch.Tensor]
+"""What is trained, by name, always in the same order."""
+
+
+class Method(ABC):
+    """A way to fine-tune: a few parameters that are put into frozen models.
+
+    One object serves one run, on one rank. It is made when the models are loaded; then `prepare`,
+    `enter` (once they are frozen) and `losses` are called, in this order.
+
+    Args:
+        config: of the type `config_type`.
+        models: as loaded, in float32.
+
+    Attributes:
+        start: what the parameters start from; float32.
+
+    Raises:
+        UserError: what the person named cannot be started from.
+    """
+
+    config_type: ClassVar[type[RunConfig]]
+    start: dict[str, torch.Tensor]
+
+    @abstractmethod
+    def __init__(self, config: RunConfig, models: Models) -> None: ...
+
+    @abstractmethod
+    def prepare(self, models: Models, notify: Callable[[str], None]) -> None:
+        """Change the loaded models (a tokenizer, say), and check the configuration against them.
+
+        Args:
+            notify: told of what a person should know.
+
+        Raises:
+            UserError: the configuration does not fit these models.
+        """
+
+    @abstractmethod
+    def prompts(self) -> list[str]:
+        """The sentences that pictures are paired with."""
+
+    @abstractmethod
+    def enter(self, models: Models) -> dict[str, nn.Parameter]:
+        """Put parameters with the values of `start` into the frozen models; returns them by name.
+
+        They are parameters of the models' modules: `training.models.denoising` finds them there.
+        """
+
+    def losses(self, denoising: Denoising, parameters: Values, batch: Batch) -> torch.Tensor:
+        """The loss of each sample, [samples]: a pure function of `parameters` and `batch`."""
+        return denoising.losses(parameters, batch)
+
+    def moved(self, values: Values) -> float:
+        """How far `values` are from where they began, in lengths of that start.
+
+        Where it was zero, the distance itself.
+        """
+        away = torch.cat([(values[k].detach() - v).flatten() for k, v in self.start.items()])
+        length = torch.cat([value.flatten() for value in self.start.values()]).norm()
+        return float(away.norm() / length if length > 0 else away.norm())
+
+    @abstractmethod
+    def write_step(self, folder: Path, step: int, values: Values) -> None:
+        """Write what has been learned by `step` to <name>-steps-<step>.<suffix>, kept for good."""
+
+    @abstractmethod
+    def write(self, folder: Path, values: Values) -> list[Path]:
+        """Write what has been learned, at the run's end; returns the paths, the main one first."""
+
+    @abstractmethod
+    def learned_models(self, values: Values) -> Models:
+        """The run's models, read afresh in float32, with what has been learned in them."""

@@ -1,0 +1,1 @@
+"""What can be trained: each method behind `training.method.Method`."""

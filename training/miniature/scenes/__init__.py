@@ -1,0 +1,1 @@
+"""Rendered scenes and their captions, which the miniature learns from."""

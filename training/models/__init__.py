@@ -1,0 +1,1 @@
+"""The frozen models, and the new word in them."""

@@ -1,0 +1,94 @@
+"""The loss of samples as a pure function of what is trained, under the frozen models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from training.method import Values
+from training.models import objective
+from training.models.loading import Models
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training samples as tensors: all that a loss needs beside the models.
+
+    Attributes:
+        moments: [samples, 2 (mean, deviation), C, H, W], of the encoded pictures.
+        posterior_noise, noise: [samples, C, H, W], standard normal.
+        timesteps: [samples], int64.
+        token_ids: [samples, length], int64.
+    """
+
+    moments: torch.Tensor
+    posterior_noise: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    token_ids: torch.Tensor
+
+
+class Denoising:
+    """How well the models tell the noise of noised pictures, given their sentences.
+
+    Args:
+        models: prepared by `training.models.frozen`, what is trained put into them.
+        dtype: of the frozen UNet.
+        parameters: those that a method has put into the text encoder and the UNet.
+    """
+
+    def __init__(
+        self, models: Models, dtype: torch.dtype, parameters: Mapping[str, nn.Parameter]
+    ) -> None:
+        self.models = models
+        self.dtype = dtype
+        names = {id(parameter): name for name, parameter in parameters.items()}
+        self._places = {
+            part: {
+                path: names[id(parameter)]
+                for path, parameter in getattr(models, part).named_parameters()
+                if id(parameter) in names
+            }
+            for part in ("text_encoder", "unet")
+        }
+
+    def losses(self, parameters: Values, batch: Batch) -> torch.Tensor:
+        """The loss of each sample: [samples], float32 (float64 under float64 models).
+
+        Args:
+            parameters: taken in the place of those in the models.
+        """
+        work = torch.promote_types(self.dtype, torch.float32)
+        moments, noise = batch.moments.to(work), batch.noise.to(work)
+        scheduler = self.models.noise_scheduler
+        alphas = scheduler.alphas_cumprod.to(work)[batch.timesteps]
+        latents = objective.sample_posterior(
+            moments[:, 0],
+            moments[:, 1],
+            batch.posterior_noise.to(work),
+            self.models.vae.config.scaling_factor,
+        )
+        noisy = objective.add_noise(latents, noise, alphas)
+        wanted = objective.target(scheduler.config.prediction_type, latents, noise, alphas)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            text = self._call("text_encoder", parameters, batch.token_ids)[0]
+        prediction = self._call(
+            "unet",
+            parameters,
+            noisy.to(self.dtype),
+            batch.timesteps,
+            encoder_hidden_states=text.to(self.dtype),
+        ).sample
+        return objective.mean_squared_error(prediction, wanted)
+
+    def _call(self, part: str, parameters: Values, *args: object, **named: object) -> Any:
+        module, places = getattr(self.models, part), self._places[part]
+        if not places:
+            return module(*args, **named)
+        values = {path: parameters[name] for path, name in places.items()}
+        return functional_call(module, values, args, named)

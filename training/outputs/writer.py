@@ -1,0 +1,125 @@
+"""What a run leaves behind while it trains, written by the first rank.
+
+Checkpoints and what they learned are written once more on every machine whose disk is its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from training.config.groups import OutputsConfig, WatchingConfig
+from training.inference.samples import build_pipeline, draw, save_picture
+from training.method import Method, Values
+from training.models.loading import Models
+from training.outputs.progress import StepProgress
+from training.storage.checkpoint import State, save_checkpoint
+from training.storage.events import EventLog
+from training.storage.run_directory import RunRecord
+
+SAMPLES = "samples"
+
+
+@dataclass
+class Outputs:
+    """Writes what comes of a run; ranks other than the first only keep checkpoints.
+
+    Attributes:
+        resolution: side of the samples, in pixels.
+        log: None on every rank but the first.
+        method: writes what has been learned, and knows how far it has moved.
+        keeps: whether this rank writes checkpoints to the disk that it sees.
+    """
+
+    saving: OutputsConfig
+    watching: WatchingConfig
+    resolution: int
+    record: RunRecord
+    models: Models
+    log: EventLog | None
+    accelerator: Accelerator
+    method: Method
+    progress: StepProgress
+    keeps: bool
+    _pipeline: Any = None
+
+    def notice(self, text: str) -> None:
+        """Tell the person, and note it in the events."""
+        if self.log:
+            self.progress.note(text)
+            self.log.write("notice", text=text)
+
+    def step(self, done: int, loss: float, rate: float, images_per_second: float) -> None:
+        """Note a finished optimizer step."""
+        if self.log:
+            self.log.write(
+                "step", step=done, loss=loss, lr=rate,
+                images_per_second=round(images_per_second, 4),
+            )  # fmt: skip
+            self.accelerator.log({"loss": loss, "lr": rate}, step=done)
+
+    def evaluation(self, done: int, loss: float, values: Values) -> None:
+        """Note the loss on the fixed samples, and how far what is trained is from its start."""
+        if self.log:
+            moved = self.method.moved(values)
+            self.log.write("evaluation", step=done, loss=loss, moved=moved)
+            self.accelerator.log({"evaluation_loss": loss, "rows_moved": moved}, step=done)
+
+    def learned(self, done: int, values: Values) -> None:
+        """Write what has been learned by step `done`, kept for good."""
+        if self.keeps:
+            self.method.write_step(self.saving.output_dir, done, values)
+
+    def checkpoint(self, state: State) -> None:
+        """Write checkpoint-<step>, and what it has learned, which stays when old checkpoints go."""
+        if not self.keeps:
+            return
+        self.learned(state.step, state.parameters)
+        path = save_checkpoint(
+            self.saving.output_dir, state, self.record, self.saving.checkpoints_total_limit
+        )
+        if self.log:
+            self.log.write("checkpoint", step=state.step, path=path.name)
+
+    def samples(self, done: int, values: Values) -> None:
+        """Draw every validation prompt with the same seeds as ever; keep what draws them."""
+        prompts = self.watching.validation_prompt
+        if self.log is None or not prompts:
+            return
+        if done:
+            self.learned(done, values)
+        if self._pipeline is None:
+            self._pipeline = build_pipeline(self.models)
+        seeds = [self.record.seed + i for i in range(self.watching.num_validation_images)]
+        for number, prompt in enumerate(prompts):
+            pictures = draw(
+                self._pipeline,
+                prompt,
+                seeds,
+                self.resolution,
+                self.watching.num_inference_steps,
+                self.watching.guidance_scale,
+                lambda i, n: self.progress.step(done, f"drawing picture {i + 1} of {n}"),
+            )
+            for seed, picture in zip(seeds, pictures, strict=True):
+                name = f"step-{done:06d}/prompt-{number}-seed-{seed}.png"
+                save_picture(self.saving.output_dir / SAMPLES / name, picture)
+                self.log.write(
+                    "sample", step=done, prompt=prompt, seed=seed, path=f"{SAMPLES}/{name}"
+                )
+            self._to_tensorboard(done, prompt, pictures)
+
+    def _to_tensorboard(self, done: int, prompt: str, pictures: list[Any]) -> None:
+        import numpy as np
+
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                images = np.stack([np.asarray(picture) for picture in pictures])
+                tracker.writer.add_images(prompt, images, done, dataformats="NHWC")
+
+    def final(self, values: Values) -> list[Path]:
+        """Write what has been learned; returns the paths."""
+        return self.method.write(self.saving.output_dir, values) if self.log else []

@@ -1,0 +1,1 @@
+"""The run directory: its record, events, checkpoints, and how a run goes on."""

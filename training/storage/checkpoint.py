@@ -1,0 +1,179 @@
+"""checkpoint-<step>/: the whole state of a run in a few kilobytes, whole or not there.
+
+Order, noise and learning rate are functions of the step, so the state is the step, what is trained
+and AdamW's two moments of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from training import atomic_files
+from training.errors import UserError
+from training.storage.run_directory import RunRecord
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+STATE_FILE = "state.safetensors"
+MANIFEST_FILE = "state.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run is at the end of a step.
+
+    Attributes:
+        step: optimizer steps done.
+        parameters, exp_avg, exp_avg_sq: what is trained and AdamW's moments of it, by name; the
+            three tensors of a name have one shape.
+    """
+
+    step: int
+    parameters: dict[str, torch.Tensor]
+    exp_avg: dict[str, torch.Tensor]
+    exp_avg_sq: dict[str, torch.Tensor]
+
+    def to_bytes(self) -> bytes:
+        """All but the step, as safetensors.
+
+        A parameter goes by its name, its moments by `<moment>.<name>`; those of one that is alone
+        go by the moment, as all did when there was but one.
+        """
+        tensors = {**self.parameters}
+        for moment in MOMENTS:
+            for name, value in getattr(self, moment).items():
+                tensors[_entry(moment, name, len(self.parameters))] = value
+        return save({key: value.detach().contiguous() for key, value in tensors.items()})
+
+    @classmethod
+    def from_bytes(cls, step: int, payload: bytes) -> State:
+        """What `to_bytes` wrote.
+
+        Raises:
+            SafetensorError, KeyError: it is something else.
+        """
+        tensors = load(payload)
+        names = [key for key in tensors if key.split(".")[0] not in MOMENTS]
+        if not names:
+            raise KeyError("no parameters")
+        exp_avg, exp_avg_sq = (
+            {name: tensors[_entry(moment, name, len(names))] for name in names}
+            for moment in MOMENTS
+        )
+        return cls(step, {name: tensors[name] for name in names}, exp_avg, exp_avg_sq)
+
+
+def _entry(moment: str, name: str, parameters: int) -> str:
+    return moment if parameters == 1 else f"{moment}.{name}"
+
+
+def save_checkpoint(folder: Path, state: State, record: RunRecord, limit: int | None) -> Path:
+    """Write checkpoint-<step>, then remove the oldest beyond `limit`.
+
+    Raises:
+        UserError: it cannot be written; the older checkpoints are untouched.
+    """
+    payload = state.to_bytes()
+    manifest = {
+        "step": state.step,
+        "sha256": hashlib.sha256(payload).hexdigest(),
+        "run": record.model_dump(),
+    }
+
+    def write(temporary: Path) -> None:
+        (temporary / STATE_FILE).write_bytes(payload)
+        (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
+
+    path = folder / f"checkpoint-{state.step}"
+    atomic_files.write_directory(path, write)
+    prune(folder, limit, path)
+    return path
+
+
+def prune(folder: Path, limit: int | None, kept: Path | None = None) -> None:
+    """Remove the oldest checkpoints beyond `limit` (None: none), but not `kept`."""
+    if limit is not None:
+        for _, old in list_checkpoints(folder)[:-limit]:
+            if old != kept:
+                shutil.rmtree(old)
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The (step, path) of every checkpoint folder, oldest first, complete or not."""
+    found = [(_NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*")]
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def refuse_foreign_checkpoints(folder: Path) -> None:
+    """Make sure that a folder without a run of ours holds no checkpoints of another tool.
+
+    Raises:
+        UserError: names the newest, and says what can be done with it.
+    """
+    foreign = [path for _, path in list_checkpoints(folder) if not (path / MANIFEST_FILE).exists()]
+    if foreign:
+        rows = sorted(folder.glob("learned_embeds*"), key=lambda path: path.stat().st_mtime_ns)
+        start = rows[-1] if rows else f"{folder}/learned_embeds-steps-<n>.safetensors"
+        raise UserError(
+            f"output_dir {folder}: {foreign[-1].name} is another tool's checkpoint (diffusers' "
+            "own script writes such), which this one can neither go on from nor overwrite. "
+            f"Choose another --output_dir; its learned word can be started from with "
+            f"--initial_embeds {start}."
+        )
+
+
+def read_checkpoint(path: Path) -> State:
+    """Read a checkpoint folder.
+
+    Raises:
+        UserError: says in what way it is torn.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST_FILE).read_text())
+        payload = (path / STATE_FILE).read_bytes()
+        if hashlib.sha256(payload).hexdigest() != manifest["sha256"]:
+            raise UserError(f"{path.name}: torn, its bytes are not those that were written.")
+        if (name := _NAME.fullmatch(path.name)) and int(name[1]) != manifest["step"]:
+            raise UserError(f"{path.name}: torn, it says that it is of step {manifest['step']}.")
+        return State.from_bytes(manifest["step"], payload)
+    except OSError as error:
+        raise UserError(f"{path.name}: torn, {error.filename} cannot be read.") from error
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{path.name}: torn or not a checkpoint ({error}).") from error
+
+
+def find_checkpoint(folder: Path, asked: str, notify: Callable[[str], None]) -> State | None:
+    """The state to go on from.
+
+    Args:
+        asked: "latest", for the newest complete one; or a checkpoint's name or path.
+        notify: told of each torn checkpoint that is passed over.
+
+    Returns:
+        None where "latest" is asked for and there is none.
+
+    Raises:
+        UserError: the checkpoint asked for is absent or torn.
+    """
+    if asked != "latest":
+        path = folder / Path(asked).name
+        if not path.is_dir():
+            names = ", ".join(path.name for _, path in list_checkpoints(folder)) or "none"
+            raise UserError(f"resume_from_checkpoint {asked}: not in {folder} (it has: {names}).")
+        return read_checkpoint(path)
+    for _, path in reversed(list_checkpoints(folder)):
+        try:
+            return read_checkpoint(path)
+        except UserError as error:
+            notify(f"passed over {error}")
+    return None

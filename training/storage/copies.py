@@ -1,0 +1,118 @@
+"""Which ranks write: the first, and the first of every machine whose disk is its own.
+
+A run's checkpoints are kilobytes. Kept on every machine, none of them can take a run along
+when it is lost, the first machine included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from training import atomic_files
+from training.config.groups import OutputsConfig
+from training.config.run import RunConfig
+from training.errors import UserError
+from training.ranks.launcher import Ranks
+from training.ranks.process_group import broadcast_text, together
+from training.storage import run_directory
+from training.storage.checkpoint import list_checkpoints, refuse_foreign_checkpoints
+from training.storage.run_directory import RunRecord
+
+
+@contextlib.contextmanager
+def run_folders(folder: Path, ranks: Ranks) -> Iterator[bool]:
+    """Hold the run folder on every disk that has one; if a rank cannot, no rank goes on.
+
+    Yields:
+        Whether this rank keeps the run in the `folder` that it sees.
+    """
+    with contextlib.ExitStack() as held:
+
+        def hold(mine: bool) -> None:
+            if mine:
+                held.enter_context(run_directory.locked(folder))
+
+        together(ranks, lambda: hold(ranks.is_first))
+        keeps = _is_keeper(folder, ranks)
+        if ranks.size > ranks.local_size:
+            together(ranks, lambda: hold(keeps and not ranks.is_first))
+        yield keeps
+
+
+def _is_keeper(folder: Path, ranks: Ranks) -> bool:
+    """Of the ranks that see each other's marks in `folder`, the lowest keeps the run there.
+
+    A mark's name is new each time: no network file system can remember that it was absent.
+    """
+    if ranks.size == ranks.local_size:
+        return ranks.is_first
+    token = broadcast_text(secrets.token_hex(8), ranks)
+    mark = folder / f".{token}-{ranks.rank:08d}.partial"
+
+    def leave_a_mark() -> None:
+        if ranks.is_first_here:
+            atomic_files.write_text(mark, socket.gethostname())
+
+    def lowest() -> str:
+        return min((path.name for path in folder.glob(f".{token}-*.partial")), default="")
+
+    together(ranks, leave_a_mark)
+    first_seen = together(ranks, lowest)
+    mark.unlink(missing_ok=True)
+    return ranks.is_first_here and first_seen == mark.name
+
+
+def check_folder(outputs: OutputsConfig, ranks: Ranks, keeps: bool) -> None:
+    """Refuse a folder that holds another run, on any disk, before anything slow is done.
+
+    Raises:
+        UserError: names the folder, and the machine if it is not the first rank's.
+    """
+    folder = outputs.output_dir
+    asked = outputs.resume_from_checkpoint is not None
+    first_holds = broadcast_text(
+        "yes" if ranks.is_first and run_directory.holds_a_run(folder) else "no", ranks
+    )
+
+    def check() -> None:
+        if keeps and not run_directory.holds_a_run(folder):
+            refuse_foreign_checkpoints(folder)
+        if keeps and not asked:
+            run_directory.refuse_a_held_folder(folder, outputs.overwrite_output_dir)
+        if keeps and asked and first_holds == "no" and list_checkpoints(folder):
+            newest = list_checkpoints(folder)[-1][1].name
+            raise UserError(
+                f"output_dir {folder}: {socket.gethostname()} holds {newest} of a run that the "
+                "first rank's machine has not. Copy it and config.toml there to go on with it "
+                "(fab train --resume does), or start afresh: --overwrite_output_dir."
+            )
+
+    together(ranks, check)
+
+
+def keep_a_copy(config: RunConfig, record: RunRecord, ranks: Ranks, keeps: bool) -> None:
+    """Make the folders of the machines other than the first ready for this run's checkpoints.
+
+    What another run has left there goes: its checkpoints would be taken for this one's.
+
+    Raises:
+        UserError: on every rank, if a folder cannot be written.
+    """
+
+    def prepare() -> None:
+        if not keeps or ranks.is_first:
+            return
+        folder = config.output_dir
+        if config.resume_from_checkpoint is None or not _is_of(folder, record):
+            run_directory.clear_for_new_run(folder)
+        run_directory.write_config(folder, config, record)
+
+    together(ranks, prepare)
+
+
+def _is_of(folder: Path, record: RunRecord) -> bool:
+    return run_directory.holds_a_run(folder) and run_directory.read_config(folder)[1] == record

@@ -1,0 +1,86 @@
+"""A run's fixed facts and the state to go on from: new, or as its folder has them."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+
+from training.config.run import RunConfig
+from training.data.inputs import Inputs
+from training.machine.cpu import this_cpu
+from training.machine.stack import Stack, resolve_dtype
+from training.models import frozen
+from training.ranks.launcher import Ranks
+from training.ranks.process_group import broadcast_text, together
+from training.storage import run_directory
+from training.storage.checkpoint import State, find_checkpoint
+from training.storage.run_directory import RunRecord
+
+
+def fixed_facts(
+    config: RunConfig,
+    stack: Stack,
+    ranks: Ranks,
+    inputs: Inputs,
+    say: Callable[[str], None],
+) -> tuple[RunRecord, State | None]:
+    """The run's fixed facts and the state to go on at (None: from the start), on every rank.
+
+    The first rank reads them and tells the others: only its disk needs to hold the run.
+
+    Raises:
+        UserError: the folder's run is of another configuration, or its checkpoint unreadable.
+    """
+    folder = config.output_dir
+
+    def on_first() -> tuple[str, str]:
+        if not ranks.is_first:
+            return "", ""
+        if config.resume_from_checkpoint is None or not run_directory.holds_a_run(folder):
+            run_directory.clear_for_new_run(folder)
+            if config.resume_from_checkpoint is not None:
+                say(f"{folder} holds no run: starting a new one")
+            record = _new_record(config, stack, ranks, inputs)
+            run_directory.write_config(folder, config, record)
+            return record.model_dump_json(), ""
+        old = run_directory.read_config(folder)
+        run_directory.refuse_differences(folder, old, config, inputs.content)
+        state = find_checkpoint(folder, config.resume_from_checkpoint or "latest", say)
+        if state is None:
+            say(f"{folder} has no complete checkpoint: its run starts again from step 0")
+        else:
+            say(f"going on from checkpoint-{state.step}")
+        return old[1].model_dump_json(), _as_text(state)
+
+    record_json, state_text = together(ranks, on_first)
+    record = RunRecord.model_validate_json(broadcast_text(record_json, ranks))
+    return record, _from_text(broadcast_text(state_text, ranks))
+
+
+def _new_record(config: RunConfig, stack: Stack, ranks: Ranks, inputs: Inputs) -> RunRecord:
+    global_batch = config.train_batch_size * config.gradient_accumulation_steps * ranks.size
+    dtype = resolve_dtype(config.mixed_precision, this_cpu())
+    factor = 2 ** (len(inputs.models.vae.config.block_out_channels) - 1)
+    how = frozen.choose(
+        config.frozen, stack, inputs.models, dtype, math.ceil(config.resolution / factor)
+    )
+    return RunRecord(
+        seed=config.seed if config.seed is not None else secrets.randbelow(2**31),
+        global_batch=global_batch,
+        learning_rate=config.learning_rate * (global_batch if config.scale_lr else 1),
+        dtype=str(dtype).removeprefix("torch."),
+        frozen=how,
+        method=config.method,
+        **inputs.content,
+    )
+
+
+def _as_text(state: State | None) -> str:
+    return "" if state is None else f"{state.step} {b64encode(state.to_bytes()).decode()}"
+
+
+def _from_text(text: str) -> State | None:
+    step, _, payload = text.partition(" ")
+    return State.from_bytes(int(step), b64decode(payload)) if text else None
