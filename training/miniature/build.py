@@ -20,7 +20,7 @@ from training.miniature.decoder import Pairs, drawn_pairs, refine_decoder
 from training.miniature.networks.loop import console, is_first, say
 from training.miniature.networks.text_encoder import PlaceholderRows, train_text_encoder
 from training.miniature.networks.tokenizer import new_tokenizer
-from training.miniature.networks.unet import new_scheduler, train_unet
+from training.miniature.networks.unet import new_scheduler, new_unet, train_unet
 from training.miniature.networks.vae import as_tensor, encode, psnr, train_vae
 from training.miniature.scenes.captions import full_caption, vocabulary
 from training.miniature.scenes.dataset import new_corpus, tokenize
@@ -61,10 +61,13 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 
 
 def build_vae(arguments: argparse.Namespace, device: str) -> AutoencoderKL:
-    """Train the autoencoder, or load the one an earlier, resumed run has finished."""
+    """Train the autoencoder, or load the one that an earlier run has finished."""
     saved = arguments.work_dir / "vae"
-    if arguments.resume and saved.exists():
-        vae: AutoencoderKL = AutoencoderKL.from_pretrained(saved)
+    finished = saved if arguments.resume and saved.exists() else None
+    if arguments.start_from:
+        finished = arguments.start_from / "vae"
+    if finished:
+        vae: AutoencoderKL = AutoencoderKL.from_pretrained(finished, torch_dtype=torch.float32)
         return vae.to(device)
     pictures = render_all(sample_scenes(arguments.vae_scenes, seed=11))
     validation = render_all(sample_scenes(64, VALIDATION_SEED))
@@ -80,6 +83,25 @@ def build_vae(arguments: argparse.Namespace, device: str) -> AutoencoderKL:
         vae.save_pretrained(saved)
     say(f"autoencoder: {psnr(vae, as_tensor(validation, device)):.2f} dB")
     return vae
+
+
+def build_text_encoder(
+    arguments: argparse.Namespace, device: str, tokenizer: CLIPTokenizer
+) -> CLIPTextModel:
+    """Train the text encoder, or load the one of the pipeline to start from."""
+    if arguments.start_from:
+        folder = arguments.start_from / "text_encoder"
+        encoder: CLIPTextModel = CLIPTextModel.from_pretrained(folder, dtype=torch.float32)
+        return encoder.to(device).requires_grad_(False).eval()
+    return train_text_encoder(
+        tokenizer,
+        new_corpus(sample_scenes(arguments.text_scenes, seed=12), tokenizer, seed=15),
+        new_corpus(sample_scenes(500, VALIDATION_SEED), tokenizer, captions=1, seed=16),
+        steps=arguments.text_steps,
+        device=device,
+        checkpoint=arguments.work_dir / "text_encoder.pt",
+        resume=arguments.resume,
+    )
 
 
 @dataclass(frozen=True)
@@ -126,7 +148,12 @@ def build_unet(
         sheet = grid(draw(with_fast_sampler(pipeline), shown), shown)
         sheet.save(arguments.work_dir / f"pictures-{step}.png")
 
+    unet = new_unet()
+    if arguments.start_from:
+        folder = arguments.start_from / "unet"
+        unet = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
     return train_unet(
+        unet,
         lesson.latents,
         corpus,
         (validation, new_corpus(held_out, tokenizer, captions=1, seed=14)),
@@ -167,15 +194,7 @@ def build(arguments: argparse.Namespace) -> None:
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     vae = build_vae(arguments, device).requires_grad_(False).eval()
     tokenizer = new_tokenizer(vocabulary())
-    text_encoder = train_text_encoder(
-        tokenizer,
-        new_corpus(sample_scenes(arguments.text_scenes, seed=12), tokenizer, seed=15),
-        new_corpus(sample_scenes(500, VALIDATION_SEED), tokenizer, captions=1, seed=16),
-        steps=arguments.text_steps,
-        device=device,
-        checkpoint=arguments.work_dir / "text_encoder.pt",
-        resume=arguments.resume,
-    )
+    text_encoder = build_text_encoder(arguments, device, tokenizer)
     lesson = build_lesson(arguments, vae)
     unet = build_unet(arguments, device, lesson, vae, text_encoder, tokenizer)
     pipeline = assemble(vae, text_encoder, tokenizer, unet)
@@ -210,6 +229,12 @@ def main() -> None:
         help="checkpoints and pictures on the way",
     )
     parser.add_argument("--resume", action="store_true", help="go on from --work_dir")
+    parser.add_argument(
+        "--start_from",
+        type=Path,
+        metavar="MODEL",
+        help="take autoencoder and text encoder from this pipeline and train its UNet further",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     stage = parser.add_argument_group("how long each stage learns")

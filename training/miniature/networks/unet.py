@@ -21,6 +21,7 @@ CAPTION_DROPOUT = 0.1
 
 def new_unet() -> UNet2DConditionModel:
     """An untrained UNet of two levels with cross-attention at both and in the middle."""
+    torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=PICTURE_SIZE // 8,
         in_channels=LATENT_CHANNELS,
@@ -69,6 +70,7 @@ def draw_steps(batch: int, generator: torch.Generator) -> Tensor:
 
 
 def train_unet(
+    unet: UNet2DConditionModel,
     latents: Tensor,
     corpus: Corpus,
     validation: tuple[Tensor, Corpus],
@@ -84,13 +86,12 @@ def train_unet(
     resume: bool = False,
     draw: Callable[[int, UNet2DConditionModel], None] | None = None,
 ) -> UNet2DConditionModel:
-    """Train a UNet on scaled latents, float32 [n, 12, 8, 8], with the corpus's captions.
+    """Train a UNet, in place, on scaled latents, float32 [n, 12, 8, 8], with the corpus's captions.
 
     `empty` holds the token ids of the empty caption, int64 [length], shown in place of a
     tenth of the captions. `draw(step, unet)` is called with the averaged weights at reports.
     """
-    torch.manual_seed(0)
-    unet = new_unet().to(device)
+    unet.to(device)
     scheduler = new_scheduler()
 
     def denoising_loss(pictures: Tensor, ids: Tensor, looks: Tensor, steps_at: Tensor) -> Tensor:
