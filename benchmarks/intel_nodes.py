@@ -11,8 +11,10 @@ out of reach too, torch is PyPI's build for CUDA (tests/rig/torch_wheel.py).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -39,6 +41,8 @@ TRAINING = (
     *("--learning-rate", "2e-2", "--report-to", "none", "--num-evaluation-samples", "8"),
     *("--frozen", "ipex", "--stack", "intel"),
 )
+OWN_INDEX = re.compile(r"^(torch|oneccl-bind-pt)==\S+( \\\n +--hash=\S+)*\n", re.MULTILINE)
+"""In the lock: what comes from indexes of its own."""
 TOLERANCE = 1e-4
 """float32, and a sum of two in another order: what is left after `STEPS` steps, relative."""
 
@@ -48,10 +52,24 @@ def wheels() -> Path:
     lock = (CHECKOUT / "requirements" / "node-intel.txt").read_text()
     general = CACHE.with_name("node-intel-general.txt")
     general.parent.mkdir(parents=True, exist_ok=True)
-    general.write_text(re.sub(r"^(torch|oneccl-bind-pt)==.*\n", "", lock, flags=re.MULTILINE))
+    general.write_text(OWN_INDEX.sub("", lock))
     fetch_wheels([general, CHECKOUT / "requirements" / "node-conda.txt"], CACHE, show=True)
-    pack_torch(CHECKOUT / ".venv-intel", CACHE)
     return CACHE
+
+
+def checkout_for(torch: Path, folder: Path) -> Path:
+    """The checkout as links, but for its lock: that has the hash of this torch, PyPI's build."""
+    folder.mkdir()
+    for path in CHECKOUT.iterdir():
+        if path.name != "requirements":
+            (folder / path.name).symlink_to(path)
+    shutil.copytree(CHECKOUT / "requirements", folder / "requirements")
+    lock = folder / "requirements" / "node-intel.txt"
+    with torch.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    pin = f"torch=={torch.name.split('-')[1]} --hash=sha256:{digest}\n"
+    lock.write_text(OWN_INDEX.sub("", lock.read_text()) + pin)
+    return folder
 
 
 @contextmanager
@@ -62,20 +80,23 @@ def cluster() -> Iterator[Person]:
         "sd-concepts-library/dicoo": MINIATURE / "concept",
     }
     found = wheels()
+    torch = pack_torch(CHECKOUT / ".venv-intel", found)
     with (
         tempfile.TemporaryDirectory() as scratch,
         rig_of(2) as rig,
         serving_packages(found, rig.outside) as index,
         serving(repositories, address=rig.outside) as hub,
     ):
+        checkout = checkout_for(torch, Path(scratch) / "checkout")
         folder = Path(scratch) / "person"
         folder.mkdir()
         (folder / "fabfile.py").symlink_to(CHECKOUT / "fabfile.py")
         pulumi(folder, rig)
         channel = make_channel(Path(scratch) / "channel", libiomp5_of(found))
         server = FileServer(channel.folder, str(rig.outside))
-        choices = ("--stack", "intel", "--without-oneccl", "--conda-channel", server.url)
-        yield Person(folder, rig, index, hub, choices)
+        channels = ("--conda-channel", server.url, "--allow-http")
+        choices = ("--stack", "intel", "--without-oneccl", *channels)
+        yield Person(folder, rig, index, hub, choices, checkout)
         server.close()
 
 

@@ -42,6 +42,7 @@ class Person:
     index: PackageIndex
     hub: Hub
     choices: tuple[str, ...] = ("--stack", "upstream", "--environment", "venv")
+    checkout: Path = CHECKOUT
 
     def fab(self, *words: str, code: int = 0) -> str:
         """Type a command; returns what it printed, on both outputs."""
@@ -51,7 +52,7 @@ class Person:
             env={
                 **os.environ,
                 "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-                "PYTHONPATH": str(CHECKOUT),
+                "PYTHONPATH": str(self.checkout),
                 "HF_ENDPOINT": self.hub.endpoint,
                 "AZURE_TOKEN_CREDENTIALS": "AzureCliCredential",
                 "COLUMNS": "400",

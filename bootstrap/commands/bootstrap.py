@@ -27,6 +27,7 @@ from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import CHECKOUT, ROOT_VARIABLE, records
 from bootstrap.setup.cluster_lock import claimed
 from bootstrap.setup.model_and_data import DEFAULT_MODEL, DEFAULT_PICTURES, read_input
+from bootstrap.setup.python import plain_http
 from bootstrap.setup.python.package_pins import CONDA, ONECCL_PACKAGE, STACKS, read_lock
 from bootstrap.setup.python.payload import make_kit
 from bootstrap.setup.setup_progress import watching
@@ -74,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     add("--package-index", metavar="URL",
         help="in place of PyPI, PyTorch's and Intel's; - reads it from standard input, for one with"
              " a password: what is typed is in the shell's history")  # fmt: skip
+    add(plain_http.ALLOW_FLAG, action="store_true",
+        help="take over http:// what no lock has a hash of (conda packages, oneCCL's bindings):"
+             " whoever is on the way can then run code on every node")  # fmt: skip
     add("--pretrained-model-name-or-path", default=DEFAULT_MODEL, metavar="MODEL",
         help="a repository on the hub or a folder here (default: %(default)s)")  # fmt: skip
     add("--revision", help="of that repository")
@@ -134,6 +138,10 @@ def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -
     if chosen.without_oneccl:
         lock = lock.without([ONECCL_PACKAGE])
         say_on(console, "oneCCL's bindings are left out: ranks on several nodes use gloo.")
+    index = _url("--package-index", chosen.package_index)
+    channel = _url("--conda-channel", chosen.conda_channel)
+    if not chosen.allow_http:
+        plain_http.refuse(lock, index, channel)
     wanted = [
         read_input("model", chosen.pretrained_model_name_or_path, chosen.revision),
         read_input("pictures", chosen.train_data_dir),
@@ -144,8 +152,8 @@ def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -
         kit=make_kit(CHECKOUT, records(inventory.name).folder.absolute()),
         environment=chosen.environment,
         conda_lock=read_lock(CHECKOUT, CONDA),
-        conda_channel=_url("--conda-channel", chosen.conda_channel),
-        package_index=_url("--package-index", chosen.package_index),
+        conda_channel=channel,
+        package_index=index,
         wanted=wanted,
         hub_token=_hub_token(chosen.hub_token_file),
         say=lambda text: say_on(console, text),

@@ -65,6 +65,11 @@ class Lock:
     lines: dict[str, str]
     left_out: tuple[str, ...] = ()
 
+    @property
+    def unhashed(self) -> tuple[str, ...]:
+        """The packages of which it does not say what they must be."""
+        return tuple(name for name, line in self.lines.items() if "--hash=" not in line)
+
     def parts(self, package_index: str | None, batch: int = BATCH) -> list[Part]:
         """The lock in portions that are fetched one after the other; the same whatever the index.
 

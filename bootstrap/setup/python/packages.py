@@ -50,7 +50,8 @@ def download_line(python: str, version: str, pip: str, part: Part, folder: str) 
 def requirement_file(part: Part) -> str:
     """What pip reads: the index and the pins."""
     url = urlsplit(part.index or "")
-    # pip does not talk to an index without TLS unless told; the hashes hold either way.
+    # pip does not talk to an index without TLS unless told. What has no hash has been refused
+    # (plain_http), or the person takes the risk.
     trusted = f"--trusted-host {url.hostname}\n" if url.scheme == "http" else ""
     return trusted + part.requirements()
 
@@ -128,7 +129,10 @@ def advice(part: Part, stack: str) -> str:
         )
     ways = ["--package-index URL names an index that the head reaches and that has them."]
     if "torch" in part.names:
-        ways.append("It must have PyTorch's CPU build (+cpu): nodes get no other.")
+        ways.append(
+            "It must have PyTorch's own CPU build (+cpu): nodes get no other than that with the"
+            f" SHA-256 in requirements/node-{stack}.txt."
+        )
     if stack == CONDA:
         ways.append("--environment venv does without.")
     if stack == "intel" and ONECCL_PACKAGE in part.names:
