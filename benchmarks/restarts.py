@@ -33,7 +33,8 @@ from training.machine.cpu import this_cpu
 
 RESOLUTION = 64
 """A picture's latents then have 4,096 elements, the fewest that two threads share."""
-CHECKPOINT, STEPS = 2, 2
+CHECKPOINT, STEPS, SEED = 2, 2, 3
+"""With this seed the two steps after the checkpoint draw the picture's mirror image and itself."""
 FORKS = 10
 """Restarts that are forked from one start of Python, which has addresses and hashes of its own."""
 STACKS = {"native": "upstream", "ipex": "intel"}
@@ -83,8 +84,8 @@ def _checkpointed(folder: Path, precision: str, frozen: str) -> Path:
     run = folder / f"{precision}-{frozen}"
     changes = {
         "resolution": RESOLUTION,
-        "train_batch_size": 4,
         "max_train_steps": CHECKPOINT,
+        "seed": SEED,
         "mixed_precision": precision,
         "frozen": frozen,
         "stack": STACKS[frozen],
