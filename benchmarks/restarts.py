@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,7 @@ BUSY = "while True: pass"
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, end with a line of JSON; 1 where cured restarts differ."""
     chosen = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left busy
     vector_math.resolve_kernels()
     found = []
     with tempfile.TemporaryDirectory() as name, _busy():
@@ -112,12 +114,16 @@ def _restarts(run: Path, count: int, precision: str, frozen: str) -> dict[str, A
             )
             for kind, more in KINDS.items()
         }
-        for kind, process in pair.items():
-            printed, _ = process.communicate()
-            found = re.findall(r"^[0-9a-f]{64}$", printed, re.MULTILINE)
-            if process.returncode or len(found) != forks:
-                raise SystemExit(f"a restart failed ({process.returncode}): {printed}")
-            digests[kind] += found
+        try:
+            for kind, process in pair.items():
+                printed, _ = process.communicate()
+                found = re.findall(r"^[0-9a-f]{64}$", printed, re.MULTILINE)
+                if process.returncode or len(found) != forks:
+                    raise SystemExit(f"a restart failed ({process.returncode}): {printed}")
+                digests[kind] += found
+        finally:
+            for process in pair.values():
+                process.kill()
         print(f"{precision} {frozen}: {done + forks} of {count}", file=sys.stderr, flush=True)
     return {"precision": precision, "frozen": frozen, **counted(digests)}
 
