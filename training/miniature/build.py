@@ -15,26 +15,28 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.machine import vector_math
-from training.miniature.check import MODEL, VALIDATION_SEED, draw, grid, with_fast_sampler
-from training.miniature.decoder import Pairs, drawn_pairs, refine_decoder
+from training.miniature.check import MODEL, draw, grid
 from training.miniature.networks.loop import console, is_first, say
 from training.miniature.networks.text_encoder import PlaceholderRows, train_text_encoder
 from training.miniature.networks.tokenizer import new_tokenizer
-from training.miniature.networks.unet import new_scheduler, new_unet, train_unet
-from training.miniature.networks.vae import as_tensor, encode, psnr, train_vae
+from training.miniature.networks.unet import new_scheduler, train_unet
+from training.miniature.networks.vae import as_tensor, encode, psnr, refine_decoder, train_vae
 from training.miniature.scenes.captions import full_caption, vocabulary
 from training.miniature.scenes.dataset import new_corpus, tokenize
 from training.miniature.scenes.scene import Scene, render_all, sample_scenes
 
+VALIDATION_SEED = 10_011
 
-def assemble(
+
+def save_pipeline(
+    folder: Path,
     vae: AutoencoderKL,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     unet: UNet2DConditionModel,
 ) -> StableDiffusionPipeline:
-    """An ordinary pipeline of the parts, in float32."""
-    return StableDiffusionPipeline(
+    """Write an ordinary half-precision pipeline directory; returns it in float32."""
+    pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
@@ -44,39 +46,35 @@ def assemble(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-
-
-def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Write a pipeline's directory in half precision.
-
-    The text encoder stays in single precision: transformers would load it as it lies there,
-    diffusers the rest in single precision, and the two would not fit together.
-    """
-    halved = {name: copy.deepcopy(getattr(pipeline, name)).half() for name in ("unet", "vae")}
+    pipeline.set_progress_bar_config(disable=True)
+    halved = {
+        name: copy.deepcopy(part).half()
+        for name, part in pipeline.components.items()
+        if isinstance(part, torch.nn.Module)
+    }
     StableDiffusionPipeline(
         **{**pipeline.components, **halved}, requires_safety_checker=False
     ).save_pretrained(folder)
     # Older versions of transformers read these two instead of tokenizer.json.
-    pipeline.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+    tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+    return pipeline
 
 
 def build_vae(arguments: argparse.Namespace, device: str) -> AutoencoderKL:
-    """Train the autoencoder, or load the one that an earlier run has finished."""
+    """Train the autoencoder, or load the one an earlier, resumed run has finished."""
     saved = arguments.work_dir / "vae"
-    finished = saved if arguments.resume and saved.exists() else None
-    if arguments.start_from:
-        finished = arguments.start_from / "vae"
-    if finished:
-        vae: AutoencoderKL = AutoencoderKL.from_pretrained(finished, torch_dtype=torch.float32)
+    if arguments.resume and saved.exists():
+        vae: AutoencoderKL = AutoencoderKL.from_pretrained(saved)
         return vae.to(device)
     pictures = render_all(sample_scenes(arguments.vae_scenes, seed=11))
     validation = render_all(sample_scenes(64, VALIDATION_SEED))
     vae = train_vae(
         pictures,
         validation,
+        crop_steps=arguments.vae_crop_steps,
         steps=arguments.vae_steps,
         device=device,
-        checkpoint=arguments.work_dir / "vae.pt",
+        work_dir=arguments.work_dir,
         resume=arguments.resume,
     )
     if is_first():
@@ -85,28 +83,9 @@ def build_vae(arguments: argparse.Namespace, device: str) -> AutoencoderKL:
     return vae
 
 
-def build_text_encoder(
-    arguments: argparse.Namespace, device: str, tokenizer: CLIPTokenizer
-) -> CLIPTextModel:
-    """Train the text encoder, or load the one of the pipeline to start from."""
-    if arguments.start_from:
-        folder = arguments.start_from / "text_encoder"
-        encoder: CLIPTextModel = CLIPTextModel.from_pretrained(folder, dtype=torch.float32)
-        return encoder.to(device).requires_grad_(False).eval()
-    return train_text_encoder(
-        tokenizer,
-        new_corpus(sample_scenes(arguments.text_scenes, seed=12), tokenizer, seed=15),
-        new_corpus(sample_scenes(500, VALIDATION_SEED), tokenizer, captions=1, seed=16),
-        steps=arguments.text_steps,
-        device=device,
-        checkpoint=arguments.work_dir / "text_encoder.pt",
-        resume=arguments.resume,
-    )
-
-
 @dataclass(frozen=True)
 class Lesson:
-    """What the UNet learns from: this process's own scenes and their scaled latents."""
+    """What the UNet (and at the end the decoder) learns from: this process's own scenes."""
 
     scenes: list[Scene]
     latents: Tensor
@@ -143,17 +122,11 @@ def build_unet(
     def snapshot(step: int, unet: UNet2DConditionModel) -> None:
         if step % arguments.snapshot_every and step != arguments.unet_steps:
             return
-        pipeline = assemble(vae, text_encoder, tokenizer, unet)
-        save(pipeline, arguments.output_dir)
-        sheet = grid(draw(with_fast_sampler(pipeline), shown), shown)
+        pipeline = save_pipeline(arguments.output_dir, vae, text_encoder, tokenizer, unet)
+        sheet = grid(draw(pipeline, shown, steps=15), shown)
         sheet.save(arguments.work_dir / f"pictures-{step}.png")
 
-    unet = new_unet()
-    if arguments.start_from:
-        folder = arguments.start_from / "unet"
-        unet = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
     return train_unet(
-        unet,
         lesson.latents,
         corpus,
         (validation, new_corpus(held_out, tokenizer, captions=1, seed=14)),
@@ -170,22 +143,6 @@ def build_unet(
     )
 
 
-def build_decoder(
-    arguments: argparse.Namespace, lesson: Lesson, pipeline: StableDiffusionPipeline
-) -> None:
-    """Refine the decoder of a pipeline, in place, on what the pipeline draws."""
-    scenes = sample_scenes(arguments.decoder_scenes, seed=17 + 100 * lesson.seed)
-    refine_decoder(
-        pipeline.vae,
-        Pairs(lesson.latents, render_all(lesson.scenes)),
-        drawn_pairs(with_fast_sampler(copy.copy(pipeline)), scenes),
-        render_all(sample_scenes(64, VALIDATION_SEED)),
-        steps=arguments.decoder_steps,
-        checkpoint=arguments.work_dir / "decoder.pt",
-        resume=arguments.resume,
-    )
-
-
 def build(arguments: argparse.Namespace) -> None:
     """Run all stages with the command line's options."""
     device = arguments.device
@@ -194,14 +151,29 @@ def build(arguments: argparse.Namespace) -> None:
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     vae = build_vae(arguments, device).requires_grad_(False).eval()
     tokenizer = new_tokenizer(vocabulary())
-    text_encoder = build_text_encoder(arguments, device, tokenizer)
+    text_encoder = train_text_encoder(
+        tokenizer,
+        new_corpus(sample_scenes(arguments.text_scenes, seed=12), tokenizer, seed=15),
+        new_corpus(sample_scenes(500, VALIDATION_SEED), tokenizer, captions=1, seed=16),
+        steps=arguments.text_steps,
+        device=device,
+        checkpoint=arguments.work_dir / "text_encoder.pt",
+        resume=arguments.resume,
+    )
     lesson = build_lesson(arguments, vae)
     unet = build_unet(arguments, device, lesson, vae, text_encoder, tokenizer)
-    pipeline = assemble(vae, text_encoder, tokenizer, unet)
-    build_decoder(arguments, lesson, pipeline)
+    refine_decoder(
+        vae,
+        lesson.latents,
+        render_all(lesson.scenes),
+        render_all(sample_scenes(64, VALIDATION_SEED)),
+        steps=arguments.decoder_steps,
+        checkpoint=arguments.work_dir / "decoder.pt",
+        resume=arguments.resume,
+    )
     if not is_first():
         return
-    save(pipeline, arguments.output_dir)
+    save_pipeline(arguments.output_dir, vae, text_encoder, tokenizer, unet)
     size = sum(file.stat().st_size for file in arguments.output_dir.rglob("*") if file.is_file())
     console.print(f"{arguments.output_dir}: {size / 1e6:.2f} MB", markup=False)
 
@@ -229,29 +201,21 @@ def main() -> None:
         help="checkpoints and pictures on the way",
     )
     parser.add_argument("--resume", action="store_true", help="go on from --work_dir")
-    parser.add_argument(
-        "--start_from",
-        type=Path,
-        metavar="MODEL",
-        help="take autoencoder and text encoder from this pipeline and train its UNet further",
-    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     stage = parser.add_argument_group("how long each stage learns")
     stage.add_argument("--vae_scenes", type=int, default=20_000, help="scenes it sees")
-    stage.add_argument("--vae_steps", type=int, default=8000, help="batches of 8 pictures")
+    stage.add_argument("--vae_crop_steps", type=int, default=4000, help="on quarter pictures")
+    stage.add_argument("--vae_steps", type=int, default=800, help="on whole pictures")
+    stage.add_argument(
+        "--decoder_steps", type=int, default=3000, help="of its decoder alone, after all else"
+    )
     stage.add_argument("--text_scenes", type=int, default=12_000, help="four captions each")
-    stage.add_argument("--text_steps", type=int, default=1500, help="batches of 64 captions")
-    stage.add_argument("--scenes", type=int, default=40_000, help="scenes the UNet sees")
-    stage.add_argument("--unet_steps", type=int, default=12_000)
+    stage.add_argument("--text_steps", type=int, default=600, help="batches of 64 captions")
+    stage.add_argument("--scenes", type=int, default=12_000, help="scenes the UNet sees")
+    stage.add_argument("--unet_steps", type=int, default=5000)
     stage.add_argument("--unet_batch", type=int, default=32)
     stage.add_argument("--unet_learning_rate", type=float, default=1e-3)
-    stage.add_argument(
-        "--decoder_scenes", type=int, default=4000, help="drawn for the decoder by the model"
-    )
-    stage.add_argument(
-        "--decoder_steps", type=int, default=3000, help="of the decoder alone, after all else"
-    )
     stage.add_argument(
         "--snapshot_every", type=int, default=1000, help="UNet steps between saved pipelines"
     )

@@ -30,25 +30,15 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 """Every colour of the world by its name, sRGB in 0..255."""
 
-GRID = 64
-"""Objects are placed and sized in whole pixels of a picture this wide, so that equal things have
-equal edges: what the networks then have to learn is shapes, not fractions of a pixel."""
-
-POSITIONS: dict[str, int] = {"left": 27, "center": 32, "right": 37}
-"""Where the object's middle is across the picture, in pixels of the grid."""
+POSITIONS: dict[str, float] = {"left": 0.36, "center": 0.5, "right": 0.64}
+"""Where the object's middle is across the picture, as a share of its width."""
 
 CONCEPT_SHAPE, CONCEPT_COLOR, CONCEPT_HAT = "heart", "teal", "orange"
 """The toy that no training scene shows."""
 
 TOY_SHAPES: tuple[str, ...] = tuple(HAT_SEAT)
 
-PLAIN_RADII, TOY_RADII = (20, 21, 22), (17, 18, 19)
-PLAIN_HEIGHT, TOY_HEIGHT = 32, 41
-"""Half widths, and how low the middle is, in pixels of the grid. A hat adds to the height, so a
-toy's body stands lower than a plain shape."""
-
-JITTER = 1
-"""Most that a position differs from its usual place, in pixels of the grid."""
+PLAIN_RADIUS, TOY_RADIUS = 0.30, 0.275
 
 
 @dataclass(frozen=True)
@@ -66,7 +56,7 @@ class Scene:
     position: str = "center"
     x: float = 0.5
     y: float = 0.5
-    radius: float = PLAIN_RADII[1] / GRID
+    radius: float = PLAIN_RADIUS
 
     @property
     def is_concept(self) -> bool:
@@ -83,16 +73,17 @@ def place(
     generator: np.random.Generator,
 ) -> Scene:
     """A scene of the named parts with a little chance in its position and size."""
-    radii, height = (TOY_RADII, TOY_HEIGHT) if hat else (PLAIN_RADII, PLAIN_HEIGHT)
+    radius = (TOY_RADIUS if hat else PLAIN_RADIUS) * generator.uniform(0.93, 1.07)
     return Scene(
         shape=shape,
         color=color,
         background=background,
         hat=hat,
         position=position,
-        x=(POSITIONS[position] + int(generator.integers(-JITTER, JITTER + 1))) / GRID,
-        y=(height + int(generator.integers(-JITTER, JITTER + 1))) / GRID,
-        radius=radii[generator.integers(len(radii))] / GRID,
+        x=POSITIONS[position] + generator.uniform(-0.03, 0.03),
+        # A hat adds to the height, so a toy's body stands lower than a plain shape.
+        y=(0.63 if hat else 0.5) + generator.uniform(-0.03, 0.03),
+        radius=radius,
     )
 
 
