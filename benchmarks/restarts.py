@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,8 @@ from training.machine.cpu import this_cpu
 
 RESOLUTION = 64
 """A picture's latents then have 4,096 elements, the fewest that two threads share."""
-CHECKPOINT, STEPS = 2, 2
+CHECKPOINT, STEPS, SEED = 2, 2, 3
+"""With this seed the two steps after the checkpoint draw the picture's mirror image and itself."""
 FORKS = 10
 """Restarts that are forked from one start of Python, which has addresses and hashes of its own."""
 STACKS = {"native": "upstream", "ipex": "intel"}
@@ -44,6 +46,7 @@ BUSY = "while True: pass"
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, end with a line of JSON; 1 where cured restarts differ."""
     chosen = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left busy
     vector_math.resolve_kernels()
     found = []
     with tempfile.TemporaryDirectory() as name, _busy():
@@ -83,8 +86,8 @@ def _checkpointed(folder: Path, precision: str, frozen: str) -> Path:
     run = folder / f"{precision}-{frozen}"
     changes = {
         "resolution": RESOLUTION,
-        "train_batch_size": 4,
         "max_train_steps": CHECKPOINT,
+        "seed": SEED,
         "mixed_precision": precision,
         "frozen": frozen,
         "stack": STACKS[frozen],
@@ -111,12 +114,16 @@ def _restarts(run: Path, count: int, precision: str, frozen: str) -> dict[str, A
             )
             for kind, more in KINDS.items()
         }
-        for kind, process in pair.items():
-            printed, _ = process.communicate()
-            found = re.findall(r"^[0-9a-f]{64}$", printed, re.MULTILINE)
-            if process.returncode or len(found) != forks:
-                raise SystemExit(f"a restart failed ({process.returncode}): {printed}")
-            digests[kind] += found
+        try:
+            for kind, process in pair.items():
+                printed, _ = process.communicate()
+                found = re.findall(r"^[0-9a-f]{64}$", printed, re.MULTILINE)
+                if process.returncode or len(found) != forks:
+                    raise SystemExit(f"a restart failed ({process.returncode}): {printed}")
+                digests[kind] += found
+        finally:
+            for process in pair.values():
+                process.kill()
         print(f"{precision} {frozen}: {done + forks} of {count}", file=sys.stderr, flush=True)
     return {"precision": precision, "frozen": frozen, **counted(digests)}
 

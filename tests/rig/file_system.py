@@ -110,8 +110,9 @@ def _make_etc(etc: Path, identity: Identity) -> None:
     (etc / "resolv.conf").write_text("options timeout:1 attempts:1\n")
     (etc / "environment").write_text("")
     _empty(etc / "profile.d")
-    for name in ("pip.conf", "ld.so.preload", "sudoers.d"):
+    for name in ("pip.conf", "xdg/pip", "ld.so.preload", "sudoers.d"):
         if Path("/etc", name).exists():
+            (etc / name).parent.mkdir(parents=True, exist_ok=True)
             os.mknod(etc / name, stat.S_IFCHR, os.makedev(0, 0))
     ssh = etc / "ssh"
     _empty(ssh)

@@ -37,12 +37,12 @@ def bias(folder: Path) -> torch.Tensor:
 
 
 def test_killed_on_two_ranks_and_resumed_is_bit_identical(
-    bias_flags: Flags, tmp_path: Path
+    bias_flags: Flags, precision: str, tmp_path: Path
 ) -> None:
-    whole = bias_flags("whole", validation_prompt="a toy", num_validation_images=1,
-                       num_inference_steps=1, validation_steps=6)  # fmt: skip
+    drawing = {"validation_prompt": "a toy", "num_validation_images": 1, "num_inference_steps": 1}
+    whole = bias_flags("whole", mixed_precision=precision, validation_steps=6, **drawing)
     assert [p.code for p in run_ranks(whole, tmp_path / "logs", 2, main=MAIN)] == [0, 0]
-    cut = bias_flags("cut")
+    cut = bias_flags("cut", mixed_precision=precision)
     killed = run_ranks(cut, tmp_path / "logs", 2, KillAt(STEP, 4), main=MAIN)
     assert killed[0].code < 0
     assert not (tmp_path / "cut" / "bias.safetensors").exists()

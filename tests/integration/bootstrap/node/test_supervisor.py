@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from bootstrap.node import run_processes, run_state
 from bootstrap.node.job import Job, JobNode
 from tests.local_cluster import make_root, node_variables, training_arguments
+from tests.short_run import PRECISIONS
 
 SECONDS = 240
 HEAD = JobNode("head", "127.0.0.2", 1)
@@ -98,12 +100,22 @@ def until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(root: Path) -> bytes:
-    """What a run learns that nothing happens to: two nodes, one rank each."""
-    job = make_job(root, "whole")
-    assert run(job) == 0, log(job)
-    assert not events(job, "restart")
-    return rows(job)
+def whole_in(root: Path) -> Callable[[str], bytes]:
+    """What a run of a precision learns that nothing happens to: two nodes, one rank each."""
+
+    @cache
+    def learned(precision: str) -> bytes:
+        job = make_job(root, f"whole-{precision}", mixed_precision=precision)
+        assert run(job) == 0, log(job)
+        assert not events(job, "restart")
+        return rows(job)
+
+    return learned
+
+
+@pytest.fixture(scope="module")
+def whole(whole_in: Callable[[str], bytes]) -> bytes:
+    return whole_in("no")
 
 
 def on_step(job: Job, step: int) -> Callable[[], bool]:
@@ -120,8 +132,12 @@ def a_rank(job: Job) -> int:
     )
 
 
-def test_a_killed_rank_costs_no_bit(root: Path, whole: bytes) -> None:
-    job = make_job(root, "killed-rank", max_train_steps=6)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_killed_rank_costs_no_bit(
+    root: Path, whole_in: Callable[[str], bytes], precision: str
+) -> None:
+    whole = whole_in(precision)
+    job = make_job(root, f"killed-rank-{precision}", mixed_precision=precision, max_train_steps=6)
     process = start(job)
     until(on_step(job, 3), process)
     os.kill(a_rank(job), signal.SIGKILL)
