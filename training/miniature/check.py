@@ -26,7 +26,7 @@ from training.miniature.scenes.sharpness import edge_share, flat_share, outline_
 
 MODEL = Path(__file__).parent / "model"
 SCENES_SEED, VALIDATION_SEED = 20_240, 10_011
-STEPS, GUIDANCE = 20, 3.0
+STEPS, GUIDANCE = 20, 1.5
 
 
 @dataclass(frozen=True)

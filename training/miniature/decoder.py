@@ -22,10 +22,13 @@ from training.miniature.networks.loop import Schedule, say, train
 from training.miniature.networks.vae import as_tensor, decode, psnr, reconstruction_loss
 from training.miniature.scenes.captions import full_caption
 from training.miniature.scenes.scene import Scene, render_all
-from training.miniature.scenes.sharpness import nearest_scene
+from training.miniature.scenes.sharpness import nearest_scenes
 
 LEAST_OVERLAP = 0.7
 """A drawing that overlaps less with what was asked shows something else, and is left out."""
+
+GUIDANCE = 3.0
+"""Stronger than pictures are drawn with, which makes latents that are further from true ones."""
 
 NOISE = 0.15
 """Most noise on an encoder's latents, as a share of their spread."""
@@ -41,11 +44,9 @@ class Pairs:
 
 def drawn_pairs(pipeline: StableDiffusionPipeline, scenes: list[Scene]) -> Pairs:
     """Have the pipeline draw the scenes' captions; the pictures are the nearest true scenes'."""
-    latents = draw_latents(pipeline, [full_caption(scene) for scene in scenes], seed=5)
-    fits = [
-        nearest_scene(picture, scene)
-        for picture, scene in zip(decode(pipeline.vae, latents), scenes, strict=True)
-    ]
+    captions = [full_caption(scene) for scene in scenes]
+    latents = draw_latents(pipeline, captions, seed=5, guidance_scale=GUIDANCE, batch=250).cpu()
+    fits = nearest_scenes(decode(pipeline.vae, latents), scenes)
     kept = [index for index, (overlap, _) in enumerate(fits) if overlap >= LEAST_OVERLAP]
     say(f"decoder: {len(kept)} of {len(scenes)} drawings show what was asked")
     return Pairs(latents[kept], render_all([fits[index][1] for index in kept]))
@@ -58,7 +59,7 @@ def refine_decoder(
     validation: NDArray[np.uint8],
     *,
     steps: int,
-    batch: int = 8,
+    batch: int,
     learning_rate: float = 7e-4,
     checkpoint: Path | None = None,
     resume: bool = False,
@@ -93,7 +94,7 @@ def refine_decoder(
         "decoder",
         vae,
         loss_of,
-        Schedule(steps=steps, learning_rate=learning_rate, ema_decay=0.998, report_every=250),
+        Schedule(steps=steps, learning_rate=learning_rate, ema_decay=0.998),
         batch=batch,
         seed=4,
         checkpoint=checkpoint,

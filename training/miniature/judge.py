@@ -141,7 +141,7 @@ def train_judge(*, steps: int, scenes: int = 12_000, batch: int = 64) -> Judge:
     def report(step: int, network: nn.Module) -> str:
         return f"shape and color {accuracy(judge, 500, seed=55):.1%}"
 
-    schedule = Schedule(steps=steps, learning_rate=2e-3, ema_decay=0.995, report_every=200)
+    schedule = Schedule(steps=steps, learning_rate=2e-3, ema_decay=0.995)
     train("judge", judge, loss_of, schedule, batch=batch, seed=3, report=report)
     return judge
 

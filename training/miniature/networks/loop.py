@@ -28,8 +28,8 @@ class Schedule:
     decay_share: float = 0.4
     weight_decay: float = 0.01
     ema_decay: float = 0.999
-    report_every: int = 100
-    checkpoint_every: int = 250
+    report_seconds: float = 20.0
+    checkpoint_seconds: float = 60.0
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: a linear warmup, a plateau, a linear way down to almost zero.
@@ -82,7 +82,9 @@ def train(
         for parameter in parameters:
             dist.broadcast(parameter.data, 0)
     network.train()
-    started, total, generator = time.perf_counter(), 0.0, torch.Generator()
+    started, generator = time.perf_counter(), torch.Generator()
+    reported = saved = started
+    total, count = torch.zeros((), device=parameters[0].device), 0
     for step in range(first, schedule.steps):
         generator.manual_seed((seed * 1_000_003 + step) * ranks + rank)
         torch.manual_seed((seed * 1_000_003 + step) * ranks + rank)
@@ -99,13 +101,14 @@ def train(
         decay = min(schedule.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(average, parameters, 1.0 - decay)
-        total += float(loss.detach())
-        done = step + 1
-        if done % schedule.report_every == 0 or done == schedule.steps:
-            if not math.isfinite(total):
+        # Reading the loss would make a GPU wait at every step; it is read where it is shown.
+        total, count, done = total + loss.detach(), count + 1, step + 1
+        now, last = time.perf_counter(), step + 1 == schedule.steps
+        if last or now - reported >= schedule.report_seconds:
+            mean = float(total) / count
+            if not math.isfinite(mean):
                 raise FloatingPointError(f"{name}: the loss is not finite at step {done}")
             seconds = time.perf_counter() - started
-            speed = (done - first) * batch * ranks / seconds
             note = ""
             if report is not None and rank == 0:
                 kept = [p.detach().clone() for p in parameters]
@@ -115,31 +118,33 @@ def train(
                     note = report(done, network)
                 network.train()
                 _copy(kept, parameters)
-            count = (done - 1) % schedule.report_every + 1
+            speed = (done - first) * batch * ranks / seconds
             left = (schedule.steps - done) * seconds / (done - first)
             say(
-                f"{name} {done}/{schedule.steps}  loss {total / count:.4f}  {note}"
+                f"{name} {done}/{schedule.steps}  loss {mean:.4f}  {note}"
                 f"  {speed:.0f} images/s  lr {schedule.rate(step):.1e}"
                 f"  {timedelta(seconds=round(left))} left"
             )
-            total = 0.0
-        if (
-            checkpoint is not None
-            and rank == 0
-            and (done % schedule.checkpoint_every == 0 or done == schedule.steps)
-        ):
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            state = {
-                "step": done,
-                "optimizer": optimizer.state_dict(),
-                "weights": [p.detach() for p in parameters],
-                "average": average,
-            }
-            partial = checkpoint.with_suffix(".partial")
-            torch.save(state, partial)
-            partial.replace(checkpoint)
+            total, count, reported = torch.zeros_like(total), 0, time.perf_counter()
+        if checkpoint is not None and (last or now - saved >= schedule.checkpoint_seconds):
+            if rank == 0:
+                state = {
+                    "step": done,
+                    "optimizer": optimizer.state_dict(),
+                    "weights": [p.detach() for p in parameters],
+                    "average": average,
+                }
+                _save(state, checkpoint)
+            saved = time.perf_counter()
     _copy(average, parameters)
     return network.eval()
+
+
+def _save(state: dict[str, object], checkpoint: Path) -> None:
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    partial = checkpoint.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(checkpoint)
 
 
 @torch.no_grad()

@@ -150,7 +150,7 @@ def train_text_encoder(
         shares = zip(CLASSES, right.float().mean(dim=1).tolist(), strict=True)
         return "  ".join(f"{name} {share:.1%}" for name, share in shares)
 
-    schedule = Schedule(steps=steps, learning_rate=learning_rate, ema_decay=0.99, report_every=250)
+    schedule = Schedule(steps=steps, learning_rate=learning_rate, ema_decay=0.99)
     train(
         "text encoder",
         both,

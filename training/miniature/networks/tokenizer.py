@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
 MAX_LENGTH = 24
@@ -14,29 +16,39 @@ MAX_LENGTH = 24
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
+def byte_pair_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Pairs to merge, most frequent first, until every word is one token.
+
+    Byte-pair encoding of Sennrich et al. (arXiv 1508.07909). Pairs equally frequent come in
+    alphabetical order: the trainer of `tokenizers` takes them in another order in every
+    process, so that a resumed build would give words other numbers.
+    """
+    split = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    merges = []
+    while pairs := Counter(pair for parts in split for pair in pairwise(parts)):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        split = [_merge(parts, best) for parts in split]
+    return merges
+
+
+def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for part in parts:
+        if merged and (merged[-1], part) == pair:
+            merged[-1] += part
+        else:
+            merged.append(part)
+    return merged
+
+
 def new_tokenizer(words: list[str]) -> CLIPTokenizer:
     """Build a tokenizer of `words`; anything else falls apart into letters and bytes.
 
     Raises ValueError when a word would not become a single token.
     """
-    bpe = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=100_000,
-        min_frequency=1,
-        show_progress=False,
-        initial_alphabet=letters,
-        end_of_word_suffix="</w>",
-    )
-    bpe.train_from_iterator(words, trainer)
-    state = json.loads(bpe.to_str())["model"]
-    merges = [
-        tuple(pair) if isinstance(pair, list) else tuple(pair.split(" "))
-        for pair in state["merges"]
-    ]
+    merges = byte_pair_merges(words)
     tokens = [*letters, *(letter + "</w>" for letter in letters)]
     for left, right in merges:
         if left + right not in tokens:

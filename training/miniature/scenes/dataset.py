@@ -35,6 +35,10 @@ class Corpus:
     said: Tensor
     looks: Tensor
 
+    def to(self, device: str) -> Corpus:
+        """The same on a device."""
+        return Corpus(self.ids.to(device), self.said.to(device), self.looks.to(device))
+
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Indices of `batch` random scenes and of one caption for each, int64 [batch]."""
         scenes = torch.randint(self.ids.shape[0], (batch,), generator=generator)

@@ -7,12 +7,12 @@ One toy is never drawn for training, so that it can be the new concept of a demo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from training.miniature.scenes.parallel import in_parallel
 from training.miniature.scenes.shapes import HAT, HAT_SEAT, OUTLINES, RING_HOLE, SHAPES
 
 COLORS: dict[str, tuple[int, int, int]] = {
@@ -148,19 +148,9 @@ def render(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
     return np.asarray(image.reduce(factor))
 
 
-def render_all(scenes: list[Scene], size: int = 64, workers: int = 2) -> NDArray[np.uint8]:
-    """Draw many scenes in parallel, uint8 [len(scenes), size, size, 3]."""
-    pictures = np.empty((len(scenes), size, size, 3), dtype=np.uint8)
-    if workers < 2 or len(scenes) < 2000:
-        for index, scene in enumerate(scenes):
-            pictures[index] = render(scene, size)
-        return pictures
-    with get_context("spawn").Pool(workers) as pool:
-        jobs = ((scene, size) for scene in scenes)
-        for index, picture in enumerate(pool.imap(_render_job, jobs, chunksize=256)):
-            pictures[index] = picture
-    return pictures
-
-
-def _render_job(job: tuple[Scene, int]) -> NDArray[np.uint8]:
-    return render(*job)
+def render_all(
+    scenes: list[Scene], size: int = 64, workers: int | None = None
+) -> NDArray[np.uint8]:
+    """Draw many scenes on all cores, uint8 [len(scenes), size, size, 3]."""
+    pictures = in_parallel(render, [(scene, size) for scene in scenes], workers)
+    return np.array(pictures, dtype=np.uint8).reshape(-1, size, size, 3)

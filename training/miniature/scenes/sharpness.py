@@ -13,6 +13,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from training.miniature.scenes.parallel import in_parallel
 from training.miniature.scenes.scene import COLORS, GRID, PLAIN_RADII, TOY_RADII, Scene, render
 
 PALETTE: NDArray[np.int16] = np.array(list(COLORS.values()), dtype=np.int16)
@@ -54,6 +55,13 @@ def nearest_scene(picture: NDArray[np.uint8], scene: Scene) -> tuple[float, Scen
     """
     radii = [radius / GRID for radius in (TOY_RADII if scene.hat else PLAIN_RADII)]
     return best_fit(picture, scene, radii, offsets=(0.0,))
+
+
+def nearest_scenes(
+    pictures: NDArray[np.uint8], scenes: list[Scene], workers: int | None = None
+) -> list[tuple[float, Scene]]:
+    """`nearest_scene` of many pictures, uint8 [n, 64, 64, 3], on all cores."""
+    return in_parallel(nearest_scene, list(zip(pictures, scenes, strict=True)), workers)
 
 
 def best_fit(
