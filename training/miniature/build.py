@@ -224,9 +224,8 @@ def main() -> None:
         "learns to pack 64 x 64 pictures into 8 x 8 latents, the text encoder to read captions, "
         "the UNet to draw latents from captions, and the decoder to make clean pictures of what "
         "the UNet draws.",
-        epilog="Eight minutes on an H200; most of a day on two CPU cores, where smaller steps "
-        "and batches give a usable model in an hour. After an interruption, run the same command "
-        "with --resume. "
+        epilog="Nine minutes on an H200; about seven hours on a CPU core. After an interruption, "
+        "run the same command with --resume. "
         "On several cores, a process for each is faster than as many threads: "
         "torchrun --nproc_per_node 2 -m training.miniature.build --threads 1 (scenes and "
         "batches are counted per process).",

@@ -229,7 +229,7 @@ def main() -> int:
     parser.add_argument("--captions", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3, help="pictures drawn of each caption")
     parser.add_argument(
-        "--at_least", type=float, default=95.0, help="percent that must be right, else exit 1"
+        "--at_least", type=float, default=98.0, help="percent that must be right, else exit 1"
     )
     parser.add_argument("--grid", type=Path, help="write some pictures with captions here")
     arguments = parser.parse_args()
