@@ -24,7 +24,10 @@ from training.miniature.networks.vae import as_tensor, encode, psnr, refine_deco
 from training.miniature.scenes.captions import full_caption, vocabulary
 from training.miniature.scenes.dataset import new_corpus, tokenize
 from training.miniature.scenes.scene import Scene, render_all, sample_scenes
+from training.ranks.process_group import joined
 
+TIMEOUT_SECONDS = 1800
+"""How long the other ranks wait for what the first does alone."""
 VALIDATION_SEED = 10_011
 
 
@@ -222,9 +225,8 @@ def main() -> None:
     arguments = parser.parse_args()
     vector_math.resolve_kernels()
     torch.set_num_threads(arguments.threads)
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("gloo")
-    build(arguments)
+    with joined("gloo", TIMEOUT_SECONDS, os.environ):
+        build(arguments)
 
 
 if __name__ == "__main__":
