@@ -21,8 +21,8 @@ from training.data.dataset import epoch_length, one_pass
 from training.data.draws import Draws, chunks, share
 from training.data.inputs import Inputs, read_inputs, read_posteriors
 from training.data.samples import EncodedData
-from training.errors import UserError
-from training.loop.learning_rate import DECAYING, learning_rate_schedule
+from training.errors import UserError, first_line
+from training.loop.learning_rate import DECAYING, learning_rate_schedule, refuse_overflow
 from training.loop.step import TrainingStep
 from training.loop.train import Stopped, restore, train
 from training.machine import vector_math
@@ -32,7 +32,8 @@ from training.method import Method, Values
 from training.models import frozen
 from training.models.denoising import Denoising
 from training.models.loading import tokenize
-from training.outputs.pipeline import publish, save_full_pipeline
+from training.outputs.hub import ask_for_repository, publish
+from training.outputs.pipeline import save_full_pipeline
 from training.outputs.progress import StepProgress
 from training.outputs.report import write_report
 from training.outputs.writer import Outputs
@@ -56,6 +57,7 @@ class Machine:
         threads: of this rank.
         keeps: whether this rank keeps the run in the folder that it sees.
         say: tells the person, from the first rank alone.
+        repository: on the hub, which has said that it takes the results; "": none is to.
     """
 
     stack: Stack
@@ -63,6 +65,7 @@ class Machine:
     threads: int
     keeps: bool
     say: Callable[[str], None]
+    repository: str
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,12 @@ def _configure(
     torch.set_num_threads(threads)
     for line in (*_headlines(config, stack, ranks, threads, asked is not None), *notices):
         say(line)
+    refuse_overflow(config, config.base_learning_rate(ranks.size))
     check_folder(config, ranks, keeps)
     together(ranks, lambda: _check_tracker(config))
-    return Machine(stack, ranks, threads, keeps, say)
+    hub = config.push_to_hub and ranks.is_first
+    repository = together(ranks, lambda: ask_for_repository(config) if hub else "")
+    return Machine(stack, ranks, threads, keeps, say, repository)
 
 
 def _read(
@@ -191,7 +197,7 @@ def _write(config: RunConfig, machine: Machine, step: TrainingStep, ended: Ended
     if machine.keeps:
         prune(config.output_dir, config.checkpoints_total_limit)
     if machine.ranks.is_first:
-        _finish(config, ended.outputs, step.parameters, ended.done, ended.end)
+        _finish(config, machine.repository, ended, step.parameters)
     for tracker in step.accelerator.trackers:
         tracker.finish()
     barrier(machine.ranks)
@@ -329,7 +335,13 @@ def _announce(
     if config.report_to != "none":
         values = config.model_dump(mode="json")
         simple = {k: v if isinstance(v, int | float) else str(v) for k, v in values.items()}
-        outputs.accelerator.init_trackers(config.method, simple)
+        try:
+            outputs.accelerator.init_trackers(config.method, simple)
+        except Exception as error:  # the tools raise what they like where nobody is logged in
+            raise UserError(
+                f"report_to {config.report_to}: cannot be started ({first_line(error)}). "
+                "Log in to it, or use --report_to tensorboard or none."
+            ) from error
     if start > 0 and config.lr_scheduler in DECAYING:
         outputs.notice(
             f"the {config.lr_scheduler} schedule is restated: it ends at step {max_train_steps}"
@@ -358,29 +370,25 @@ def _stop_on_signals() -> Iterator[Stopped]:
             signal.signal(number, handler)
 
 
-def _finish(
-    config: RunConfig,
-    outputs: Outputs,
-    values: Values,
-    done: int,
-    max_train_steps: int,
-) -> None:
+def _finish(config: RunConfig, repository: str, ended: Ended, values: Values) -> None:
     """The outputs of a run that has ended, or a word on one that was asked to stop."""
+    outputs = ended.outputs
     assert outputs.log is not None
-    if done < max_train_steps:
-        outputs.log.write("stopped", step=done)
+    if ended.done < ended.end:
+        outputs.log.write("stopped", step=ended.done)
         outputs.progress.note(
-            f"stopped at step {done} with a checkpoint; go on with --resume_from_checkpoint latest"
+            f"stopped at step {ended.done} with a checkpoint; "
+            "go on with --resume_from_checkpoint latest"
         )
         return
     paths: list[Path] = outputs.final(values)
-    if config.save_as_full_pipeline:
+    if config.save_as_full_pipeline or config.push_to_hub:  # as diffusers' script
         outputs.progress.note("saving the whole pipeline")
         save_full_pipeline(config.output_dir, config, outputs.method.learned_models(values))
         paths.append(config.output_dir / "model_index.json")
-    outputs.log.write("done", step=done, paths=[path.name for path in paths])
+    outputs.log.write("done", step=ended.done, paths=[path.name for path in paths])
     paths.append(write_report(config.output_dir))
     for path in paths:
         outputs.progress.note(f"wrote {path}")
     if config.push_to_hub:
-        publish(config, outputs.progress.note)
+        publish(config, repository, outputs.progress.note)

@@ -21,7 +21,7 @@ from bootstrap.names import under
 from bootstrap.runs import results_owner, runs_on_head
 from bootstrap.runs.results import disk_errors_named
 from bootstrap.ssh.host import Host
-from bootstrap.terminal import cell, say
+from bootstrap.terminal import cell, say, say_on
 
 PASSED_ON = ("num_images", "seed", "step", "num_inference_steps", "guidance_scale")
 
@@ -53,6 +53,8 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
         def tell(line: str) -> None:
             if line.startswith("drawing"):
                 status.update(cell(f"{head.name}: {line}"))
+            elif line.startswith("prompt "):  # what of it is cut off, say
+                say_on(console, f"{head.name}: {line}")
 
         finished = head.run(command(head, name, chosen), on_line=tell, check=False)
         if finished.exit_code != 0:

@@ -78,12 +78,20 @@ WRAPPER = r"""#!/bin/bash
 # ssh among the nodes of this cluster; for `mpirun -launcher ssh -launcher-exec`.
 # What a training preloads or links is not ssh's.
 unset LD_PRELOAD LD_LIBRARY_PATH BASH_ENV
+# Nor are mpirun's own descriptors, the port among them that it listens on while it starts: held on
+# to, it would stay open, to everybody, for as long as the ranks run. (255 is bash's own.)
+for descriptor in /proc/self/fd/*; do
+    descriptor=${{descriptor##*/}}
+    case $descriptor in 0 | 1 | 2 | 255) ;; *) exec {{descriptor}}<&- ;; esac
+done
 config={config}
 while getopts :46AaCfGgKkMNnqsTtVvXxYyB:b:c:D:E:e:F:I:i:J:L:l:m:O:o:P:p:Q:R:S:W:w: option; do
     :
 done
 options=("${{@:1:OPTIND-1}}"); host=${{@:OPTIND:1}}; command=${{*:OPTIND+1}}
 case $command in "" | -*) exec ssh -F "$config" "$@" ;; esac
+# Without addresses mpirun calls the machine that it runs on by its name.
+case $host in "$(uname -n)" | localhost | 127.*) exec sh -c "$command" ;; esac
 read -r mark </proc/sys/kernel/random/uuid
 quote=\' escaped=\'\"\'\"\'
 begin="{mark} ${{mark%%-*}} ${{mark#*-}}; unset BASH_ENV; "
@@ -157,9 +165,10 @@ def join(
 
 
 def alone(host: Host, inventory: Inventory) -> None:
-    """What a cluster of one machine holds of this: its nodefile and nodes.json."""
+    """What a cluster of one machine holds of this: nodefile, nodes.json, and what mpirun starts."""
     files = shared_files(inventory, {}, host.layout)
-    put(host, {path: files[path] for path in (host.layout.nodefile, host.layout.nodes_json)})
+    held = (host.layout.nodefile, host.layout.nodes_json, host.layout.ssh)
+    put(host, {path: files[path] for path in held})
 
 
 def leave(host: Host, inventory: Inventory) -> None:

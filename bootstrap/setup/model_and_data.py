@@ -86,6 +86,12 @@ def read_input(kind: str, value: str, revision: str | None = None) -> Input:
     path = Path(value).expanduser()
     if path.is_dir():
         return Input(kind, value, checked(kind, path.resolve()))
+    if kind == "model" and path.is_file():
+        raise UserError(
+            f"{value}: is a single file; the nodes are sent a pipeline folder. Make one of it:\n"
+            '  python -c "from diffusers import StableDiffusionPipeline as P; '
+            f"P.from_single_file('{value}').save_pretrained('FOLDER')\""
+        )
     if not re.fullmatch(REPOSITORY, value) or path.exists():
         raise UserError(f"{value}: is neither a folder here nor a repository on the hub (a/b).")
     return Input(kind, value, revision=revision)

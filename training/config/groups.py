@@ -70,10 +70,18 @@ class ModelConfig(Group):
     """The base model: what to load, and of which revision."""
 
     pretrained_model_name_or_path: str = key(
-        "model", ..., "A diffusers pipeline folder, or a model's name on the Hugging Face hub."
+        "model",
+        ...,
+        "A diffusers pipeline folder, a model's name on the Hugging Face hub, or a single "
+        ".safetensors file of Stable Diffusion 1.x.",
     )
     revision: str | None = key("model", None, "Revision (branch, tag, commit) on the hub.")
     variant: str | None = key("model", None, "Variant of the weight files, for example fp16.")
+    allow_pickle: bool = key(
+        "model",
+        False,
+        "Read weights that are there as pickles alone (.bin), as tensors and nothing else.",
+    )
     tokenizer_name: str | None = key(
         "model", None, "Tokenizer folder or hub name, if it is not the model's own."
     )
@@ -165,6 +173,14 @@ class OptimizationConfig(Group):
             raise ValueError("must be rules such as '1:10,0.1:20,0.01', the last without a step")
         return value
 
+    def global_batch(self, ranks: int) -> int:
+        """Samples per optimizer step of a run that `ranks` ranks start."""
+        return self.train_batch_size * self.gradient_accumulation_steps * ranks
+
+    def base_learning_rate(self, ranks: int) -> float:
+        """The learning rate after warmup, `scale_lr` applied."""
+        return self.learning_rate * (self.global_batch(ranks) if self.scale_lr else 1)
+
 
 class MachineConfig(Group):
     """What the machine computes with."""
@@ -218,7 +234,11 @@ class OutputsConfig(Group):
     resume_from_checkpoint: str | None = key(
         "outputs", None, "'latest', or the name of a checkpoint folder, to go on from."
     )
-    push_to_hub: bool = key("outputs", False, "Upload the results to the hub at the end.")
+    push_to_hub: bool = key(
+        "outputs",
+        False,
+        "Upload what was learned, its pictures and the whole pipeline to the hub at the end.",
+    )
     hub_model_id: str | None = key("outputs", None, "Repository for push_to_hub.")
 
     @field_validator("checkpoints_total_limit", mode="before")

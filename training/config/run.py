@@ -60,6 +60,7 @@ class RunConfig(
         "pretrained_model_name_or_path": "model",
         "revision": "model",
         "variant": "model",
+        "allow_pickle": "model",
         "tokenizer_name": "tokenizer",
         "train_data_dir": "pictures",
         "skip_broken_images": "pictures",
@@ -74,6 +75,15 @@ class RunConfig(
     def summary(self) -> str:
         """What is trained, as the beginning of a sentence."""
         return f"Training ({self.title})"
+
+    def usage(self, repository: str) -> str:
+        """Lines of Python that draw with what was learned, once it is on the hub.
+
+        Args:
+            repository: there; the base model's pipeline is called `pipeline`.
+        """
+        del repository
+        return ""
 
     @property
     def own_files(self) -> tuple[str, ...]:

@@ -96,6 +96,13 @@ class TextualInversionConfig(LearnedEmbedsConfig, RunConfig, ConceptConfig):
         rows = "row" if self.num_vectors == 1 else "rows"
         return f"Textual inversion of {self.num_vectors} embedding {rows}"
 
+    def usage(self, repository: str) -> str:
+        """Loading the word, and a prompt with it."""
+        return (
+            f'pipeline.load_textual_inversion("{repository}")\n'
+            f'pipeline("a photo of {self.placeholder_token}").images[0]\n'
+        )
+
     @property
     def own_files(self) -> tuple[str, ...]:
         """What `training.methods.textual_inversion` writes into the run folder."""

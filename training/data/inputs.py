@@ -37,7 +37,7 @@ def read_inputs(method: type[Method], config: RunConfig, notify: Callable[[str],
         UserError: a picture, a part of the model, or what is to be trained cannot be used.
     """
     pictures = find_pictures(config.train_data_dir, config.skip_broken_images, notify)
-    models = load_models(config)
+    models = load_models(config, notify)
     trained = method(config, models)
     content = identify(models, pictures, trained.start)
     trained.prepare(models, notify)

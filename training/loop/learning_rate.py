@@ -24,7 +24,8 @@ def learning_rate_schedule(
         max_train_steps: where a decaying schedule ends.
 
     Raises:
-        SharedError: the schedule does not take such a rate.
+        SharedError: the schedule does not take such a rate; the function itself raises it where
+            AdamW would not.
     """
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=base)
     try:
@@ -43,4 +44,29 @@ def learning_rate_schedule(
             f"({error})."
         ) from error
     factor: Callable[[int], float] = scheduler.lr_lambdas[0]
-    return lambda step: base * factor(step)
+
+    def rate(step: int) -> float:
+        value = base * factor(step)
+        refuse_overflow(optimization, value)
+        return value
+
+    return rate
+
+
+def refuse_overflow(optimization: OptimizationConfig, rate: float) -> None:
+    """Make sure that what AdamW multiplies by is a number in float32.
+
+    It divides the rate by its first step's bias correction, 1 - beta1, multiplies it by the weight
+    decay, and adds epsilon (Loshchilov & Hutter 2019, algorithm 2).
+
+    Raises:
+        SharedError: one of them is beyond that.
+    """
+    beta1, decay = optimization.adam_beta1, optimization.adam_weight_decay
+    factors = (rate / (1 - beta1), rate * decay, optimization.adam_epsilon)
+    if max(factors) > torch.finfo(torch.float32).max:
+        raise SharedError(
+            f"learning_rate {rate:g}: is beyond what AdamW can compute with in float32 "
+            f"(adam_beta1 {beta1:g}, adam_weight_decay {decay:g}, "
+            f"adam_epsilon {optimization.adam_epsilon:g}). Usual rates are from 1e-4 to 1e-2."
+        )

@@ -26,7 +26,13 @@ from training.miniature.networks.vae import as_tensor, encode, psnr, train_vae
 from training.miniature.scenes.captions import full_caption, vocabulary
 from training.miniature.scenes.dataset import new_corpus, tokenize
 from training.miniature.scenes.scene import Scene, render_all, sample_scenes
+from training.ranks.process_group import joined
 
+<<<<<<< HEAD
+=======
+TIMEOUT_SECONDS = 1800
+"""How long the other ranks wait for what the first does alone."""
+VALIDATION_SEED = 10_011
 
 def assemble(
     vae: AutoencoderKL,
@@ -274,9 +280,8 @@ def main() -> None:
     vector_math.resolve_kernels()
     torch.set_num_threads(arguments.threads)
     torch.set_float32_matmul_precision("high")
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("gloo")
-    build(arguments)
+    with joined("gloo", TIMEOUT_SECONDS, os.environ):
+        build(arguments)
 
 
 if __name__ == "__main__":

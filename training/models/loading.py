@@ -1,9 +1,9 @@
-"""Loading a diffusers pipeline's parts."""
+"""Loading a pipeline's parts: from a folder, from the hub, or from a single file."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.config.groups import ModelConfig
 from training.errors import UserError, first_line
+from training.models import single_file
+from training.models.families import refuse_other_architectures, refuse_other_pipelines
+from training.models.weights import load_part, refuse_missing
 
 PARTS = ("tokenizer", "scheduler", "text_encoder", "vae", "unet")
+Notify = Callable[[str], None]
 
 
 @dataclass
@@ -35,15 +39,35 @@ for _library in (transformers.utils.logging, diffusers.utils.logging):
     _library.disable_progress_bar()  # loading takes less than it takes to read the bar
 
 
-def load_models(model: ModelConfig) -> Models:
+def load_models(model: ModelConfig, notify: Notify = lambda text: None) -> Models:
     """Load tokenizer, noise scheduler, text encoder, VAE and UNet.
 
+    Args:
+        notify: called with a line for each part that is read from other files than those asked for.
+
     Raises:
-        UserError: a part is missing or cannot be read; it is named.
+        UserError: a part is missing or cannot be read, and is named; or the model is of another
+            family than Stable Diffusion 1.x and 2.x.
     """
     name = model.model_name
+    models = _from_file(model) if Path(name).is_file() else _from_pipeline(model, notify)
+    refuse_other_architectures(name, models)
+    # Some tokenizers do not say how much the text encoder takes; no prompt may be longer.
+    positions = models.text_encoder.config.max_position_embeddings
+    models.tokenizer.model_max_length = min(models.tokenizer.model_max_length, positions)
+    if models.noise_scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
+        raise UserError(
+            f"{name}/scheduler: prediction type {models.noise_scheduler.config.prediction_type!r} "
+            "is not one that this objective knows (epsilon, v_prediction, sample)."
+        )
+    return models
+
+
+def _from_pipeline(model: ModelConfig, notify: Notify) -> Models:
+    """The parts of a pipeline folder, or of a repository on the hub."""
+    name = model.model_name
     hub = {"revision": model.revision}
-    weights = {**hub, "variant": model.variant, "low_cpu_mem_usage": True}
+    refuse_other_pipelines(name, model.revision)
     missing = [part for part in PARTS if Path(name).is_dir() and not (Path(name) / part).is_dir()]
     if missing:
         raise UserError(
@@ -51,49 +75,91 @@ def load_models(model: ModelConfig) -> Models:
             f"{', '.join(PARTS)}; download it again."
         )
     with _part_named(name, "tokenizer"):
-        tokenizer = (
-            CLIPTokenizer.from_pretrained(model.tokenizer_name)
-            if model.tokenizer_name
-            else CLIPTokenizer.from_pretrained(name, subfolder="tokenizer", **hub)
-        )
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers 5 says nothing
-            raise ValueError("its vocabulary (vocab.json and merges.txt) is missing.")
+        tokenizer = load_tokenizer(model.tokenizer_name) if model.tokenizer_name else (
+            load_tokenizer(name, subfolder="tokenizer", **hub)
+        )  # fmt: skip
     with _part_named(name, "scheduler"):
         noise_scheduler = DDPMScheduler.from_pretrained(name, subfolder="scheduler", **hub)
-    with _part_named(name, "text_encoder"):
+
+    def text_encoder(variant: str | None, safetensors: bool) -> Any:
         # The dtype is asked for: transformers 5 keeps a file's fp16, which cannot be mixed.
-        text_encoder, found = CLIPTextModel.from_pretrained(
+        module, found = CLIPTextModel.from_pretrained(
             name,
             subfolder="text_encoder",
             dtype=torch.float32,
-            use_safetensors=True,
-            **hub,
-            variant=model.variant,
+            use_safetensors=safetensors,
+            variant=variant,
             output_loading_info=True,
+            **hub,
         )
-        _refuse_missing(found["missing_keys"])
-    with _part_named(name, "vae"):
-        vae = AutoencoderKL.from_pretrained(
-            name, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True, **weights
+        refuse_missing(found["missing_keys"])
+        return module
+
+    def from_diffusers(kind: Any, part: str) -> Callable[[str | None, bool], Any]:
+        def load(variant: str | None, safetensors: bool) -> Any:
+            module = kind.from_pretrained(
+                name,
+                subfolder=part,
+                torch_dtype=torch.float32,
+                use_safetensors=safetensors,
+                variant=variant,
+                low_cpu_mem_usage=True,
+                **hub,
+            )
+            refuse_missing([key for key, value in module.state_dict().items() if value.is_meta])
+            return module
+
+        return load
+
+    loaders = {
+        "text_encoder": text_encoder,
+        "vae": from_diffusers(AutoencoderKL, "vae"),
+        "unet": from_diffusers(UNet2DConditionModel, "unet"),
+    }
+    parts = {}
+    for part, load in loaders.items():
+        with _part_named(name, part):
+            parts[part] = load_part(model, part, load, notify)
+    return Models(tokenizer, noise_scheduler, **parts)
+
+
+def _from_file(model: ModelConfig) -> Models:
+    """The parts of a single file, as Stable Diffusion was published in."""
+    path = Path(model.model_name)
+    single_file.check(path)
+    where = model.tokenizer_name or single_file.TOKENIZER
+    try:
+        tokenizer = (
+            load_tokenizer(where)
+            if model.tokenizer_name
+            else load_tokenizer(where, subfolder="tokenizer")
         )
-        _refuse_missing([key for key, value in vae.state_dict().items() if value.is_meta])
-    with _part_named(name, "unet"):
-        unet = UNet2DConditionModel.from_pretrained(
-            name, subfolder="unet", torch_dtype=torch.float32, use_safetensors=True, **weights
-        )
-        _refuse_missing([key for key, value in unet.state_dict().items() if value.is_meta])
-    if noise_scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
+    except Exception as error:  # whatever transformers or the hub's client stumbles over
         raise UserError(
-            f"{name}/scheduler: prediction type {noise_scheduler.config.prediction_type!r} "
-            "is not one that this objective knows (epsilon, v_prediction, sample)."
-        )
-    return Models(tokenizer, noise_scheduler, text_encoder, vae, unet)
+            f"{path}: has no tokenizer in it, and {where} cannot be loaded: "
+            f"{first_line(error)[:300]}\n  Give --tokenizer_name a folder with Stable Diffusion's "
+            f"(a pipeline folder's tokenizer/), or convert the file where the hub can be reached:\n"
+            f"{single_file.convert(path)}"
+        ) from error
+    parts = {}
+    for part in ("text_encoder", "vae", "unet"):
+        with _part_named(str(path), part):
+            parts[part] = single_file.load(path, part)
+            lacking = [key for key, value in parts[part].state_dict().items() if value.is_meta]
+            refuse_missing(lacking)
+    return Models(tokenizer, single_file.scheduler(DDPMScheduler), **parts)
 
 
-def _refuse_missing(keys: Collection[str]) -> None:
-    """The loaders leave weights that a file lacks random (transformers) or empty (diffusers)."""
-    if keys:
-        raise ValueError(f"its file lacks {len(keys)} weights, {min(keys)} among them.")
+def load_tokenizer(name: str, **where: Any) -> Any:
+    """A CLIP tokenizer.
+
+    Raises:
+        Exception: whatever transformers says, and ValueError where it would say nothing.
+    """
+    tokenizer = CLIPTokenizer.from_pretrained(name, **where)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers 5 says nothing
+        raise ValueError("its vocabulary (vocab.json and merges.txt) is missing.")
+    return tokenizer
 
 
 class _part_named:
@@ -106,7 +172,7 @@ class _part_named:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or not isinstance(error, Exception):
+        if not isinstance(error, Exception) or isinstance(error, UserError):
             return
         where = "a folder here or a name on the hub (HF_ENDPOINT says which hub)"
         raise UserError(

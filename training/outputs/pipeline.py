@@ -1,19 +1,15 @@
-"""The finished concept inside its whole pipeline: on disk, and on the hub."""
+"""The finished concept inside its whole pipeline, on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import torch
-from diffusers import StableDiffusionPipeline
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from diffusers import PNDMScheduler, StableDiffusionPipeline
 
 from training import atomic_files
-from training.config.groups import ModelConfig, OutputsConfig
-from training.errors import UserError, first_line
+from training.config.groups import ModelConfig
+from training.models import single_file
 from training.models.loading import Models
 
 
@@ -23,16 +19,32 @@ def save_full_pipeline(folder: Path, base: ModelConfig, models: Models) -> None:
     Args:
         models: read afresh, in float32: those that trained may have been repacked.
     """
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        base.model_name,
-        revision=base.revision,
-        variant=base.variant,
-        text_encoder=models.text_encoder,
-        tokenizer=models.tokenizer,
-        vae=models.vae,
-        unet=models.unet,
-        torch_dtype=torch.float32,
-    )
+    parts = {
+        "text_encoder": models.text_encoder,
+        "tokenizer": models.tokenizer,
+        "vae": models.vae,
+        "unet": models.unet,
+    }
+    if Path(base.model_name).is_file():
+        pipeline = StableDiffusionPipeline(
+            **parts,
+            scheduler=single_file.scheduler(PNDMScheduler),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    else:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            base.model_name,
+            revision=base.revision,
+            variant=base.variant,
+            torch_dtype=torch.float32,
+            **parts,
+        )
+    # Where the model lies here is nobody's business: a saved pipeline is made to be passed on.
+    known_as = "" if Path(base.model_name).exists() else base.model_name
+    for part in (pipeline, models.vae, models.unet):
+        part.register_to_config(_name_or_path=known_as)
     staging = folder / ".pipeline"
 
     def put_in_place(temporary: Path) -> None:
@@ -43,28 +55,3 @@ def save_full_pipeline(folder: Path, base: ModelConfig, models: Models) -> None:
     for part in sorted(staging.iterdir(), key=lambda path: path.name == "model_index.json"):
         atomic_files.move(part, folder / part.name)
     staging.rmdir()
-
-
-def publish(outputs: OutputsConfig, notify: Callable[[str], None]) -> None:
-    """Upload the results to the hub, without checkpoints and encoded pictures.
-
-    Raises:
-        UserError: no token (HF_TOKEN or `hf auth login`), or the hub refuses.
-    """
-    api = HfApi()
-    name = outputs.hub_model_id or outputs.output_dir.name
-    try:
-        repository = api.create_repo(name, exist_ok=True).repo_id
-        api.upload_folder(
-            repo_id=repository,
-            folder_path=outputs.output_dir,
-            ignore_patterns=["checkpoint-*", "latents/*", ".*", "logs/*"],
-            commit_message="End of training",
-        )
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
-        raise UserError(
-            f"push_to_hub: {name} could not be uploaded ({first_line(error)}). "
-            "Set HF_TOKEN to a token that may write; the results are in "
-            f"{outputs.output_dir}."
-        ) from error
-    notify(f"uploaded to {repository}")

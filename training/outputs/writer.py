@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from PIL import Image
 
 from training.config.groups import OutputsConfig, WatchingConfig
 from training.inference.samples import build_pipeline, draw, save_picture
 from training.method import Method, Values
 from training.models.loading import Models
 from training.outputs.progress import StepProgress
+from training.outputs.trackers import log_pictures
 from training.storage.checkpoint import State, save_checkpoint
 from training.storage.events import EventLog
 from training.storage.run_directory import RunRecord
@@ -94,6 +96,7 @@ class Outputs:
         if self._pipeline is None:
             self._pipeline = build_pipeline(self.models)
         seeds = [self.record.seed + i for i in range(self.watching.num_validation_images)]
+        drawn: list[tuple[str, Image.Image]] = []
         for number, prompt in enumerate(prompts):
             pictures = draw(
                 self._pipeline,
@@ -110,15 +113,8 @@ class Outputs:
                 self.log.write(
                     "sample", step=done, prompt=prompt, seed=seed, path=f"{SAMPLES}/{name}"
                 )
-            self._to_tensorboard(done, prompt, pictures)
-
-    def _to_tensorboard(self, done: int, prompt: str, pictures: list[Any]) -> None:
-        import numpy as np
-
-        for tracker in self.accelerator.trackers:
-            if tracker.name == "tensorboard":
-                images = np.stack([np.asarray(picture) for picture in pictures])
-                tracker.writer.add_images(prompt, images, done, dataformats="NHWC")
+            drawn += [(prompt, picture) for picture in pictures]
+        log_pictures(self.accelerator.trackers, done, drawn)
 
     def final(self, values: Values) -> list[Path]:
         """Write what has been learned; returns the paths."""

@@ -8,7 +8,6 @@ import gc
 import json
 import os
 import socket
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -18,61 +17,18 @@ from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import FileStore, Store, TCPStore
+from torch._C._distributed_c10d import Store
 
 from training.errors import LostRanks, PeerError, SharedError, UserError
 from training.ranks.launcher import Ranks, read_environment
+from training.ranks.meeting import MEETING_SECONDS, interface_to, meet, meeting_place
 
 Result = TypeVar("Result")
 
-MEETING_SECONDS = 300
-"""How long the first rank to start waits for the last."""
-JOB_NAMES = ("I_MPI_HYDRA_UUID", "PMIX_NAMESPACE", "TORCHELASTIC_RUN_ID")
-"""What launchers call one job, the same for all of its ranks."""
 ROLL_CALL_SECONDS = 10.0
 """How long the survivors of a lost rank wait for each other before they name the missing."""
 FAILED = "failed"
 """Where a rank that ends with an error leaves word of it."""
-
-
-def _meeting_place(ranks: Ranks, environment: Mapping[str, str]) -> str:
-    """The launcher's master address as host:port, or a file on a single machine.
-
-    Raises:
-        UserError: the ranks are on several machines and MASTER_ADDR is not set.
-    """
-    if "MASTER_ADDR" in environment:
-        return f"{environment['MASTER_ADDR']}:{environment.get('MASTER_PORT', '29500')}"
-    if ranks.local_size != ranks.size:
-        raise UserError(
-            f"{ranks.size} ranks on several machines, but MASTER_ADDR is not set: "
-            "export it as the first node's address (and MASTER_PORT if 29500 is taken)."
-        )
-    job = next((environment[key] for key in JOB_NAMES if key in environment), None)
-    return str(Path(tempfile.gettempdir()) / f"ranks-{os.getuid()}-{job or _parent()}")
-
-
-def _parent() -> str:
-    """Ranks of one launcher share a parent; its start time tells it from an earlier namesake."""
-    stat = Path(f"/proc/{os.getppid()}/stat")
-    started = stat.read_text().rsplit(")", 1)[1].split()[19] if stat.exists() else "0"
-    return f"{os.getppid()}-{started}"
-
-
-def _meet(place: str, ranks: Ranks, environment: Mapping[str, str]) -> Store:
-    """The store at `place`, which the first rank keeps, or torchrun's own agent."""
-    kept_by_agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if place.startswith("/"):
-        return FileStore(place, ranks.size)
-    host, port = place.rsplit(":", 1)
-    return TCPStore(
-        host,
-        int(port),
-        ranks.size,
-        ranks.is_first and not kept_by_agent,
-        timeout=datetime.timedelta(seconds=MEETING_SECONDS),
-        use_libuv=False,
-    )
 
 
 @contextmanager
@@ -98,11 +54,10 @@ def joined(
     if alone.size == 1:
         yield alone
         return
-    place = _meeting_place(alone, environment)
-    if alone.local_size == alone.size:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
+    place = meeting_place(alone, environment)
     try:
-        store = _meet(place, alone, environment)
+        _choose_interface(alone, place)
+        store = meet(place, alone, environment)
         store.set_timeout(datetime.timedelta(seconds=MEETING_SECONDS))
         store.set(f"place/{alone.rank}", f"{socket.gethostname()} pid {os.getpid()}")
         places = {rank: store.get(f"place/{rank}").decode() for rank in range(alone.size)}
@@ -114,7 +69,7 @@ def joined(
             world_size=alone.size,
             timeout=datetime.timedelta(seconds=timeout),
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise LostRanks(
             f"rank {alone.rank} of {alone.size} could not meet the others at {place} within "
             f"{MEETING_SECONDS} s: {_first_line(error)}. Did every rank start, and is the port "
@@ -239,8 +194,17 @@ def _wait_for(store: Store, what: str, ranks: list[int], seconds: float) -> list
     return ranks
 
 
-def _loopback() -> str:
-    return "lo" if Path("/sys/class/net/lo").exists() else "lo0"
+def _choose_interface(me: Ranks, place: str) -> None:
+    """Where gloo listens: on this machine alone, or on the interface on the way to the first rank.
+
+    Left to itself it takes what this machine's name stands for.
+    """
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    here = me.local_size == me.size
+    found = interface_to("127.0.0.1" if here else place.rsplit(":", 1)[0])
+    if found is not None:
+        os.environ["GLOO_SOCKET_IFNAME"] = found
 
 
 def _first_line(error: BaseException) -> str:
@@ -255,11 +219,25 @@ def all_reduce_sum(values: torch.Tensor, ranks: Ranks) -> None:
 
 def broadcast_text(text: str, ranks: Ranks) -> str:
     """The first rank's `text`, on every rank."""
+    return cast(str, _of_every_rank(text if ranks.is_first else None, ranks)[0])
+
+
+def _of_every_rank(mine: str | None, ranks: Ranks) -> list[str | None]:
+    """What each rank says, in order, as JSON: what unpickles a neighbour's words runs its code."""
     if ranks.size == 1:
-        return text
-    box = [text]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+        return [mine]
+    said = torch.frombuffer(bytearray(json.dumps(mine).encode()), dtype=torch.uint8)
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(ranks.size)]
+    dist.all_gather(lengths, torch.tensor([len(said)]))
+    longest = max(int(length) for length in lengths)
+    padded = torch.zeros(longest, dtype=torch.uint8)
+    padded[: len(said)] = said
+    received = [torch.zeros_like(padded) for _ in range(ranks.size)]
+    dist.all_gather(received, padded)
+    return [
+        json.loads(bytes(each[: int(length)].tolist()))
+        for each, length in zip(received, lengths, strict=True)
+    ]
 
 
 def together(ranks: Ranks, prepare: Callable[[], Result]) -> Result:
@@ -273,10 +251,7 @@ def together(ranks: Ranks, prepare: Callable[[], Result]) -> Result:
         result = prepare()
     except UserError as error:
         problem = str(error)
-    problems: list[str | None] = [problem]
-    if ranks.size > 1:
-        problems = [None] * ranks.size
-        dist.all_gather_object(problems, problem)
+    problems = _of_every_rank(problem, ranks)
     different = dict.fromkeys(text for text in problems if text is not None)
     if different:
         shared = len(different) == 1 and None not in problems

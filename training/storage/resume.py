@@ -60,7 +60,6 @@ def fixed_facts(
 
 
 def _new_record(config: RunConfig, stack: Stack, ranks: Ranks, inputs: Inputs) -> RunRecord:
-    global_batch = config.train_batch_size * config.gradient_accumulation_steps * ranks.size
     dtype = resolve_dtype(config.mixed_precision, this_cpu())
     factor = 2 ** (len(inputs.models.vae.config.block_out_channels) - 1)
     how = frozen.choose(
@@ -68,8 +67,8 @@ def _new_record(config: RunConfig, stack: Stack, ranks: Ranks, inputs: Inputs) -
     )
     return RunRecord(
         seed=config.seed if config.seed is not None else secrets.randbelow(2**31),
-        global_batch=global_batch,
-        learning_rate=config.learning_rate * (global_batch if config.scale_lr else 1),
+        global_batch=config.global_batch(ranks.size),
+        learning_rate=config.base_learning_rate(ranks.size),
         dtype=str(dtype).removeprefix("torch."),
         frozen=how,
         method=config.method,

@@ -46,6 +46,9 @@ def cluster_environment(
         "I_MPI_ROOT": environment,
         "I_MPI_HYDRA_BOOTSTRAP": "ssh",
         "I_MPI_HYDRA_BOOTSTRAP_EXEC": f"{root}/cluster/ssh",
+        # Else what is started on mpirun's own machine inherits the port, open to everybody, that
+        # mpirun listens on until all have come.
+        "I_MPI_HYDRA_BOOTSTRAP_AUTOFORK": "0",
         # Without it Intel MPI takes the first provider that loads, RDMA ones included.
         "FI_PROVIDER": "tcp",
         "CCL_ATL_TRANSPORT": "ofi",

@@ -96,6 +96,15 @@ def ranks(host: RigHost) -> list[int]:
     return [int(word) for word in host.run(RANKS).stdout.split()]
 
 
+def listening_elsewhere(host: RigHost) -> list[str]:
+    """What listens on a host beside its sshd, where neither the cluster nor itself alone is."""
+    lines = host.run("ss -Hltnp", user="root").stdout.splitlines()
+    well = (f"{host.address}:", "127.0.0.1:", "[::1]:")
+    sshd = [line for line in lines if line.split()[3] in ("0.0.0.0:22", "[::]:22")]
+    assert sshd, "ss has not looked at the host"
+    return [line for line in lines if line not in sshd and not line.split()[3].startswith(well)]
+
+
 def test_each_rank_has_the_environment_and_the_cores_that_were_said(
     rig: Rig, inventory: Inventory
 ) -> None:
@@ -121,6 +130,7 @@ def test_each_rank_has_the_environment_and_the_cores_that_were_said(
         allowed = host.run(f"grep Cpus_allowed_list /proc/{rank}/status").stdout.split()[1]
         (threads,) = (word for word in environ if word.startswith("OMP_NUM_THREADS="))
         assert len(cpu_list(allowed)) == int(threads.partition("=")[2])
+        assert listening_elsewhere(host) == []
     assert stop.main(INVENTORY) == 0
     for worker in workers:
         assert checkpoints(worker, "looked-at") == checkpoints(head, "looked-at")

@@ -384,6 +384,15 @@ def test_a_typo_in_a_key(refused: Refused, flags: Flags, tmp_path: Path) -> None
     assert "--sed: no such flag; did you mean --seed?" in found
 
 
+@pytest.mark.parametrize("changes", [{"learning_rate": 1e38}, {"adam_epsilon": 1e300}])
+def test_a_learning_rate_beyond_float32(
+    changes: dict[str, float], refused: Refused, flags: Flags
+) -> None:
+    assert "is beyond what AdamW can compute with in float32" in refused(flags(**changes))
+    scaled = flags(learning_rate=1e37, gradient_accumulation_steps=10, scale_lr="true")
+    assert "learning_rate 1e+38" in refused(scaled)
+
+
 def test_the_intel_stack_without_ipex(refused: Refused, flags: Flags) -> None:
     assert "--stack intel: intel_extension_for_pytorch" in refused(flags(stack="intel"))
 
@@ -403,6 +412,15 @@ def test_a_learning_rate_that_diverges_leaves_the_last_whole_checkpoint(
     run = tmp_path / "run"
     assert not (run / "learned_embeds.safetensors").exists()
     assert torch.isfinite(load_file(run / "checkpoint-2" / "state.safetensors")["rows"]).all()
+
+
+def test_a_schedule_that_leaves_float32_is_named(
+    flags: Flags, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(lr_scheduler="piecewise_constant", lr_step_rules="1:3,1e40")) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("error: ") == 1
+    assert "learning_rate 1e+38: is beyond what AdamW can compute with" in printed
 
 
 def test_rows_that_diverge_in_the_last_step_are_not_the_result(
@@ -449,15 +467,12 @@ def test_a_seed_beyond_what_generators_take(refused: Refused, flags: Flags) -> N
 # --- the hub ---
 
 
-def test_a_hub_that_cannot_be_reached_at_the_end(
-    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_a_hub_that_cannot_be_reached_is_told_before_training(
+    refused: Refused, flags: Flags, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_TOKEN", "hf_none")
-    assert main(flags(max_train_steps=1, push_to_hub="true", hub_model_id="me/new")) == 2
-    printed = capsys.readouterr().err
-    assert printed.count("error: ") == 1
-    assert "push_to_hub: me/new could not be uploaded" in printed
-    assert (tmp_path / "run" / "learned_embeds.safetensors").exists()
+    found = refused(flags(max_train_steps=1, push_to_hub="true", hub_model_id="me/new"))
+    assert "push_to_hub: the hub does not take me/new (" in found
+    assert "leave out --push_to_hub" in found

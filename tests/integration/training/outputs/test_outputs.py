@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -164,7 +167,76 @@ def test_tensorboard_reads_the_logs(flags: Flags, folder: Path) -> None:
         [event["loss"] for event in events(folder, "step")]
     )
     assert [scalar.step for scalar in found.Scalars("evaluation_loss")][-1] == 6
-    assert found.Images("a <new>")
+    assert [image.step for image in found.Images("validation")] == [0, 2, 4, 6]
+    captions = found.Tensors("validation/text_summary")[0].tensor_proto.string_val
+    assert captions == [b"0: a <new>"]
+
+
+TRACKER = """
+import json, types
+
+__version__ = "3.50"
+
+
+def note(*what):
+    with open({log!r}, "a") as file:
+        file.write(json.dumps(what) + "\\n")
+
+
+class Image:
+    def __init__(self, picture, caption):
+        self.shown = [picture.size, caption]
+
+
+class Run:
+    def log(self, values, step=None):
+        for key in values.keys() & {{"validation"}}:
+            note("wandb", key, step, [image.shown for image in values[key]])
+
+    def log_image(self, picture, name, step):
+        note("comet_ml", name, step, picture.size)
+
+    def __getattr__(self, name):
+        return lambda *arguments, **named: None
+
+
+init = start = lambda **named: Run()
+config = Run()
+"""
+"""Stands for wandb and for comet_ml, which log to services that are not at hand."""
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "comet_ml"])
+def test_pictures_reach_the_tracker_with_their_captions(
+    tracker: str, flags: Flags, tmp_path: Path
+) -> None:
+    """In a process of its own: accelerate looks for trackers when it is imported."""
+    log = tmp_path / "log.jsonl"
+    package = tmp_path / "packages" / tracker
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(TRACKER.format(log=str(log)))
+    (tmp_path / "packages" / f"{tracker}-3.50.dist-info").mkdir()
+    (tmp_path / "packages" / f"{tracker}-3.50.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {tracker}\nVersion: 3.50\n"
+    )
+    argv = flags(report_to=tracker, num_validation_images=1, num_inference_steps=1,
+                 max_train_steps=1)  # fmt: skip
+    finished = subprocess.run(
+        [sys.executable, "-m", "training.textual_inversion", *argv, "--validation_prompt",
+         "a <new>", "a dog"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path / 'packages'}:{Path.cwd()}"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    if tracker == "wandb":
+        shown = [[[32, 32], "0: a <new>"], [[32, 32], "1: a dog"]]
+        assert found == [["wandb", "validation", step, shown] for step in (0, 1)]
+    else:
+        assert found == [
+            ["comet_ml", f"validation {caption}", step, [32, 32]]
+            for step in (0, 1) for caption in ("0: a <new>", "1: a dog")
+        ]  # fmt: skip
 
 
 def test_a_tracker_that_is_not_installed_is_named(
@@ -218,6 +290,20 @@ def test_every_picture_is_drawn_with_all_rows_of_the_word_once(
     with_word = [sequence for sequence in given if max(sequence) >= words]
     assert with_word == [wanted] * 3  # before step 1, after it, and by generate
     assert in_training < len(given)
+
+
+def test_generate_says_what_is_cut_off_and_refuses_where_the_word_is(
+    flags: Flags, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran(flags(num_vectors=2, max_train_steps=1))
+    ask = [str(folder), "--num_inference_steps=1", "--prompt"]
+    assert generate_main([*ask, f"a <new>{' red' * 30} cat"]) == 0
+    assert "red cat' is cut off." in capsys.readouterr().err
+    assert generate_main([*ask, f"{'red ' * 30}<new>"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("error: ") == 1
+    assert "<new> is beyond them" in printed
+    assert len(list((folder / "generated").iterdir())) == 1
 
 
 def test_as_many_initializer_tokens_as_vectors_start_the_rows(

@@ -178,6 +178,49 @@ def raise_a_key_error(rank: int) -> None:
         Outputs.final = final  # type: ignore[method-assign, assignment]
 
 
+class NothingPickled:
+    """Makes torch's own pickling and unpickling of what ranks exchange an error."""
+
+    def __call__(self, rank: int) -> None:
+        from torch.distributed import distributed_c10d
+
+        for name in ("_pickler", "_unpickler"):
+            assert hasattr(distributed_c10d, name)
+            setattr(distributed_c10d, name, None)
+
+
+def test_nothing_that_ranks_exchange_is_unpickled(flags: Flags, tmp_path: Path) -> None:
+    argv = flags(max_train_steps=1)
+    finished = run_ranks(argv, tmp_path / "logs", 2, NothingPickled(), per_machine=1)
+    assert [process.code for process in finished] == [0, 0], finished[0].output
+    main = "tests.integration.training.ranks.test_ranks:exchange"
+    told = run_ranks([], tmp_path / "told", 3, NothingPickled(), main)
+    assert [process.code for process in told] == [2, 2, 2], told[0].output
+    for process in told:
+        assert "rank 0: né\nrank 1: \nrank 2: nénéné" in process.output
+
+
+def exchange(argv: list[str]) -> int:
+    """Texts of different lengths, from one rank to all and from all to all."""
+    from training.errors import UserError
+    from training.ranks.process_group import broadcast_text, joined, together
+
+    with joined("gloo", 60, os.environ) as ranks:
+        assert broadcast_text("né\n" * (1 - ranks.rank) * 100_000, ranks) == "né\n" * 100_000
+        assert broadcast_text("", ranks) == ""
+        assert together(ranks, lambda: ranks.rank) == ranks.rank
+
+        def fail() -> None:
+            raise UserError("né" * (0, 3)[ranks.rank // 2] if ranks.rank else "né")
+
+        try:
+            together(ranks, fail)
+        except UserError as error:
+            print(error, flush=True)
+            return 2
+    return 0
+
+
 def test_bad_input_on_every_rank_is_one_message(flags: Flags, tmp_path: Path) -> None:
     finished = run_ranks(flags(train_data_dir=tmp_path / "nowhere"), tmp_path / "logs", 2)
     assert [process.code for process in finished] == [2, 2]

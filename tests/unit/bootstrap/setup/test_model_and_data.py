@@ -115,6 +115,12 @@ def test_a_picture_without_a_suffix_is_one_for_all_that_is_known_here(tmp_path: 
     assert read_input("pictures", str(tmp_path)).local == tmp_path
 
 
+def test_a_model_in_a_single_file_is_told_how_to_become_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "v1-5.safetensors").write_text("weights")
+    with pytest.raises(UserError, match=r"P\.from_single_file\('.*v1-5\.safetensors'\)"):
+        read_input("model", str(tmp_path / "v1-5.safetensors"))
+
+
 def test_what_is_neither(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a folder here nor a repository"):
         read_input("pictures", str(tmp_path / "nowhere" / "at" / "all"))
