@@ -28,8 +28,6 @@ from training.miniature.scenes.dataset import new_corpus, tokenize
 from training.miniature.scenes.scene import Scene, render_all, sample_scenes
 from training.ranks.process_group import joined
 
-<<<<<<< HEAD
-=======
 TIMEOUT_SECONDS = 1800
 """How long the other ranks wait for what the first does alone."""
 VALIDATION_SEED = 10_011
