@@ -30,7 +30,7 @@ from training.ranks.process_group import joined
 
 TIMEOUT_SECONDS = 1800
 """How long the other ranks wait for what the first does alone."""
-VALIDATION_SEED = 10_011
+
 
 def assemble(
     vae: AutoencoderKL,
