@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from bootstrap import terminal
 from bootstrap.commands import command_line, status
@@ -100,6 +101,14 @@ def test_a_run_and_its_end() -> None:
     for phase in ("failed", "stopped"):
         attach.ended({"phase": phase, "reason": EVIL}, "x", console)
     assert console.export_text().count(SHOWN) == 4
+
+
+def test_a_bar() -> None:
+    console = recording()
+    bar = Progress(terminal.column("fetching {task.description}"), console=console)
+    bar.add_task(terminal.in_a_line(EVIL))
+    console.print(bar.get_renderable())
+    assert console.export_text().strip() == f"fetching {SHOWN}"
 
 
 def test_a_runs_lines_in_status() -> None:

@@ -31,6 +31,11 @@ NOISY = {
 }
 
 
+WORKER = "2130706434"
+"""127.0.0.2, written so that nodes do not take it for the machine that they run on: what goes to
+127.* is run there, without SSH."""
+
+
 @pytest.fixture
 def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Sshd]]:
     """Two, at two addresses."""
@@ -46,9 +51,11 @@ def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Ss
 
 
 def inventory_of(servers: list[Sshd]) -> Inventory:
-    nodes = tuple(
-        Node(server.folder.name, server.address, port=server.port) for server in servers
-    )  # fmt: skip
+    head, worker = servers
+    nodes = (
+        Node(head.folder.name, head.address, port=head.port),
+        Node(worker.folder.name, WORKER, port=worker.port),
+    )
     key = Path(os.environ["HOME"]) / "key"
     return Inventory("t", "file", nodes, user=getpass.getuser(), ssh_private_key_path=key)
 
@@ -93,6 +100,8 @@ def test_from_node_to_node(hosts: list[Host], servers: list[Sshd]) -> None:
     assert cluster_ssh.join(hosts, inventory, keys, lambda host, text: None) == {}
     head, worker = hosts
     ssh = [head.layout.ssh, worker.node.address]
+    home = str(Path(worker.layout.root).parent)
+    assert head.run([*ssh, 'printf %s "$HOME"']).stdout == home, "it did not go there"
     for words, code, printed in (
         (["printf", "%s", "'it;s'"], 0, "it;s"),  # joined, as ssh joins them
         ([script('printf "%s" "$1"; exit 7', "it's; &")], 7, "it's; &"),

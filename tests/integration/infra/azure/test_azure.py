@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
+from rich.console import Console
 
 from infra import prices
 from infra.azure import boot_log, power, preflight
@@ -60,6 +62,13 @@ def test_preflight_where_all_is_well(arm: Pair, capsys: pytest.CaptureFixture[st
     flags = [word for key, value in BASE.items() for word in ("--set", f"{key}={value}")]
     assert preflight.main(flags, azure) == 0
     assert "NO" not in capsys.readouterr().out
+
+
+def test_preflight_shows_words_with_brackets_as_they_are() -> None:
+    words = "[/subscriptions/x] y [red]z"
+    console = Console(width=300, file=io.StringIO(), record=True)
+    preflight.show([preflight.Check(words, False, words, words)], console)
+    assert console.export_text().count(words) == 3
 
 
 def test_preflight_tells_each_quota_apart(arm: Pair) -> None:

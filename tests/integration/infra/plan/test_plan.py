@@ -23,7 +23,7 @@ from rich.console import Console
 
 from infra.errors import UserError
 from infra.inventory import SCHEMA_FILE, Inventory, main, read, schema_text
-from infra.plan import picture, plan, plan_table, policies, rules
+from infra.plan import changes_table, difference, picture, plan, plan_table, policies, rules
 from infra.plan.matrix import SOMEBODYS
 from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
 from infra.plan.recording import PRINCIPAL, SUBSCRIPTION, record
@@ -575,6 +575,15 @@ def test_the_docs_show_the_plan_as_it_is() -> None:
         assert title in text
     rows = [line.rstrip() for line in shown.splitlines() if line.startswith("│")]
     assert [row for row in rows if row not in text] == [], "stale: make plan, into docs/azure.md"
+
+
+def test_words_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "[/subscriptions/x] y [red]z"
+    made = {**planned(), "warnings": [words], "violations": [words]}
+    plan_table.show(made)
+    step = difference.Step("vm", "VM", "refused", (words,), words)
+    changes_table.show([step], [words], exact=True)
+    assert capsys.readouterr().out.count(words) == 5
 
 
 def _as_a_pack_is_told(made: Plan) -> list[str]:

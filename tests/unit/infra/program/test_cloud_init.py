@@ -71,6 +71,19 @@ def test_they_wait_while_something_of_ours_runs(
     assert (subprocess.run(here, check=False).returncode == 0) is upgrades
 
 
+def test_one_that_waited_is_tried_again_within_the_hour(document: dict[str, Any]) -> None:
+    [content] = [
+        file["content"]
+        for file in document["write_files"]
+        if "/apt-daily-upgrade.timer.d/" in file["path"]
+    ]
+    section, *settings = content.strip().splitlines()
+    assert section == "[Timer]"
+    # The empty one takes away the image's own, which is once a day.
+    times = [each for each in settings if each.startswith("OnCalendar=")]
+    assert times == ["OnCalendar=", "OnCalendar=hourly"]
+
+
 def test_a_real_process_is_seen(document: dict[str, Any]) -> None:
     words = [sys.executable, "-c", "input()", "training.textual_inversion"]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as process:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ from bootstrap.node.downloads import conda_node, conda_packages
 from bootstrap.setup.python import conda, packages
 from bootstrap.setup.python.package_pins import CONDA, read_lock
 from bootstrap.setup.python.payload import Kit, make_kit, send_kit
+from bootstrap.ssh.command_output import Output
 from bootstrap.ssh.host import LocalHost
 from tests.conda_channel import Channel, make_channel
 from tests.rig.stand_in import FileServer
@@ -144,18 +146,35 @@ def test_what_is_handed_out_is_a_channel_itself(
 
 
 def test_a_password_is_written_nowhere(
-    host: LocalHost, kit: Kit, wheels: str, server: FileServer
+    host: LocalHost,
+    kit: Kit,
+    wheels: str,
+    server: FileServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    lines: list[str] = []
+    stream = host.stream
+
+    def noting(line: str, *arguments: Any, **more: Any) -> Output:
+        lines.append(line)
+        return stream(line, *arguments, **more)
+
+    monkeypatch.setattr(host, "stream", noting)
     found = fetch(host, kit, wheels, server.url.replace("//", "//me:geheim@"))
     home = install(host, kit, wheels, found.folder)
     for path in [*Path(found.folder).rglob("*"), *home.glob("conda-meta/*")]:
         if path.is_file():
             assert b"geheim" not in path.read_bytes(), path
+    assert lines
+    assert not [line for line in lines if "geheim" in line], "it is in a process's arguments"
+    logged: list[str] = []
+    host.log = logged.append
+    host.run("echo geheim, by itself")
     server.close()
     shutil.rmtree(found.folder)
     with pytest.raises(UserError) as caught:
         fetch(host, kit, wheels, server.url.replace("//", "//me:geheim@"))
-    assert "geheim" not in str(caught.value)
+    assert not [text for text in [*logged, str(caught.value)] if "geheim" in text]
 
 
 @pytest.mark.parametrize(

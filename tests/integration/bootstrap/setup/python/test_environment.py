@@ -152,6 +152,7 @@ def test_a_password_of_an_index_is_shown_and_written_nowhere(
     logged: list[str] = []
     host.log = logged.append
     fetch(host, lock_of(index), kit, python, index)
+    host.run("echo geheim, by itself")
     index.fail("error")
     with pytest.raises(UserError, match=r"not to be had from http://\*\*\*@127") as caught:
         fetch(host, lock_of(index, third=""), kit, python, index)
