@@ -12,9 +12,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from training.atomic_files import write_directory, write_file
 from training.machine import vector_math
 from training.miniature.check import MODEL, VALIDATION_SEED, draw, grid, with_fast_sampler
 from training.miniature.decoder import Pairs, drawn_pairs, refine_decoder
@@ -26,6 +29,7 @@ from training.miniature.networks.vae import as_tensor, encode, psnr, train_vae
 from training.miniature.scenes.captions import full_caption, vocabulary
 from training.miniature.scenes.dataset import new_corpus, tokenize
 from training.miniature.scenes.scene import Scene, render_all, sample_scenes
+from training.models.loading import weights_digest
 from training.ranks.process_group import joined
 
 TIMEOUT_SECONDS = 1800
@@ -86,7 +90,7 @@ def build_vae(arguments: argparse.Namespace, device: str) -> AutoencoderKL:
         resume=arguments.resume,
     )
     if is_first():
-        vae.save_pretrained(saved)
+        write_directory(saved, vae.save_pretrained)
     say(f"autoencoder: {psnr(vae, as_tensor(validation, device)):.2f} dB")
     return vae
 
@@ -111,36 +115,39 @@ def build_text_encoder(
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What the UNet learns from: this process's own scenes and their scaled latents."""
+class TrainingSet:
+    """This process's own scenes and their scaled latents."""
 
     scenes: list[Scene]
     latents: Tensor
     seed: int
 
 
-def build_lesson(arguments: argparse.Namespace, vae: AutoencoderKL) -> Lesson:
+def build_training_set(arguments: argparse.Namespace, vae: AutoencoderKL) -> TrainingSet:
     """Sample the scenes of this process and pack them into scaled latents."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     scenes = sample_scenes(arguments.scenes, seed=12 + 100 * rank)
-    cache = arguments.work_dir / f"latents-{rank}.pt"
+    cache = arguments.work_dir / f"latents-{rank}.safetensors"
+    made_by = {"scenes": str(len(scenes)), "vae": weights_digest(vae)}
     if arguments.resume and cache.exists():
-        return Lesson(scenes, torch.load(cache, weights_only=True), rank)
+        with safe_open(cache, framework="pt") as file:
+            if file.metadata() == made_by:
+                return TrainingSet(scenes, file.get_tensor("latents"), rank)
     latents = encode(vae, render_all(scenes)) * vae.config.scaling_factor
-    torch.save(latents, cache)
-    return Lesson(scenes, latents, rank)
+    write_file(cache, lambda partial: save_file({"latents": latents}, partial, metadata=made_by))
+    return TrainingSet(scenes, latents, rank)
 
 
 def build_unet(
     arguments: argparse.Namespace,
     device: str,
-    lesson: Lesson,
+    training_set: TrainingSet,
     vae: AutoencoderKL,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
 ) -> UNet2DConditionModel:
     """Train the UNet; now and then the pipeline so far and pictures of it are written."""
-    corpus = new_corpus(lesson.scenes, tokenizer, captions=4, seed=13 + lesson.seed)
+    corpus = new_corpus(training_set.scenes, tokenizer, captions=4, seed=13 + training_set.seed)
     held_out = sample_scenes(256, VALIDATION_SEED)
     validation = encode(vae, render_all(held_out)) * vae.config.scaling_factor
     shown = [full_caption(scene) for scene in sample_scenes(22, VALIDATION_SEED + 1)]
@@ -164,7 +171,7 @@ def build_unet(
         unet = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
     return train_unet(
         unet,
-        lesson.latents,
+        training_set.latents,
         corpus,
         (validation, new_corpus(held_out, tokenizer, captions=1, seed=14)),
         text_encoder,
@@ -181,13 +188,13 @@ def build_unet(
 
 
 def build_decoder(
-    arguments: argparse.Namespace, lesson: Lesson, pipeline: StableDiffusionPipeline
+    arguments: argparse.Namespace, training_set: TrainingSet, pipeline: StableDiffusionPipeline
 ) -> None:
     """Refine the decoder of a pipeline, in place, on what the pipeline draws."""
-    scenes = sample_scenes(arguments.decoder_scenes, seed=17 + 100 * lesson.seed)
+    scenes = sample_scenes(arguments.decoder_scenes, seed=17 + 100 * training_set.seed)
     refine_decoder(
         pipeline.vae,
-        Pairs(lesson.latents, render_all(lesson.scenes)),
+        Pairs(training_set.latents, render_all(training_set.scenes)),
         drawn_pairs(with_fast_sampler(copy.copy(pipeline)), scenes),
         render_all(sample_scenes(64, VALIDATION_SEED)),
         steps=arguments.decoder_steps,
@@ -206,12 +213,12 @@ def build(arguments: argparse.Namespace) -> None:
     vae = build_vae(arguments, device).requires_grad_(False).eval()
     tokenizer = new_tokenizer(vocabulary())
     text_encoder = build_text_encoder(arguments, device, tokenizer)
-    lesson = build_lesson(arguments, vae)
-    unet = build_unet(arguments, device, lesson, vae, text_encoder, tokenizer)
+    training_set = build_training_set(arguments, vae)
+    unet = build_unet(arguments, device, training_set, vae, text_encoder, tokenizer)
     pipeline = assemble(vae, text_encoder, tokenizer, unet)
     if is_first():
         save(pipeline, arguments.output_dir)
-    build_decoder(arguments, lesson, pipeline)
+    build_decoder(arguments, training_set, pipeline)
     if not is_first():
         return
     save(pipeline, arguments.output_dir)

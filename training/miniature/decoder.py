@@ -74,12 +74,12 @@ def refine_decoder(
     held_out = as_tensor(validation, vae.device)
 
     # A model at its very beginning has drawn nothing that could be learned from.
-    lessons = [(encoded, NOISE)] + [(drawn, 0.0)] * (len(drawn.latents) > 0)
+    sources = [(encoded, NOISE)] + [(drawn, 0.0)] * (len(drawn.latents) > 0)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         latents, pictures = [], []
-        for pairs, noise in lessons:
-            count = batch // len(lessons)
+        for pairs, noise in sources:
+            count = batch // len(sources)
             rows = torch.randint(len(pairs.latents), (count,), generator=generator)
             spread = noise * torch.rand(count, 1, 1, 1)
             latents.append(pairs.latents[rows] + spread * torch.randn_like(pairs.latents[rows]))

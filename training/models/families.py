@@ -50,7 +50,7 @@ def refuse_other_pipelines(name: str, revision: str | None) -> None:
         found = json.loads(text)["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name}: its {INDEX} is not a pipeline's ({error!r}).") from error
-    if found not in PIPELINES:
+    if not isinstance(found, str) or found not in PIPELINES:
         raise UserError(f"{name}: is a {found}. {SUPPORTED}")
 
 
@@ -91,7 +91,7 @@ def refuse_other_architectures(name: str, models: Models) -> None:
             f"{name}: its UNet takes text of width {wanted}, its text encoder makes {width}: they "
             f"are not of one model. {SUPPORTED}"
         )
-    words = models.tokenizer.vocab_size
+    words = len(models.tokenizer)  # vocab_size leaves out added ones
     rows = len(models.text_encoder.get_input_embeddings().weight)
     if words > rows:
         raise UserError(

@@ -68,7 +68,8 @@ def _from_pipeline(model: ModelConfig, notify: Notify) -> Models:
     name = model.model_name
     hub = {"revision": model.revision}
     refuse_other_pipelines(name, model.revision)
-    missing = [part for part in PARTS if Path(name).is_dir() and not (Path(name) / part).is_dir()]
+    needed = [part for part in PARTS if part != "tokenizer" or not model.tokenizer_name]
+    missing = [part for part in needed if Path(name).is_dir() and not (Path(name) / part).is_dir()]
     if missing:
         raise UserError(
             f"{name}: not a whole pipeline, {', '.join(missing)} missing. A pipeline folder has "
@@ -174,10 +175,10 @@ class _part_named:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if not isinstance(error, Exception) or isinstance(error, UserError):
             return
-        where = "a folder here or a name on the hub (HF_ENDPOINT says which hub)"
         raise UserError(
             f"{self.name}: its {self.part} cannot be loaded: {first_line(error)[:300]}\n"
-            f"  The model must be {where}, whole, with safetensors weights."
+            "  The model must be a folder here, a name on the hub (HF_ENDPOINT says which) or a "
+            "single .safetensors file of 1.x, whole, with safetensors weights."
         ) from error
 
 

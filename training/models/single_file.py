@@ -38,7 +38,7 @@ def check(path: Path) -> None:
     """
     if path.suffix != ".safetensors":
         raise UserError(
-            f"{path}: is a pickle for all that is known, which can run code when it is read. Take "
+            f"{path}: may be a pickle, which can run code when it is read. Take "
             f"the model's .safetensors file, or convert it:\n{convert(path)}"
         )
     try:

@@ -15,7 +15,8 @@ from training.config.groups import ModelConfig
 from training.errors import UserError
 
 Part = TypeVar("Part")
-PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+PICKLED = re.compile(r"(diffusion_)?pytorch_model\b.*\.bin")
+"""Names of pickles that the loaders read; other files ending in .bin hold other things."""
 
 
 def load_part(
@@ -44,6 +45,10 @@ def load_part(
         if not names:
             raise
         of_variant = [name for name in names if variant and _variant(name) == variant]
+        if not any(name.endswith(".safetensors") for name in of_variant) and any(
+            name.endswith(".safetensors") and _variant(name) is None for name in names
+        ):
+            of_variant = []  # a pickle of the variant is worth less than plain safetensors
         if variant and not of_variant:
             notify(f"{part}: has no {variant} files, its plain ones are read")
             variant = None
@@ -52,7 +57,7 @@ def load_part(
             if variant == model.variant:
                 raise
             return load(variant, True)
-        pickles = [name for name in mine if name.endswith(PICKLED)]
+        pickles = [name for name in mine if PICKLED.fullmatch(name)]
         if not pickles:
             raise
         if not model.allow_pickle:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import yaml
 from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_card
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
@@ -26,8 +27,9 @@ UPLOADED = (
 configuration, events, the report, logs and a cluster's job files tell of folders and machines."""
 TAGS = ("stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "diffusers")
 LICENSE = "creativeml-openrail-m"
-"""That of Stable Diffusion, which what is learned with it comes under."""
-REFUSALS = (HfHubHTTPError, httpx.HTTPError, OSError, ValueError)
+"""Stable Diffusion's; it covers models derived from it."""
+REFUSALS = (HfHubHTTPError, httpx.HTTPError, OSError, ValueError, yaml.YAMLError)
+"""What the hub's client raises, and what a model card there with broken metadata does."""
 
 
 def ask_for_repository(outputs: OutputsConfig) -> str:

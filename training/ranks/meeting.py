@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from torch._C._distributed_c10d import FileStore, Store, TCPStore
+from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 
 from training.errors import UserError
 from training.ranks.launcher import Ranks
@@ -36,21 +36,34 @@ def meeting_place(ranks: Ranks, environment: Mapping[str, str]) -> str:
     """A file on a single machine, or the launcher's master address as host:port.
 
     Raises:
-        UserError: the ranks are on several machines and MASTER_ADDR is not set; or somebody else
-            has put something where the file would lie.
+        UserError: MASTER_ADDR is not set, though the ranks are on several machines or no launcher
+            started them; MASTER_PORT is not a port; or somebody else has put something where the
+            file would lie.
     """
     job = next((environment[key] for key in JOB_NAMES if key in environment), None)
     together = ranks.local_size == ranks.size
     if together and job and environment.get(AGENT_STORE) != "True":
         return str(private_folder() / job)
     if "MASTER_ADDR" in environment:
-        return f"{environment['MASTER_ADDR']}:{environment.get('MASTER_PORT', '29500')}"
+        return f"{environment['MASTER_ADDR']}:{_port(environment)}"
     if not together:
         raise UserError(
             f"{ranks.size} ranks on several machines, but MASTER_ADDR is not set: "
             "export it as the first node's address (and MASTER_PORT if 29500 is taken)."
         )
+    if ranks.launcher == "torchrun":
+        raise UserError(
+            f"{ranks.size} ranks (WORLD_SIZE), but MASTER_ADDR is not set: start them with mpirun "
+            "or torchrun, or export MASTER_ADDR=127.0.0.1 and MASTER_PORT, a free port."
+        )
     return str(private_folder() / _parent())
+
+
+def _port(environment: Mapping[str, str]) -> int:
+    port = environment.get("MASTER_PORT", "29500")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"MASTER_PORT {port!r}: is not a port, a number from 1 to 65535.")
+    return int(port)
 
 
 def private_folder() -> Path:
@@ -92,7 +105,12 @@ def meet(place: str, ranks: Ranks, environment: Mapping[str, str]) -> Store:
         return FileStore(place, ranks.size)
     host, port = place.rsplit(":", 1)
     timeout = datetime.timedelta(seconds=MEETING_SECONDS)
-    if not ranks.is_first or environment.get(AGENT_STORE) == "True":
+    if environment.get(AGENT_STORE) == "True":
+        # The agent's store outlives ranks that torchrun starts anew, with all that they put there.
+        attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+        kept = TCPStore(host, int(port), ranks.size, False, timeout=timeout, use_libuv=False)
+        return PrefixStore(f"attempt-{attempt}", kept)
+    if not ranks.is_first:
         return TCPStore(host, int(port), ranks.size, False, timeout=timeout, use_libuv=False)
     with listening(host, int(port), ranks.local_size < ranks.size) as listener:
         return TCPStore(

@@ -70,6 +70,7 @@ def joined(
             timeout=datetime.timedelta(seconds=timeout),
         )
     except (RuntimeError, ValueError, OSError) as error:
+        _leave(place, alone)
         raise LostRanks(
             f"rank {alone.rank} of {alone.size} could not meet the others at {place} within "
             f"{MEETING_SECONDS} s: {_first_line(error)}. Did every rank start, and is the port "
@@ -94,9 +95,13 @@ def joined(
         _say_that_it_fails(store, alone, error, timeout)
         raise
     finally:
-        if place.startswith("/") and alone.is_first:
-            Path(place).unlink(missing_ok=True)
+        _leave(place, alone)
     dist.destroy_process_group()
+
+
+def _leave(place: str, me: Ranks) -> None:
+    if place.startswith("/") and me.is_first:
+        Path(place).unlink(missing_ok=True)
 
 
 def _agreed(

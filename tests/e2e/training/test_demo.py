@@ -37,10 +37,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_learned_word_draws_the_concept_and_the_initializer_does_not(demo: Path) -> None:
     config, _ = read_config(demo)
     assert config.validation_prompt is not None
-    before, after = draw_both(demo, config.validation_prompt[:2], 5, lambda done, of: None)
-    assert len(before) == len(after) == 10
-    assert sum(finds_concept(after)) >= 8
-    assert sum(finds_concept(before)) <= 2
+    before, after = draw_both(demo, config.validation_prompt[:2], 10, lambda done, of: None)
+    assert len(before) == len(after) == 20
+    assert sum(finds_concept(after)) >= 18
+    assert sum(finds_concept(before)) <= 4
 
 
 def test_two_ranks_trained_it(demo: Path) -> None:

@@ -1,4 +1,4 @@
-"""One training loop for all the networks: AdamW, warmup and cosine decay, EMA, checkpoints."""
+"""One training loop for all the networks: AdamW, warmup and linear decay, EMA, checkpoints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,8 +35,8 @@ class Schedule:
     def rate(self, step: int) -> float:
         """Learning rate of a step: a linear warmup, a plateau, a linear way down to almost zero.
 
-        The plateau knows nothing of the end, so a training that is resumed with more `steps`
-        goes on as if it had been that long from the beginning.
+        The plateau knows nothing of the end: a training that is resumed with more `steps` before
+        its way down goes on as if it had been that long from the beginning.
         """
         rise = min(1.0, (step + 1) / self.warmup)
         fall = min(1.0, (self.steps - step) / (self.steps * self.decay_share))
@@ -62,7 +63,7 @@ def train(
     network. In an initialised process group every rank draws its own batches and the ranks
     step together; only the first reports and writes checkpoints.
 
-    Raises FloatingPointError when the loss is no longer finite.
+    Raises FloatingPointError when the loss or a weight is no longer finite.
     """
     parameters: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -140,7 +141,9 @@ def train(
     return network.eval()
 
 
-def _save(state: dict[str, object], checkpoint: Path) -> None:
+def _save(state: dict[str, Any], checkpoint: Path) -> None:
+    if not all(bool(weights.isfinite().all()) for weights in state["weights"]):
+        raise FloatingPointError(f"{checkpoint}: not renewed, the weights are no longer finite")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     partial = checkpoint.with_suffix(".partial")
     torch.save(state, partial)

@@ -32,6 +32,17 @@ def flat_share(pictures: NDArray[np.uint8]) -> float:
     return float(np.concatenate(near).mean())
 
 
+def has_colors_of_one_thing(picture: NDArray[np.uint8], least: int = 25) -> bool:
+    """Whether a picture, uint8 [h, w, 3], has no more colours than a toy on its background: three.
+
+    A colour counts from `least` pixels that have it.
+    """
+    pixels = picture.reshape(-1, 1, 3).astype(np.int16)
+    far = np.abs(pixels - PALETTE).max(axis=2)
+    found = np.bincount(far.argmin(axis=1)[far.min(axis=1) <= FLAT], minlength=len(PALETTE))
+    return int((found >= least).sum()) <= 3
+
+
 def edge_share(pictures: NDArray[np.uint8]) -> float:
     """Share of horizontal neighbours, 0..1, with an edge between them; uint8 [n, h, w, 3]."""
     steps = np.abs(np.diff(pictures.astype(np.int16), axis=2)).max(axis=3)

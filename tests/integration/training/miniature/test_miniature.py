@@ -17,6 +17,7 @@ from training.miniature.check import (
     VALIDATION_SEED,
     Drawing,
     check,
+    draw,
     load_pipeline,
     share,
     sharpness,
@@ -27,7 +28,9 @@ from training.miniature.judge import WEIGHTS, accuracy, finds_concept
 from training.miniature.networks.tokenizer import new_tokenizer
 from training.miniature.networks.vae import as_tensor, psnr
 from training.miniature.scenes.captions import vocabulary
-from training.miniature.scenes.scene import render, render_all, sample_scenes
+from training.miniature.scenes.scene import COLORS, render, render_all, sample_scenes
+from training.miniature.scenes.shapes import SHAPES
+from training.miniature.scenes.sharpness import has_colors_of_one_thing
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,9 @@ def test_drawings_show_what_their_captions_ask(drawings: list[Drawing]) -> None:
     text = io.StringIO()
     Console(file=text, width=80).print(word_table(drawings))
     assert share(drawings) >= 0.99, text.getvalue()
+    for word in {*SHAPES, *COLORS}:
+        asked = [d for d in drawings if word in (d.scene.shape, d.scene.color)]
+        assert sum(drawing.right for drawing in asked) >= 0.95 * len(asked), word
 
 
 def test_drawings_are_flat_and_true_to_shape(drawings: list[Drawing]) -> None:
@@ -92,6 +98,15 @@ def test_drawings_are_flat_and_true_to_shape(drawings: list[Drawing]) -> None:
     assert measured.edges <= 0.065
     assert measured.overlap >= 0.95
     assert measured.worst >= 0.93
+
+
+def test_what_a_caption_leaves_open_is_mostly_drawn_as_one_clean_thing(
+    pipeline: StableDiffusionPipeline,
+) -> None:
+    captions = ["a photo of a toy on a white background"] * 40
+    pictures = draw(pipeline, captions, guidance_scale=4.0)
+    clean = [has_colors_of_one_thing(np.asarray(picture)) for picture in pictures]
+    assert sum(clean) >= 34
 
 
 def test_the_autoencoder_gives_back_held_out_scenes(pipeline: StableDiffusionPipeline) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from torch._C._distributed_c10d import TCPStore
 
 from training.errors import UserError
 from training.ranks import meeting
@@ -120,6 +121,29 @@ def test_where_ranks_meet(
     if ":" not in place:
         place = str(temporary / f"ranks-{os.getuid()}" / place)
     assert meeting_place(rank(1, sizes), variables) == place
+
+
+@pytest.mark.parametrize("port", ["99999", "0", "abc", ""])
+def test_a_port_that_is_none(port: str) -> None:
+    with pytest.raises(UserError, match="is not a port, a number from 1 to 65535"):
+        meeting_place(rank(0), {"MASTER_ADDR": "10.0.0.4", "MASTER_PORT": port})
+
+
+def test_ranks_that_no_launcher_started_are_told_where_to_meet() -> None:
+    """The parent they share, a shell, would lead the next ones to what these left."""
+    with pytest.raises(UserError, match=r"export MASTER_ADDR=127\.0\.0\.1"):
+        meeting_place(Ranks("torchrun", 0, 2, 0, 2), {})
+
+
+def test_ranks_that_are_started_anew_do_not_read_what_the_first_ones_left() -> None:
+    agent = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=False)
+    place = f"127.0.0.1:{agent.port}"
+    torchrun = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    meet(place, rank(0), torchrun).set("failed", "yes")
+    assert meet(place, rank(1), torchrun).check(["failed"])
+    assert not meet(place, rank(1), {**torchrun, "TORCHELASTIC_RESTART_COUNT": "1"}).check(
+        ["failed"]
+    )
 
 
 def test_a_file_lies_where_nobody_else_comes(temporary: Path) -> None:
