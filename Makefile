@@ -48,16 +48,16 @@ rig-down: environment-cluster ## Remove it without a trace
 
 test: test-training test-cluster ## Run the tests
 
-test-training: environment ## Run those of what happens inside a rank, with PyTorch
+test-training: environment ## Run the PyTorch tests: everything in training/
 	@.venv/bin/python -m pytest $(ARGS)
 
-test-cluster: environment environment-cluster ## Run those of what happens around it, with Pulumi and Fabric
+test-cluster: environment environment-cluster ## Run the cluster tests: Pulumi, Fabric, SSH
 	@.venv-cluster/bin/python -m pytest $(ARGS)
 
 test-ipex: environment-intel ## Run the tests that need Intel's PyTorch extension (Linux x86-64)
 	@.venv-intel/bin/python -m pytest -m ipex $(ARGS)
 
-test-rig: environment environment-cluster ## Run those that bring up hosts on this machine (Linux, as root)
+test-rig: environment environment-cluster ## Run the tests that bring up hosts on this machine (Linux, as root)
 	@.venv-cluster/bin/python -m pytest -m rig $(ARGS)
 
 lint: environment environment-cluster ## Check style, imports and types (ruff, import-linter, mypy)
