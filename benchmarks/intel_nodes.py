@@ -41,6 +41,7 @@ TRAINING = (
     *("--learning-rate", "2e-2", "--report-to", "none", "--num-evaluation-samples", "8"),
     *("--frozen", "ipex", "--stack", "intel"),
 )
+TORCH = re.compile(r"^torch==\S+( \\\n +--hash=\S+)*\n", re.MULTILINE)
 OWN_INDEX = re.compile(r"^(torch|oneccl-bind-pt)==\S+( \\\n +--hash=\S+)*\n", re.MULTILINE)
 """In the lock: what comes from indexes of its own."""
 TOLERANCE = 1e-4
@@ -68,7 +69,7 @@ def checkout_for(torch: Path, folder: Path) -> Path:
     with torch.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     pin = f"torch=={torch.name.split('-')[1]} --hash=sha256:{digest}\n"
-    lock.write_text(OWN_INDEX.sub("", lock.read_text()) + pin)
+    lock.write_text(TORCH.sub(pin, lock.read_text()))
     return folder
 
 

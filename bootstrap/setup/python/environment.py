@@ -178,7 +178,7 @@ def _record(host: Host, plan: Plan, home: str, tcmalloc: str | None, say: Say) -
     said += plan.imports or [
         name
         for name in IMPORTED[plan.lock.stack]
-        if name != ONECCL or ONECCL_PACKAGE not in plan.lock.left_out
+        if name != ONECCL or ONECCL_PACKAGE in plan.lock.pins
     ]
     try:
         printed = host.run(said).stdout
