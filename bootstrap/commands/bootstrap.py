@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -22,8 +24,8 @@ from pathlib import Path
 from rich.console import Console
 
 from bootstrap.errors import UserError
+from bootstrap.inventory import last_inventory
 from bootstrap.inventory.inventory import Inventory
-from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import CHECKOUT, ROOT_VARIABLE, records
 from bootstrap.setup.cluster_lock import claimed
 from bootstrap.setup.model_and_data import DEFAULT_MODEL, DEFAULT_PICTURES, read_input
@@ -111,7 +113,7 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
     chosen = parser().parse_args(argv)
     console = Console()
     begun = time.monotonic()
-    inventory = read_inventory(chosen.inventory)
+    inventory, chosen.inventory = last_inventory.to_set_up(chosen.inventory)
     setup = _setup(chosen, inventory, console)
     waits: set[str] = set()
 
@@ -126,7 +128,7 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
     )
     with opened as hosts, _one_at_a_time(hosts):
         failed = bootstrap(hosts, setup, console)
-    return _report(inventory, failed, time.monotonic() - begun, console)
+    return _report(inventory, failed, time.monotonic() - begun, console, chosen.inventory)
 
 
 def _one_at_a_time(hosts: Sequence[Host]) -> contextlib.AbstractContextManager[None]:
@@ -180,8 +182,22 @@ def _hub_token(source: str | None) -> str | None:
     return token.strip()
 
 
+def next_command(where: str) -> str:
+    """`fab train` for the cluster of this --inventory, as it can be pasted into this terminal."""
+    typed = Path(sys.argv[0])
+    on_path = shutil.which("fab")
+    fab = "fab"
+    if typed.name == "fab" and not (on_path and typed.exists() and typed.samefile(on_path)):
+        fab = shlex.quote(str(typed))
+    return f"{fab} train" + (f" --inventory {shlex.quote(where)}" if where else "")
+
+
 def _report(
-    inventory: Inventory, failed: dict[str, UserError], seconds: float, console: Console
+    inventory: Inventory,
+    failed: dict[str, UserError],
+    seconds: float,
+    console: Console,
+    where: str,
 ) -> int:
     logs = records(inventory.name).logs
     for name, error in failed.items():
@@ -192,8 +208,7 @@ def _report(
     if failed:
         say("The same command goes on where this one was.", error=True)
         return 1
-    more = "" if Path.cwd() == CHECKOUT else f" (in {CHECKOUT})"
-    say_on(console, f"Next{more}: fab train")
+    say_on(console, f"Next: {next_command(where)}")
     return 0
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
-from bootstrap.inventory.read_inventory import read_inventory
+from bootstrap.inventory.last_inventory import inventory_to_remove
 from bootstrap.setup import cluster_ssh
 from bootstrap.setup.cluster_lock import claimed
 from bootstrap.setup.setup_progress import watching_on_terminal
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
     chosen = parser.parse_args(argv)
-    inventory = read_inventory(chosen.inventory)
+    inventory = inventory_to_remove(chosen.inventory)
     ask = accept_all if chosen.accept_host_keys else ask_on_terminal
     with open_hosts(inventory, ask) as hosts:
         return clean(inventory, hosts, chosen.yes)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bootstrap.inventory.inventory import Inventory
-from bootstrap.inventory.read_inventory import read_inventory
+from bootstrap.inventory.last_inventory import inventory_or_last
 from bootstrap.ssh.host import Ask, Host
 from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.ssh.open_hosts import open_hosts
@@ -25,7 +25,8 @@ def parser(name: str, text: str | None, *, run: bool = True) -> argparse.Argumen
     )  # fmt: skip
     made.add_argument(
         "--inventory", default="", metavar="FILE",
-        help="cluster.json, a nodefile, or local; default: what `pulumi stack output` says",
+        help="cluster.json, a nodefile, or local; default: what fab bootstrap was given last, else "
+        "what `pulumi stack output` says",
     )  # fmt: skip
     if run:
         made.add_argument("--run", default="", metavar="NAME", help="default: the last one started")
@@ -54,7 +55,7 @@ def run_command(
 
     @exit_status(interrupted=f"\n{interrupted}")
     def connected() -> int:
-        inventory = read_inventory(chosen.inventory)
+        inventory = inventory_or_last(chosen.inventory)
         asked = inventory if all_nodes else dataclasses.replace(inventory, nodes=(inventory.head,))
         with open_hosts(asked, question_of(chosen)) as hosts:
             if hosts[0].unreachable is not None:
