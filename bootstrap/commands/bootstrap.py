@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bootstrap.commands import command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory import last_inventory
 from bootstrap.inventory.inventory import Inventory
@@ -182,16 +181,6 @@ def _hub_token(source: str | None) -> str | None:
     return token.strip()
 
 
-def next_command(where: str) -> str:
-    """`fab train` for the cluster of this --inventory, as it can be pasted into this terminal."""
-    typed = Path(sys.argv[0])
-    on_path = shutil.which("fab")
-    fab = "fab"
-    if typed.name == "fab" and not (on_path and typed.exists() and typed.samefile(on_path)):
-        fab = shlex.quote(str(typed))
-    return f"{fab} train" + (f" --inventory {shlex.quote(where)}" if where else "")
-
-
 def _report(
     inventory: Inventory,
     failed: dict[str, UserError],
@@ -208,7 +197,7 @@ def _report(
     if failed:
         say("The same command goes on where this one was.", error=True)
         return 1
-    say_on(console, f"Next: {next_command(where)}")
+    say_on(console, f"Next: {command_line.typed('train', where)}")
     return 0
 
 

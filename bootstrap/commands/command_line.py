@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from bootstrap.inventory.inventory import Inventory
@@ -37,6 +41,16 @@ def parser(name: str, text: str | None, *, run: bool = True) -> argparse.Argumen
 def question_of(chosen: argparse.Namespace) -> Ask:
     """How the person is asked about new host keys, by the flag of `parser`."""
     return accept_all if chosen.accept_host_keys else ask_on_terminal
+
+
+def typed(task: str, where: str) -> str:
+    """`fab TASK` for the cluster of this --inventory, as it can be pasted into this terminal."""
+    program = Path(sys.argv[0])
+    on_path = shutil.which("fab")
+    fab = "fab"
+    if program.name == fab and not (on_path and program.exists() and program.samefile(on_path)):
+        fab = shlex.quote(str(program))
+    return f"{fab} {task}" + (f" --inventory {shlex.quote(where)}" if where else "")
 
 
 def run_command(

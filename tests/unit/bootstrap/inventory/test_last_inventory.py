@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.commands import bootstrap, clean, command_line
+from bootstrap.commands import clean, command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory import last_inventory
 
@@ -61,9 +61,9 @@ def test_what_is_next_can_be_pasted(
     fab.parent.mkdir()
     fab.touch(mode=0o755)
     monkeypatch.setattr("sys.argv", ["bin/fab", "bootstrap"])
-    assert bootstrap.next_command("my rig.json") == "bin/fab train --inventory 'my rig.json'"
+    assert command_line.typed("train", "my rig.json") == "bin/fab train --inventory 'my rig.json'"
     monkeypatch.setenv("PATH", str(fab.parent))
-    assert bootstrap.next_command("") == "fab train"
+    assert command_line.typed("train", "") == "fab train"
 
 
 def test_the_commands_about_runs_go_by_it(capsys: pytest.CaptureFixture[str]) -> None:
