@@ -114,6 +114,7 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
     begun = time.monotonic()
     inventory, chosen.inventory = last_inventory.to_set_up(chosen.inventory)
     setup = _setup(chosen, inventory, console)
+    last_inventory.remember(chosen.inventory)
     waits: set[str] = set()
 
     def on_wait(text: str) -> None:

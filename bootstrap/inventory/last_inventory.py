@@ -74,7 +74,7 @@ def to_set_up(where: str) -> tuple[Inventory, str]:
     """The cluster of --inventory, else the selected stack's, else the one set up last.
 
     Returns:
-        The cluster, and what --inventory is for the commands after it. It is kept from now on.
+        The cluster, and what --inventory is for the commands after it, for `remember`.
     """
     try:
         inventory = read_inventory(where)
@@ -84,7 +84,6 @@ def to_set_up(where: str) -> tuple[Inventory, str]:
             raise
         _say_used(kept)
         inventory, where = read_inventory(kept), kept
-    remember(where)
     return inventory, where
 
 

@@ -23,31 +23,33 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_later_commands_mean_what_was_set_up_last(
     capsys: pytest.CaptureFixture[str], checkout: Path
 ) -> None:
-    assert last_inventory.to_set_up("mine")[1] == "mine"
+    inventory, where = last_inventory.to_set_up("mine")
+    assert (inventory.name, where) == ("mine", "mine")
+    last_inventory.remember(where)
     assert last_inventory.inventory_or_last("").name == "mine"
     assert capsys.readouterr().err == "--inventory mine, as it was given to fab bootstrap last\n"
     (checkout / "other").write_text("me@192.0.2.8\n")
     assert last_inventory.inventory_or_last("other").name == "other"
     assert last_inventory.to_set_up("")[1] == "mine"
-    assert last_inventory.to_set_up("local")[0].kind == "local"
+    last_inventory.remember("local")
     assert last_inventory.inventory_or_last("").kind == "local"
 
 
 def test_a_file_that_is_gone_is_not_meant(checkout: Path) -> None:
-    last_inventory.to_set_up("mine")
+    last_inventory.remember("mine")
     (checkout / "mine").unlink()
     with pytest.raises(UserError, match="no `pulumi` on the PATH"):
         last_inventory.inventory_or_last("")
 
 
 def test_a_stack_that_is_set_up_takes_its_place(checkout: Path) -> None:
-    last_inventory.to_set_up("mine")
+    last_inventory.remember("mine")
     last_inventory.remember("")
     assert last_inventory.last() == ""
 
 
 def test_what_removes_never_goes_by_it(capsys: pytest.CaptureFixture[str]) -> None:
-    last_inventory.to_set_up("mine")
+    last_inventory.remember("mine")
     assert clean.main(["--yes"]) == 1
     said = capsys.readouterr().err
     assert "no `pulumi` on the PATH" in said
