@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.commands import clean, command_line
+from bootstrap.commands import bootstrap, clean, command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory import last_inventory
 
@@ -33,6 +33,16 @@ def test_later_commands_mean_what_was_set_up_last(
     assert last_inventory.to_set_up("")[1] == "mine"
     last_inventory.remember("local")
     assert last_inventory.inventory_or_last("").kind == "local"
+
+
+def test_bootstrap_keeps_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise UserError("nobody answers")
+
+    monkeypatch.setattr(bootstrap, "_setup", lambda *_: None)
+    monkeypatch.setattr(bootstrap, "open_hosts", unreachable)
+    assert bootstrap.main(["--inventory", "mine"]) == 1
+    assert last_inventory.last() == "mine"
 
 
 def test_a_file_that_is_gone_is_not_meant(checkout: Path) -> None:
