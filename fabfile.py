@@ -77,6 +77,22 @@ def status(words: list[str]) -> int:
 
 
 @command
+def runs(words: list[str]) -> int:
+    """Every run on the head, and what of it is here."""
+    from bootstrap.commands import runs
+
+    return runs.main(words)
+
+
+@command
+def ssh(words: list[str]) -> int:
+    """Log in to a node with your own ssh, as fab reaches it; default: the head."""
+    from bootstrap.commands import ssh
+
+    return ssh.main(words)
+
+
+@command
 def stop(words: list[str]) -> int:
     """End the run with a checkpoint."""
     from bootstrap.commands import stop

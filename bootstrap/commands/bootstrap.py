@@ -21,9 +21,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bootstrap.commands import command_line
 from bootstrap.errors import UserError
+from bootstrap.inventory import last_inventory
 from bootstrap.inventory.inventory import Inventory
-from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import CHECKOUT, ROOT_VARIABLE, records
 from bootstrap.setup.cluster_lock import claimed
 from bootstrap.setup.model_and_data import DEFAULT_MODEL, DEFAULT_PICTURES, read_input
@@ -111,8 +112,9 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
     chosen = parser().parse_args(argv)
     console = Console()
     begun = time.monotonic()
-    inventory = read_inventory(chosen.inventory)
+    inventory, chosen.inventory = last_inventory.to_set_up(chosen.inventory)
     setup = _setup(chosen, inventory, console)
+    last_inventory.remember(chosen.inventory)
     waits: set[str] = set()
 
     def on_wait(text: str) -> None:
@@ -126,7 +128,7 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
     )
     with opened as hosts, _one_at_a_time(hosts):
         failed = bootstrap(hosts, setup, console)
-    return _report(inventory, failed, time.monotonic() - begun, console)
+    return _report(inventory, failed, time.monotonic() - begun, console, chosen.inventory)
 
 
 def _one_at_a_time(hosts: Sequence[Host]) -> contextlib.AbstractContextManager[None]:
@@ -181,7 +183,11 @@ def _hub_token(source: str | None) -> str | None:
 
 
 def _report(
-    inventory: Inventory, failed: dict[str, UserError], seconds: float, console: Console
+    inventory: Inventory,
+    failed: dict[str, UserError],
+    seconds: float,
+    console: Console,
+    where: str,
 ) -> int:
     logs = records(inventory.name).logs
     for name, error in failed.items():
@@ -192,8 +198,7 @@ def _report(
     if failed:
         say("The same command goes on where this one was.", error=True)
         return 1
-    more = "" if Path.cwd() == CHECKOUT else f" (in {CHECKOUT})"
-    say_on(console, f"Next{more}: fab train")
+    say_on(console, f"Next: {command_line.typed('train', where)}")
     return 0
 
 

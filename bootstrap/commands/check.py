@@ -16,7 +16,7 @@ from bootstrap.commands import command_line
 from bootstrap.commands.checks import links, nodes
 from bootstrap.commands.checks.report import Finding, show
 from bootstrap.errors import UserError
-from bootstrap.inventory.read_inventory import read_inventory
+from bootstrap.inventory.last_inventory import inventory_or_last
 from bootstrap.paths import CHECKOUT
 from bootstrap.setup.model_and_data import RECORD
 from bootstrap.setup.python.environment import installed
@@ -266,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv)
     console = Console(highlight=False)
     progress = Console(stderr=True, highlight=False)
-    inventory = read_inventory(chosen.inventory)
+    inventory = inventory_or_last(chosen.inventory)
     opened = open_hosts(inventory, command_line.question_of(chosen), wait_seconds=WAIT_SECONDS)
     with opened as hosts, progress.status("") as status:
 

@@ -8,13 +8,13 @@ results home first; `fab destroy` is for machines in Azure that should be gone a
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from bootstrap.commands import command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
-from bootstrap.inventory.read_inventory import read_inventory
+from bootstrap.inventory.last_inventory import inventory_to_remove
 from bootstrap.setup import cluster_ssh
 from bootstrap.setup.cluster_lock import claimed
 from bootstrap.setup.setup_progress import watching_on_terminal
@@ -83,30 +83,51 @@ def remove(host: Host, inventory: Inventory, say: Say) -> None:
     host.run(script(REMOVE, host.layout.root))
 
 
-def clean(inventory: Inventory, hosts: Sequence[Host], sure: bool) -> int:
-    """Ask, then remove; 1 where a node failed or does not answer."""
+def clean(inventory: Inventory, hosts: Sequence[Host], sure: bool, where: str = "") -> int:
+    """Ask, then remove, and say what is gone; 1 where a node failed or does not answer.
+
+    Args:
+        where: --inventory as it was given, for the command that removes the rest.
+
+    Raises:
+        UserError: no node answers, or nothing may be removed.
+    """
     answering = [host for host in hosts if not host.unreachable]
-    with claimed(answering, "fab clean", gone=True) if answering else contextlib.nullcontext():
-        return _clean(inventory, hosts, answering, sure)
+    if not answering:
+        problems = "\n".join(str(host.unreachable) for host in hosts)
+        raise UserError(f"no node answers; nothing was removed.\n{problems}")
+    with claimed(answering, "fab clean", gone=True):
+        failed = _clean(inventory, hosts, answering, sure)
+    for error in failed.values():
+        say(f"error: {error}", error=True)
+    say(f"clean: {_names(host for host in hosts if host.name not in failed)}")
+    if failed:
+        left = _names(host for host in hosts if host.name in failed)
+        say(
+            f"not clean: {left}. To go on when that is mended: {command_line.typed('clean', where)}"
+        )
+    return 1 if failed else 0
 
 
 def _clean(
     inventory: Inventory, hosts: Sequence[Host], answering: Sequence[Host], sure: bool
-) -> int:
+) -> dict[str, UserError]:
     refuse_while_live(hosts)
     runs = sorted({name for host in answering for name in runs_on(host)})
-    names = ", ".join(host.name for host in answering)
-    say(f"This removes {answering[0].layout.root if answering else 'nothing'} from: {names}")
+    say(f"This removes {answering[0].layout.root} from: {_names(answering)}")
+    if len(answering) < len(hosts):
+        say(f"Not from these, which do not answer: {_names(h for h in hosts if h.unreachable)}")
     if runs:
         say(f"Results of these runs go with it (fab fetch brings them home): {', '.join(runs)}")
     if not sure and not _agreed():
         raise UserError("Nothing was removed.")
     with watching_on_terminal(hosts) as watcher:
         step = Step("clean", lambda host, say: remove(host, inventory, say))
-        failed = run_steps(hosts, [step], watcher)
-    for error in failed.values():
-        say(f"error: {error}", error=True)
-    return 1 if failed else 0
+        return run_steps(hosts, [step], watcher)
+
+
+def _names(hosts: Iterable[Host]) -> str:
+    return ", ".join(host.name for host in hosts) or "none"
 
 
 def _agreed() -> bool:
@@ -123,10 +144,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
     chosen = parser.parse_args(argv)
-    inventory = read_inventory(chosen.inventory)
+    inventory = inventory_to_remove(chosen.inventory)
     ask = accept_all if chosen.accept_host_keys else ask_on_terminal
     with open_hosts(inventory, ask) as hosts:
-        return clean(inventory, hosts, chosen.yes)
+        return clean(inventory, hosts, chosen.yes, chosen.inventory)
 
 
 if __name__ == "__main__":

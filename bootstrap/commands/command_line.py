@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from bootstrap.inventory.inventory import Inventory
-from bootstrap.inventory.read_inventory import read_inventory
+from bootstrap.inventory.last_inventory import inventory_or_last
 from bootstrap.ssh.host import Ask, Host
 from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.ssh.open_hosts import open_hosts
@@ -25,7 +29,8 @@ def parser(name: str, text: str | None, *, run: bool = True) -> argparse.Argumen
     )  # fmt: skip
     made.add_argument(
         "--inventory", default="", metavar="FILE",
-        help="cluster.json, a nodefile, or local; default: what `pulumi stack output` says",
+        help="cluster.json, a nodefile, or local; default: what fab bootstrap was given last, else "
+        "what `pulumi stack output` says",
     )  # fmt: skip
     if run:
         made.add_argument("--run", default="", metavar="NAME", help="default: the last one started")
@@ -36,6 +41,16 @@ def parser(name: str, text: str | None, *, run: bool = True) -> argparse.Argumen
 def question_of(chosen: argparse.Namespace) -> Ask:
     """How the person is asked about new host keys, by the flag of `parser`."""
     return accept_all if chosen.accept_host_keys else ask_on_terminal
+
+
+def typed(task: str, where: str) -> str:
+    """`fab TASK` for the cluster of this --inventory, as it can be pasted into this terminal."""
+    program = Path(sys.argv[0])
+    on_path = shutil.which("fab")
+    fab = "fab"
+    if program.name == fab and not (on_path and program.exists() and program.samefile(on_path)):
+        fab = shlex.quote(str(program))
+    return f"{fab} {task}" + (f" --inventory {shlex.quote(where)}" if where else "")
 
 
 def run_command(
@@ -54,7 +69,7 @@ def run_command(
 
     @exit_status(interrupted=f"\n{interrupted}")
     def connected() -> int:
-        inventory = read_inventory(chosen.inventory)
+        inventory = inventory_or_last(chosen.inventory)
         asked = inventory if all_nodes else dataclasses.replace(inventory, nodes=(inventory.head,))
         with open_hosts(asked, question_of(chosen)) as hosts:
             if hosts[0].unreachable is not None:

@@ -18,10 +18,11 @@ from bootstrap.commands import command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.names import under
-from bootstrap.runs import results_owner, runs_on_head
+from bootstrap.runs import results_owner, run_words, runs_on_head
 from bootstrap.runs.results import disk_errors_named
+from bootstrap.runs.run_names import check_name, local_folder
 from bootstrap.ssh.host import Host
-from bootstrap.terminal import cell, say, say_on
+from bootstrap.terminal import cell, exit_status, say, say_on
 
 PASSED_ON = ("num_images", "seed", "step", "num_inference_steps", "guidance_scale")
 
@@ -40,11 +41,41 @@ def command(head: Host, name: str, chosen: argparse.Namespace) -> str:
     return shlex.join(["bash", "--norc", "-c", line])  # what it sources is bash's
 
 
+def _check_prompts(prompts: Sequence[str], config: str, name: str) -> None:
+    word = run_words.word_of(config)
+    if word is not None:
+        run_words.refuse_without_word(prompts, word, name)
+
+
+def _config_on(head: Host, name: str) -> str:
+    try:
+        return head.read(f"{head.layout.runs}/{name}/{run_words.CONFIG}").decode("utf-8", "replace")
+    except UserError:  # the run has not begun: what draws says so
+        return ""
+
+
+def _config_here(name: str) -> str:
+    try:
+        path = local_folder(check_name(name)) / run_words.CONFIG
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+@exit_status()
+def refuse_here(chosen: argparse.Namespace) -> int:
+    """Check the prompts by the run that has been fetched, without a connection; 1: refused."""
+    if chosen.run:
+        _check_prompts(chosen.prompt, _config_here(chosen.run), chosen.run)
+    return 0
+
+
 def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> int:
     """Draw and bring the pictures."""
     head = hosts[0]
     run = runs_on_head.the_run(head, chosen.run)
     name = run["name"]
+    _check_prompts(chosen.prompt, _config_on(head, name), name)
     with disk_errors_named(name):
         here = results_owner.claim(inventory.name, run)
     console = Console(stderr=True)
@@ -79,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", type=int, help="with the rows of this step [the final ones]")
     parser.add_argument("--num-inference-steps", type=int, help="[as in training]")
     parser.add_argument("--guidance-scale", type=float, help="[as in training]")
-    return command_line.run_command(parser.parse_args(argv), act)
+    chosen = parser.parse_args(argv)
+    return refuse_here(chosen) or command_line.run_command(chosen, act)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ class Watch:
     """Watches nodes for the length of a block.
 
     Attributes:
+        silent: names of nodes that did not answer the last look.
         lost: names of nodes that have missed too many looks in a row.
     """
 
     def __init__(self, peers: Peers, nodes: Sequence[JobNode], seconds: float, misses: int) -> None:
+        self.silent: list[str] = []
         self.lost: list[str] = []
         self._peers, self._seconds, self._allowed = peers, seconds, misses
         self._nodes = [node for node in nodes if not peers.is_head(node)]
@@ -44,4 +46,5 @@ class Watch:
                 self._nodes, each(self._peers.answers, self._nodes), strict=True
             ):
                 self._missed[node.name] = 0 if there else self._missed[node.name] + 1
+            self.silent = [name for name, count in self._missed.items() if count]
             self.lost = [name for name, count in self._missed.items() if count >= self._allowed]

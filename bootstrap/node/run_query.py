@@ -33,6 +33,8 @@ KEPT_THERE = ("latents", "logs", "model_index.json", "feature_extractor", "image
               "nodefile", "supervisor.lock")  # fmt: skip
 """What stays on the head unless everything is asked for: gigabytes, or of no use elsewhere."""
 GATHERED = ".gathered"
+SHOWN = ("phase", "reason", "nodes", "ranks", "tries", "silent")
+"""What of a supervisor's state its followers are told."""
 POLL_SECONDS = 0.25
 RECENT = 20
 ABANDONED_SECONDS = 24 * 3600.0
@@ -126,7 +128,7 @@ def follow(folder: Path, offset: int, say: Callable[[str], None]) -> None:
         for until, event in _new_lines(path, offset):
             offset = until
             say(json.dumps({"until": until, "event": event}))
-        shown = {key: now.get(key) for key in ("phase", "reason", "nodes", "ranks", "tries")}
+        shown = {key: now.get(key) for key in SHOWN}
         if shown != state:
             state = shown
             say(json.dumps({"state": shown}))

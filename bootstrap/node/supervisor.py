@@ -75,7 +75,7 @@ class Supervisor:
         self.state: dict[str, Any] = {
             "phase": "starting", "pid": os.getpid(), "process": identity(os.getpid()),
             "started": round(time.time(), 3), "tries": 0, "of_tries": job.tries,
-            "nodes": [], "ranks": 0, "mpirun": None, "reason": "",
+            "nodes": [], "ranks": 0, "mpirun": None, "reason": "", "silent": [],
         }  # fmt: skip
 
     def note(self, **values: Any) -> None:
@@ -232,7 +232,7 @@ class Supervisor:
             cwd=job.root,
         )  # fmt: skip
         try:
-            self.note(phase="training", mpirun=process.pid)
+            self.note(phase="training", mpirun=process.pid, silent=[])
             watch = Watch(self.peers, nodes, job.watch_seconds, job.misses)
             with watch:
                 return self._wait(process, nodes, watch)
@@ -254,6 +254,9 @@ class Supervisor:
                 if count:  # none: mpirun is still on its way to start them
                     asked_at = time.monotonic()
                     self.say(f"asked {count} ranks to end with a checkpoint")
+            if watch.silent != self.state["silent"]:
+                self.note(silent=watch.silent)
+                self.say(f"without an answer: {', '.join(watch.silent) or 'none'}")
             late = asked_at is not None and time.monotonic() - asked_at > self.job.stop_seconds
             if watch.lost or late:
                 run_processes.end_tree(process.pid)

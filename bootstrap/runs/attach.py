@@ -17,6 +17,8 @@ from bootstrap.runs.run_progress import RunProgress
 from bootstrap.ssh.host import Host
 from bootstrap.terminal import say_on
 
+PAST_SHOWN = 20
+"""Events of before one attached that are shown; the bar needs the last start too."""
 NOT_YET = "nothing was asked for yet"
 GOES_ON = "detached: the training goes on. fab logs attaches again, fab stop ends it."
 
@@ -72,17 +74,28 @@ def attach(head: Host, cluster: str, name: str, console: Console) -> int:
         UserError: the connection broke; the run goes on.
     """
     end: dict[str, Any] = {}
+    # What is said before the first state is the past: its end is shown, when it is all there.
+    past: list[dict[str, Any]] | None = []
     with RunProgress(name, console) as progress, Bringer(head, cluster, name, progress) as bringer:
 
         def take(line: str) -> None:
+            nonlocal past
             try:
                 said = answers.read(Followed, line, head.name)
             except UserError:  # something that Python or its packages print there
                 return
             if "state" in said:
+                if past is not None:
+                    for event in _end_of(past, progress):
+                        progress.event(event)
+                    if any(event.get("event") in run_query.RESULTS for event in past):
+                        bringer.more()
+                past = None
                 end.clear()
                 end.update(said["state"])
                 progress.state(dict(said["state"]))
+            elif past is not None:
+                past.append(said.get("event", {}))
             elif progress.event(said.get("event", {})) in run_query.RESULTS:
                 bringer.more()
 
@@ -93,6 +106,16 @@ def attach(head: Host, cluster: str, name: str, console: Console) -> int:
                             f"fab logs attaches again. ({error})") from error  # fmt: skip
         bringer.more()
     return ended(end, name, console, fetched=not bringer.problem)
+
+
+def _end_of(past: list[dict[str, Any]], progress: RunProgress) -> list[dict[str, Any]]:
+    """The last events, after the last start, and a word on those that are left out."""
+    shown, before = past[-PAST_SHOWN:], past[:-PAST_SHOWN]
+    if not before:
+        return shown
+    progress.note(f"{len(before)} earlier events are not shown: fab logs --all prints everything")
+    starts = [event for event in before if event.get("event") == "start"]
+    return starts[-1:] + shown
 
 
 def ended(state: dict[str, Any], name: str, console: Console, fetched: bool = True) -> int:

@@ -39,6 +39,7 @@ class State(TypedDict):
     reason: NotRequired[str | None]
     nodes: NotRequired[list[str] | None]
     ranks: NotRequired[int | None]
+    silent: NotRequired[list[str] | None]
     started: NotRequired[float | None]
     ended: NotRequired[float | None]
 

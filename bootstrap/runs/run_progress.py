@@ -23,6 +23,7 @@ class RunProgress:
         self._total = 0
         self._last_line = 0.0
         self._phase = ""
+        self._silent: set[str] = set()
         columns = (
             column("{task.description}"), BarColumn(), MofNCompleteColumn(),
             column("{task.fields[figures]}"), TimeRemainingColumn(),
@@ -56,6 +57,20 @@ class RunProgress:
             where = f": {state.get('ranks')} ranks on {len(nodes)} nodes" if nodes else ""
             self.note(f"{self.name}: {phase}{where}")
         self._phase = phase
+        self._tell_silent(set(state.get("silent") or []), phase)
+
+    def _tell_silent(self, silent: set[str], phase: str) -> None:
+        if phase in ("training", "stopping"):
+            for node in sorted(silent - self._silent):
+                self.note(
+                    f"{node} does not answer; if that stays so for another minute or two, the run "
+                    "is restarted without it"
+                )
+            for node in sorted(self._silent - silent):
+                self.note(f"{node} answers again")
+            self._silent = silent
+        else:
+            self._silent = set()
 
     def event(self, event: dict[str, Any]) -> str:
         """An event of the run; returns its kind, or "" of one that lacks something."""

@@ -169,6 +169,14 @@ def download_line(host: Host, wanted: Input, folder: str) -> str:
     return shlex.join(words)
 
 
+def is_brought(head: Host, wanted: Input) -> bool:
+    """Whether the head has an input as it is asked for; its content is not looked at."""
+    about_it = f"{head.layout.cluster}/{RECORD[wanted.kind]}"
+    known = head.run(script('cat "$1" 2>/dev/null || :', about_it)).stdout
+    there = head.run(script(f'{RESTORE} test -d "$1"', wanted.path(head)), check=False)
+    return there.exit_code == 0 and _key_in(known) == wanted.key()
+
+
 def bring(head: Host, wanted: Input, say: Say, record: bool = True) -> Tree:
     """Bring an input to the head, unless it is there as it should be, and seal it.
 

@@ -13,7 +13,13 @@ from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.node.run_state import LOCK
 from bootstrap.paths import records
-from bootstrap.setup import cluster_ssh, home_sharing, model_and_data, node_requirements
+from bootstrap.setup import (
+    cluster_ssh,
+    home_sharing,
+    hub_access,
+    model_and_data,
+    node_requirements,
+)
 from bootstrap.setup.broadcast import Tree, hand_out_each, seal
 from bootstrap.setup.model_and_data import Input
 from bootstrap.setup.node_facts import Probe, probe
@@ -144,6 +150,10 @@ class NodeSetup:
                 failed[host.name] = UserError("\n".join(refused))
         left = {host.name: self.probes[host.name] for host in hosts if host.name not in failed}
         if head.name in left:
+            try:
+                hub_access.refuse_unavailable(head, self._helper(head), self.wanted, self.hub_token)
+            except UserError as error:
+                return failed | {head.name: error}
             if not self.by_conda:
                 self.plan = self._plan_of(
                     head, self.lock, node_requirements.common_python(left), None

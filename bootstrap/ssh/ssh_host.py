@@ -22,6 +22,8 @@ from bootstrap.ssh.shell_watchdog import GRACE_SECONDS, watched
 
 IDLE_SECONDS = 30.0
 AGAIN_SECONDS = 3.0
+QUIET_SECONDS = 1.5
+"""How long a node that is slow to answer is waited for without a word."""
 SESSIONS = 8
 """At once on one connection: sshd's own limit (MaxSessions) is 10, and the keepalive needs one."""
 REFUSED_SECONDS = 60.0
@@ -157,6 +159,7 @@ def connect_all(
     wait_seconds: float = 0.0,
     boot_log: BootLog | None = None,
     on_wait: Callable[[str], None] | None = None,
+    on_silence: Callable[[str], None] | None = None,
 ) -> list[Host]:
     """Connect to every node at once, workers through the head.
 
@@ -166,6 +169,7 @@ def connect_all(
         wait_seconds: how long a node may take to answer.
         boot_log: told nodes' names, says what fingerprints their boot logs hold.
         on_wait: told why a node is being waited for.
+        on_silence: told, once a node, that it has not answered in `QUIET_SECONDS`.
 
     Raises:
         HostKeyRefused: the person did not accept new keys, or a boot log names others.
@@ -178,7 +182,8 @@ def connect_all(
     head = SshHost(inventory.head, connector.connection(inventory.head, None))
 
     def meet(host: SshHost) -> None:
-        key = _open(connector, host, end, stop, on_wait)
+        with _telling(host, on_silence):
+            key = _open(connector, host, end, stop, on_wait)
         if key:
             offered[host.node] = key
 
@@ -202,6 +207,21 @@ def connect_all(
                 host.close()
             raise
     return list(hosts)
+
+
+@contextlib.contextmanager
+def _telling(host: SshHost, on_silence: Callable[[str], None] | None) -> Iterator[None]:
+    if on_silence is None:
+        yield
+        return
+    text = f"{host.name} has not answered yet; it is given {CONNECT_SECONDS} s"
+    timer = threading.Timer(QUIET_SECONDS, on_silence, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _open(

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.rig import anchors, rig, slots
@@ -20,6 +20,8 @@ from tests.rig.rig import Rig
 from tests.rig.wheels import ROOT, fetch_wheels
 
 INVENTORY = Path("rig.json")
+MODEL = "training/miniature/model"
+PICTURES = "training/miniature/concept"
 NODE_LOCK = ROOT / "requirements" / "node-upstream.txt"
 
 
@@ -156,15 +158,28 @@ def _print_next(made: Rig, path: Path, services: dict[str, str]) -> None:
     print(f"\nThe inventory is {path}. Next:\n")
     for host in made.hosts:
         print(f"  ssh -F {config} {host.name}")
-    print(f"  fab bootstrap --inventory {path.name} --environment venv --stack upstream", end="")
-    if index := services.get("package_index_url"):
-        print(f" --package-index {index}", end="")
-    print("\n  python -m tests.rig --help      cut, kill, replace, slow down, ...")
-    print("  make rig-down                   remove it without a trace")
+    print(f"  {bootstrap_line(path, services)}")
+    print("  .venv-cluster/bin/python -m tests.rig --help    cut, kill, replace, slow down, ...")
+    print("  make rig-down                                   remove it without a trace")
     if hub := services.get("hub_url"):
         print(f"\nThe hub's stand-in: HF_ENDPOINT={hub}")
     if files := services.get("files_url"):
         print(f"The files: {files}")
+
+
+def bootstrap_line(path: Path, services: Mapping[str, str]) -> str:
+    """The command that sets the hosts up, from the checkout, with what it holds itself.
+
+    Behind a rig there is no hub but a stand-in for one, and no pictures but those here.
+    """
+    words = [".venv-cluster/bin/fab", "bootstrap", "--inventory", str(path)]
+    if path.parent == ROOT:
+        words[-1] = path.name
+    words += ["--environment", "venv", "--stack", "upstream"]
+    if index := services.get("package_index_url"):
+        words += ["--package-index", index]
+    words += ["--pretrained-model-name-or-path", MODEL, "--train-data-dir", PICTURES]
+    return shlex.join(words)
 
 
 def _down(arguments: argparse.Namespace) -> int:

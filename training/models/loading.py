@@ -17,7 +17,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from training.config.groups import ModelConfig
 from training.errors import UserError, first_line
 from training.models import single_file
-from training.models.families import refuse_other_architectures, refuse_other_pipelines
+from training.models.families import INDEX, refuse_other_architectures, refuse_other_pipelines
+from training.models.hub_access import refuse_unreachable
 from training.models.weights import load_part, refuse_missing
 
 PARTS = ("tokenizer", "scheduler", "text_encoder", "vae", "unet")
@@ -67,6 +68,7 @@ def _from_pipeline(model: ModelConfig, notify: Notify) -> Models:
     """The parts of a pipeline folder, or of a repository on the hub."""
     name = model.model_name
     hub = {"revision": model.revision}
+    refuse_unreachable(name, (INDEX, "unet/config.json"), model.revision)
     refuse_other_pipelines(name, model.revision)
     needed = [part for part in PARTS if part != "tokenizer" or not model.tokenizer_name]
     missing = [part for part in needed if Path(name).is_dir() and not (Path(name) / part).is_dir()]
@@ -157,6 +159,9 @@ def load_tokenizer(name: str, **where: Any) -> Any:
     Raises:
         Exception: whatever transformers says, and ValueError where it would say nothing.
     """
+    folder = where.get("subfolder", ".")
+    files = [f"{folder}/vocab.json", f"{folder}/tokenizer.json"]
+    refuse_unreachable(name, files, where.get("revision"))
     tokenizer = CLIPTokenizer.from_pretrained(name, **where)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers 5 says nothing
         raise ValueError("its vocabulary (vocab.json and merges.txt) is missing.")

@@ -257,6 +257,26 @@ def test_results_that_do_not_come_are_told_and_the_code_says_so(
         assert "its results are in" not in said
 
 
+def test_of_a_long_past_its_end_is_shown(head: LocalHost, answer: Answer) -> None:
+    past: list[dict[str, Any]] = [
+        {"event": "start", "step": 0, "max_train_steps": 90, "ranks": 2},
+        *({"event": "sample", "step": step, "path": "x.png"} for step in range(1, 51)),
+    ]
+    lines = [{"event": event} for event in past] + [
+        {"state": {"phase": "training"}},
+        {"event": {"event": "sample", "step": 51, "path": "x.png"}},
+        {"state": {"phase": "done"}},
+    ]
+    answer(follow="\n".join(json.dumps(line) for line in lines), gather="nonsense")
+    console = Console(record=True, width=300, force_terminal=False)
+    attach.attach(head, "c", "x", console)
+    said = console.export_text()
+    assert "31 earlier events are not shown: fab logs --all prints everything" in said
+    assert "step 0 of 90, 2 ranks" in said
+    shown = [step for step in range(1, 52) if f"step {step}: sample" in said]
+    assert shown == list(range(31, 52))
+
+
 def test_whatever_stops_the_thread_that_brings_results_is_told(
     head: LocalHost, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 import fabfile
+from bootstrap.commands import bootstrap
+from bootstrap.setup.model_and_data import read_input
+from tests.rig.__main__ import bootstrap_line
 
 CHECKOUT = Path(__file__).parents[4]
 FAB = Path(sys.executable).with_name("fab")
@@ -70,3 +74,17 @@ def test_without_a_cluster_each_says_what_to_do(
 ) -> None:
     assert fabfile.COMMANDS[name](["--inventory", "nowhere.json"]) in (1, 2)
     assert capsys.readouterr().err.startswith("error: nowhere.json cannot be read")
+
+
+def test_the_line_that_make_rig_prints_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    services = {"package_index_url": "http://198.18.0.1:8000/simple"}
+    fab, task, *words = shlex.split(bootstrap_line(CHECKOUT / "rig.json", services))
+    assert (fab, task) == (".venv-cluster/bin/fab", "bootstrap")
+    chosen = bootstrap.parser().parse_args(words)
+    assert (chosen.inventory, chosen.package_index) == ("rig.json", services["package_index_url"])
+    assert read_input("model", chosen.pretrained_model_name_or_path).local is not None
+    assert read_input("pictures", chosen.train_data_dir).local is not None
+    elsewhere = bootstrap_line(Path("/tmp/my rig.json"), {})
+    assert "--inventory '/tmp/my rig.json' " in elsewhere
+    assert "--package-index" not in elsewhere

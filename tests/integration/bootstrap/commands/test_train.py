@@ -126,6 +126,8 @@ def test_attached_it_shows_progress_and_brings_everything_home(
     assert "<new> is beyond them" in capsys.readouterr().err
     assert generate.main([*LOCAL, "--prompt", "a <new>", "--step", "5"]) == 1
     assert "holds no learned_embeds-steps-5" in capsys.readouterr().err
+    assert generate.main([*LOCAL, "--prompt", "a photo of a <nwe>"]) == 1
+    assert "the word of whole, which is written <new>: <nwe> is not it" in capsys.readouterr().err
 
 
 def test_detached_killed_watched_again_it_ends_as_if_nothing_had_been(

@@ -161,6 +161,7 @@ def test_a_node_cut_off_is_left_out(root: Path, whole: bytes) -> None:
     (root / "down" / WORKER.address).touch()
     until(lambda: bool(events(job, "restart")), process)
     (restart,) = events(job, "restart")
+    assert "] without an answer: worker-1\n" in log(job)
     assert restart["nodes"] == ["head"]
     assert restart["ranks"] == 1
     assert "without worker-1 (1 ranks): lost worker-1" in restart["text"]

@@ -216,6 +216,30 @@ def test_progress_is_told_from_events_alone() -> None:
     assert "restarted from step 2" in text
 
 
+def test_a_node_that_does_not_answer_is_told_before_it_is_lost() -> None:
+    console = Console(record=True, width=200, force_terminal=False)
+    with RunProgress("x", console) as progress:
+        for silent in ([], ["b"], ["b"], []):
+            progress.state({"phase": "training", "nodes": ["a", "b"], "silent": silent})
+        progress.state({"phase": "training", "silent": ["b"]})
+        progress.state({"phase": "restarting", "silent": ["b"]})
+    lines = console.export_text().splitlines()
+    assert [line.split(";")[0] for line in lines] == [
+        "x: training: None ranks on 2 nodes",
+        "b does not answer",
+        "b answers again",
+        "b does not answer",
+        "x: restarting",
+    ]
+
+
+def test_followers_are_told_which_nodes_do_not_answer(tmp_path: Path) -> None:
+    run_state.write_state(tmp_path, {"phase": "done", "silent": ["b"]})
+    said: list[dict[str, Any]] = []
+    run_query.follow(tmp_path, 0, lambda line: said.append(json.loads(line)))
+    assert said[-1]["state"]["silent"] == ["b"]
+
+
 def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert check_name("dicoo-2") == "dicoo-2"
