@@ -303,6 +303,10 @@ def test_generate_says_what_is_cut_off_and_refuses_where_the_word_is(
     printed = capsys.readouterr().err
     assert printed.count("error: ") == 1
     assert "<new> is beyond them" in printed
+    assert generate_main([*ask, "a <nwe>"]) == 2
+    printed = capsys.readouterr().err
+    assert "error: prompt 'a <nwe>': <nwe> is no word that this model knows" in printed
+    assert "did you mean <new>?" in printed
     assert len(list((folder / "generated").iterdir())) == 1
 
 
