@@ -105,6 +105,7 @@ def run(method: type[Method], config: RunConfig, notices: Sequence[str] = ()) ->
         try:
             machine = _configure(config, stack, ranks, keeps, notices)
             inputs, record, state = _read(method, config, machine)
+            config = inputs.config
             step = assemble(config, stack, ranks, inputs, record, machine.say)
             ended = _loop(config, machine, inputs, record, step, state)
             return _write(config, machine, step, ended)
@@ -141,8 +142,9 @@ def _read(
     ranks, say = machine.ranks, machine.say
     say("loading the model and the pictures")
     inputs = together(ranks, lambda: read_inputs(method, config, say))
-    record, state = fixed_facts(config, machine.stack, ranks, inputs, say)
-    keep_a_copy(config, record, ranks, machine.keeps)
+    record, state = fixed_facts(inputs.config, machine.stack, ranks, inputs, say)
+    keep_a_copy(inputs.config, record, ranks, machine.keeps)
+    say(_sizes(inputs.config, config.resolution is None, record))
     return inputs, record, state
 
 
@@ -162,7 +164,7 @@ def _begin(
     outputs = Outputs(
         config,
         config,
-        config.resolution,
+        config.side,
         record,
         inputs.models,
         EventLog(config.output_dir) if first else None,
@@ -229,6 +231,16 @@ def _headlines(
             f"using its maintained copy {config.model_name}"
         )
     return lines
+
+
+def _sizes(config: RunConfig, from_model: bool, record: RunRecord) -> str:
+    """The size of the pictures, of a step, and of what it changes."""
+    whose = ", what the model was made for" if from_model else ""
+    scaled = f" ({config.learning_rate:g} x {record.global_batch})" if config.scale_lr else ""
+    return (
+        f"resolution {config.side}{whose}; global batch {record.global_batch}; "
+        f"learning rate {record.learning_rate:g}{scaled}"
+    )
 
 
 def _check_tracker(config: RunConfig) -> None:
