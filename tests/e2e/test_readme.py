@@ -8,11 +8,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.hub import serving
+from training.config.command_line import parse
+from training.config.textual_inversion import TextualInversionConfig
 
 CHECKOUT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -90,6 +93,16 @@ def test_the_hub_name_that_is_gone_still_works_with_a_notice(
         "runwayml/stable-diffusion-v1-5 is gone from the hub: using its maintained copy "
         "stable-diffusion-v1-5/stable-diffusion-v1-5" in finished.stderr
     )
+
+
+def test_the_file_in_docs_is_the_training_that_the_readme_shows() -> None:
+    text = (CHECKOUT / "docs" / "training.md").read_text()
+    (block,) = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    flags = training_command()[2:]  # without `-m training.textual_inversion`
+    given, _ = parse(TextualInversionConfig, flags, "prog", "")
+    file = TextualInversionConfig.model_validate(tomllib.loads(block))
+    alike = {"output_dir": given.output_dir, "resolution": 512}  # the first is given with --config
+    assert file.model_copy(update=alike) == given
 
 
 def test_the_make_targets_that_are_shown_exist() -> None:
