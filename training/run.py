@@ -102,18 +102,31 @@ def run(method: type[Method], config: RunConfig, notices: Sequence[str] = ()) ->
         joined(stack.backend, config.ddp_timeout, os.environ, stack.problem) as ranks,
         run_folders(config.output_dir, ranks) as keeps,
     ):
-        try:
-            machine = _configure(config, stack, ranks, keeps, notices)
-            inputs, record, state = _read(method, config, machine)
-            config = inputs.config
+        machine = _configure(config, stack, ranks, keeps, notices)
+        inputs, record, state = _read(method, config, machine)
+        follows = config.resolution is None
+        config = inputs.config
+        with _errors_noted(config.output_dir, ranks):
+            keep_a_copy(config, record, ranks, keeps)
+            machine.say(_sizes(config, follows, record))
             step = assemble(config, stack, ranks, inputs, record, machine.say)
             ended = _loop(config, machine, inputs, record, step, state)
             return _write(config, machine, step, ended)
-        except UserError as error:
-            if ranks.is_first and run_directory.holds_a_run(config.output_dir):
-                with contextlib.suppress(UserError):
-                    EventLog(config.output_dir).write("error", text=str(error))
-            raise
+
+
+@contextlib.contextmanager
+def _errors_noted(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Note an error in the run's events: from here on the folder holds the run that was asked for.
+
+    What is refused before has touched no run, and the one in the folder is told nothing of it.
+    """
+    try:
+        yield
+    except UserError as error:
+        if ranks.is_first and run_directory.holds_a_run(folder):
+            with contextlib.suppress(UserError):
+                EventLog(folder).write("error", text=str(error))
+        raise
 
 
 def _configure(
@@ -143,8 +156,6 @@ def _read(
     say("loading the model and the pictures")
     inputs = together(ranks, lambda: read_inputs(method, config, say))
     record, state = fixed_facts(inputs.config, machine.stack, ranks, inputs, say)
-    keep_a_copy(inputs.config, record, ranks, machine.keeps)
-    say(_sizes(inputs.config, config.resolution is None, record))
     return inputs, record, state
 
 
