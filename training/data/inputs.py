@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +71,16 @@ def read_posteriors(
     """
     folder = data.latents_cache_dir or folder / FOLDER
 
+    told = [-1]
+
     def progress(done: int, of: int) -> None:
-        if of:
-            say(f"encoding pictures: {done} of {of}")
+        """Of a picture and its mirror image one is said, for all the ranks of this machine."""
+        if not of:
+            return
+        count = min(len(pictures), math.ceil(of * ranks.local_size / 2))
+        if told[0] != (finished := count * done // of):
+            told[0] = finished
+            say(f"encoding pictures: {finished} of {count}")
 
     def encode() -> LatentCache:
         cache = LatentCache(folder, vae, data.side, data.center_crop, dtype)
