@@ -11,6 +11,8 @@ import pytest
 from training.config.command_line import GPU_ONLY, SUPERSEDED, build_parser, parse
 from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
+from training.method import Method
+from training.program import run_program
 from training.textual_inversion import main
 
 REQUIRED = [
@@ -166,6 +168,23 @@ def test_help_and_config_errors_do_not_import_torch() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("error:") == 1
     assert "--learning_rate" in done.stdout
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_line_is_shown_before_the_seconds_of_importing(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    shown: list[str] = []
+
+    def imports() -> type[Method]:
+        shown.append(capsys.readouterr().err)
+        raise UserError("that is enough")
+
+    with pytest.raises(UserError, match="that is enough"):
+        run_program(TextualInversionConfig, imports, REQUIRED, "prog", "")
+    assert shown == ["loading PyTorch and diffusers\n" if rank == "0" else ""]
 
 
 def test_only_the_first_rank_complains(
