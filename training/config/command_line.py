@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from training.config.run import CONFIG_FILE
 from training.errors import UserError
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -39,7 +40,7 @@ def build_parser(config: type[BaseModel], prog: str, description: str) -> argpar
     """An argument parser with one flag per field of `config`, grouped as its fields say."""
     parser = _Parser(
         prog=prog,
-        usage="%(prog)s [--config FILE.toml] [--KEY VALUE ...]",
+        usage="%(prog)s [--config FILE.toml | --resume RUN_FOLDER] [--KEY VALUE ...]",
         description=description,
         epilog="Every flag is also a key of the TOML file that --config names; flags win.",
         allow_abbrev=False,
@@ -47,6 +48,12 @@ def build_parser(config: type[BaseModel], prog: str, description: str) -> argpar
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="Read keys from a file.")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN_FOLDER",
+        help="Go on with a run as its config.toml has it, from its latest checkpoint.",
+    )
     groups: dict[str, Any] = {}
     for name, field in config.model_fields.items():
         extra = field.json_schema_extra
@@ -73,7 +80,10 @@ def build_parser(config: type[BaseModel], prog: str, description: str) -> argpar
 def parse(
     config: type[Config], argv: Sequence[str] | None, prog: str, description: str
 ) -> tuple[Config, list[str]]:
-    """Read flags and the file of `--config`; returns the configuration and notices to print.
+    """Read flags, and the file of `--config` or of the run that `--resume` names.
+
+    Returns:
+        The configuration, and notices to print.
 
     Raises:
         UserError: names every wrong key and value at once, with the nearest valid name.
@@ -86,7 +96,11 @@ def parse(
         if given.pop(name, None) is not None:
             notices.append(f"--{name} is ignored: {reason}.")
     path = given.pop("config", None)
-    values = (read_toml(path) if path else {}) | given
+    run = given.pop("resume", None)
+    if run is not None:
+        path, values = _own_config(run, path, given)
+    else:
+        values = (read_toml(path) if path else {}) | given
     problems = [_unknown_flag(flag, config) for flag in unknown if flag.startswith("-")]
     problems += [
         f"{word}: not a flag and not the value of one"
@@ -106,6 +120,24 @@ def parse(
             f"  {prog} --help lists every key."
         )
     return parsed, notices
+
+
+def _own_config(
+    run: Path, config: Path | None, given: dict[str, Any]
+) -> tuple[Path, dict[str, Any]]:
+    """The record of the run that `--resume` names, and its keys with those that are given now.
+
+    Raises:
+        UserError: the folder holds no run, or another flag names a file or a folder too.
+    """
+    if config is not None or "output_dir" in given:
+        other = "--config" if config is not None else "--output_dir"
+        raise UserError(f"--resume {run}: is the run's own folder and configuration: no {other}.")
+    record = run / CONFIG_FILE
+    if not record.exists():
+        raise UserError(f"--resume {run}: holds no run (there is no {record}).")
+    going_on = {"output_dir": str(run), "resume_from_checkpoint": "latest"}
+    return record, read_toml(record) | going_on | given
 
 
 def read_toml(path: Path) -> dict[str, Any]:

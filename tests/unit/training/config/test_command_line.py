@@ -120,6 +120,27 @@ def test_the_record_of_a_run_is_a_file_of_keys(tmp_path: Path) -> None:
     assert read("--config", str(file)).seed == 4
 
 
+def test_a_run_is_resumed_with_its_own_record_and_flags_win(tmp_path: Path) -> None:
+    record = tmp_path / "config.toml"
+    record.write_text(
+        'pretrained_model_name_or_path = "model"\ntrain_data_dir = "pictures"\nseed = 4\n'
+        'placeholder_token = "<new>"\ninitializer_token = "toy"\nmax_train_steps = 6\n'
+        'output_dir = "where it was"\n[run]\nseed = 9\n'
+    )
+    resume = ["--resume", str(tmp_path)]
+    found, _ = parse(TextualInversionConfig, [*resume, "--max_train_steps=9"], "prog", "")
+    as_by_hand = [
+        f"--config={record}", "--resume_from_checkpoint=latest", f"--output_dir={tmp_path}",
+        "--max_train_steps=9",
+    ]  # fmt: skip
+    assert found == parse(TextualInversionConfig, as_by_hand, "prog", "")[0]
+    for other in ("--config", "--output_dir"):
+        with pytest.raises(UserError, match=f"--resume .*no {other}"):
+            parse(TextualInversionConfig, [*resume, f"{other}=there"], "prog", "")
+    with pytest.raises(UserError, match=r"--resume .*: holds no run"):
+        parse(TextualInversionConfig, ["--resume", str(tmp_path / "absent")], "prog", "")
+
+
 def test_errors_in_flags_and_file_are_told_together(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('learning_rte = 1\nseed = "many"\n[tables]\nseed = 4\n')
