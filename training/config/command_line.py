@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from training.config.run import CONFIG_FILE
 from training.errors import UserError
@@ -36,16 +37,40 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}.")
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """A switch as people write it, without the value that it may have."""
+        if action.const is True:
+            return ", ".join(action.option_strings)
+        return super()._format_action_invocation(action)
+
+
+def _shown_default(field: FieldInfo) -> str:
+    """What `--help` shows after a flag's description.
+
+    A switch is off, and what has no value by default either has none or its description says more.
+    """
+    if field.is_required():
+        return " [required]"
+    if field.default is None or field.default is False:
+        return ""
+    return f" [default: {field.default}]"
+
+
 def build_parser(config: type[BaseModel], prog: str, description: str) -> argparse.ArgumentParser:
     """An argument parser with one flag per field of `config`, grouped as its fields say."""
     parser = _Parser(
         prog=prog,
         usage="%(prog)s [--config FILE.toml | --resume RUN_FOLDER] [--KEY VALUE ...]",
         description=description,
-        epilog="Every flag is also a key of the TOML file that --config names; flags win.",
+        epilog=(
+            "Every flag is also a key of the TOML file that --config names; flags win.\n"
+            "A flag without a value is a switch, off unless it is given; --FLAG=false turns off\n"
+            "what the file turns on."
+        ),
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="Read keys from a file.")
     parser.add_argument(
@@ -59,8 +84,7 @@ def build_parser(config: type[BaseModel], prog: str, description: str) -> argpar
         extra = field.json_schema_extra
         group = str(extra["group"]) if isinstance(extra, dict) else "options"
         where = groups.setdefault(group, parser.add_argument_group(group))
-        default = "required" if field.is_required() else f"default: {field.default}"
-        help_text = f"{field.description} [{default}]".replace("%", "%%")
+        help_text = f"{field.description}{_shown_default(field)}".replace("%", "%%")
         choices = _choices(field.annotation)
         if field.annotation is bool:
             where.add_argument(

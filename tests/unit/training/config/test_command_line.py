@@ -172,9 +172,17 @@ def test_help_lists_every_key_with_its_default_and_its_choices() -> None:
     text = " ".join(parser.format_help().split())
     for name, field in TextualInversionConfig.model_fields.items():
         assert f"--{name} " in text
-        assert "required" if field.is_required() else f"default: {field.default}" in text
+        if field.is_required():
+            assert f"{field.description} [required]" in text
+        elif field.default is None or field.default is False:
+            assert f"{field.description} " in text
+        else:
+            assert f"{field.description} [default: {field.default}]" in text
     assert "auto|no|bf16" in text
     assert "{}" not in text
+    assert "default: None" not in text
+    assert "default: False" not in text
+    assert "true|false" not in text
 
 
 def test_help_and_config_errors_do_not_import_torch() -> None:
