@@ -234,7 +234,11 @@ class OutputsConfig(Group):
         "outputs", False, "Delete the run that the output folder holds and start afresh."
     )
     save_steps: int = key(
-        "outputs", 500, "Write learned_embeds-steps-<n> every this many steps.", ge=1
+        "outputs",
+        500,
+        "Write learned_embeds-steps-<n> every this many steps; it is written with every checkpoint "
+        "and with validation pictures, too.",
+        ge=1,
     )
     save_as_full_pipeline: bool = key("outputs", False, "Save the whole pipeline at the end.")
     checkpointing_steps: int = key("outputs", 500, "Checkpoint every this many steps.", ge=1)
