@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 MINIATURE = Path(__file__).parent / "miniature"
 CONFIG = MINIATURE / "demo.toml"
 MODULE = "training.textual_inversion"
+RESUME = "--resume_from_checkpoint"
 
 
 def launcher(ranks: int, environment: Path) -> list[str]:
@@ -42,16 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
     parser.add_argument("--ranks", type=int, default=2)
-    options, more = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    options, more = parser.parse_known_args(words)
     folder: Path = options.output_dir
 
     programs = Path(sys.executable).parent
     start = launcher(options.ranks, programs)
-    if "mpirun" not in start[0]:
-        print("Intel MPI has no wheel for this machine: the ranks start with torchrun.")
-    command = [*start, MODULE, *_flags(folder), *more]
-    print(f"$ {' '.join(command)}", flush=True)
-    code = _run(command, programs)
+    how = "mpirun" if "mpirun" in start[0] else "torchrun, as Intel MPI is not here"
+    many = f"{options.ranks} ranks" if options.ranks != 1 else "1 rank"
+    print(
+        f"Teaching a miniature Stable Diffusion a new word from five pictures, into {folder}/\n"
+        f"({many} of {MODULE}, started with {how})",
+        flush=True,
+    )
+    code = _run([*start, MODULE, *_flags(folder), *more], programs)
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        print(f"Go on with:  {way_on(words)}", flush=True)
     if code:
         return code
 
@@ -75,6 +83,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def way_on(words: Sequence[str]) -> str:
+    """The command that goes on with a demo that was stopped, as it can be pasted into a shell.
+
+    Args:
+        words: the arguments of the one that was stopped.
+    """
+    resuming = any(word.partition("=")[0] == RESUME for word in words)
+    again = [*words] if resuming else [*words, f"{RESUME}=latest"]
+    for_make = shlex.join(again).replace("$", "$$")
+    return f"make demo ARGS={shlex.quote(for_make)}"
+
+
 def _flags(folder: Path) -> list[str]:
     return [
         f"--config={CONFIG}",
@@ -86,18 +106,26 @@ def _flags(folder: Path) -> list[str]:
 
 
 def _run(command: list[str], programs: Path) -> int:
-    """Run the ranks to their end; Ctrl-C reaches them, and is waited for."""
+    """Run the ranks to their end; Ctrl-C reaches them, and is waited for.
+
+    Returns:
+        Their exit code; 128 + SIGINT where they ended by Ctrl-C, whatever the launcher makes of it.
+    """
     environment = dict(os.environ)
     # Intel MPI's mpirun finds its own programs by PATH; its ranks pass on a terminal's bar.
     environment["PATH"] = f"{programs}{os.pathsep}{environment.get('PATH', '')}"
     if sys.stderr.isatty():
         environment.setdefault("TTY_COMPATIBLE", "1")
     process = subprocess.Popen(command, env=environment)
+    interrupted = False
     while True:
         try:
             code = process.wait()
+            if interrupted and code:
+                return 128 + signal.SIGINT
             return code if code >= 0 else 128 - code
         except KeyboardInterrupt:
+            interrupted = True
             process.send_signal(signal.SIGINT)
 
 

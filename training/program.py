@@ -36,6 +36,8 @@ def run_program(
         config, notices = parse(config_type, argv, program, description)
     except UserError as error:
         return _complain(error) if first else 2
+    if first:
+        print("loading PyTorch and diffusers", file=sys.stderr, flush=True)
     trained = method()
     from training.run import run
 

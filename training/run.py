@@ -102,17 +102,31 @@ def run(method: type[Method], config: RunConfig, notices: Sequence[str] = ()) ->
         joined(stack.backend, config.ddp_timeout, os.environ, stack.problem) as ranks,
         run_folders(config.output_dir, ranks) as keeps,
     ):
-        try:
-            machine = _configure(config, stack, ranks, keeps, notices)
-            inputs, record, state = _read(method, config, machine)
+        machine = _configure(config, stack, ranks, keeps, notices)
+        inputs, record, state = _read(method, config, machine)
+        follows = config.resolution is None
+        config = inputs.config
+        with _errors_noted(config.output_dir, ranks):
+            keep_a_copy(config, record, ranks, keeps)
+            machine.say(_sizes(config, follows, record))
             step = assemble(config, stack, ranks, inputs, record, machine.say)
             ended = _loop(config, machine, inputs, record, step, state)
             return _write(config, machine, step, ended)
-        except UserError as error:
-            if ranks.is_first and run_directory.holds_a_run(config.output_dir):
-                with contextlib.suppress(UserError):
-                    EventLog(config.output_dir).write("error", text=str(error))
-            raise
+
+
+@contextlib.contextmanager
+def _errors_noted(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Note an error in the run's events: from here on the folder holds the run that was asked for.
+
+    What is refused before has touched no run, and the one in the folder is told nothing of it.
+    """
+    try:
+        yield
+    except UserError as error:
+        if ranks.is_first and run_directory.holds_a_run(folder):
+            with contextlib.suppress(UserError):
+                EventLog(folder).write("error", text=str(error))
+        raise
 
 
 def _configure(
@@ -141,8 +155,7 @@ def _read(
     ranks, say = machine.ranks, machine.say
     say("loading the model and the pictures")
     inputs = together(ranks, lambda: read_inputs(method, config, say))
-    record, state = fixed_facts(config, machine.stack, ranks, inputs, say)
-    keep_a_copy(config, record, ranks, machine.keeps)
+    record, state = fixed_facts(inputs.config, machine.stack, ranks, inputs, say)
     return inputs, record, state
 
 
@@ -162,7 +175,7 @@ def _begin(
     outputs = Outputs(
         config,
         config,
-        config.resolution,
+        config.side,
         record,
         inputs.models,
         EventLog(config.output_dir) if first else None,
@@ -229,6 +242,16 @@ def _headlines(
             f"using its maintained copy {config.model_name}"
         )
     return lines
+
+
+def _sizes(config: RunConfig, from_model: bool, record: RunRecord) -> str:
+    """The size of the pictures, of a step, and of what it changes."""
+    whose = ", what the model was made for" if from_model else ""
+    scaled = f" ({config.learning_rate:g} x {record.global_batch})" if config.scale_lr else ""
+    return (
+        f"resolution {config.side}{whose}; global batch {record.global_batch}; "
+        f"learning rate {record.learning_rate:g}{scaled}"
+    )
 
 
 def _check_tracker(config: RunConfig) -> None:

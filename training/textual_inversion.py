@@ -21,7 +21,7 @@ Teach Stable Diffusion a new word from a few pictures, on CPUs.
   python -m training.textual_inversion \\
       --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \\
       --train_data_dir pictures/ --placeholder_token "<dicoo>" --initializer_token toy \\
-      --max_train_steps 200 --learning_rate 2e-3 --output_dir runs/dicoo
+      --train_batch_size 1 --max_train_steps 200 --learning_rate 2e-3 --output_dir runs/dicoo
 
 Takes the flags of diffusers' textual_inversion.py. Runs alone, under accelerate launch,
 under torchrun, and under mpirun (mpirun -n 2 python -m training.textual_inversion ...)."""

@@ -26,7 +26,6 @@ REFERENCE: dict[str, Any] = {
     "placeholder_token": "<dicoo>",
     "initializer_token": "toy",
     "learnable_property": "object",
-    "resolution": 512,
     "train_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "max_train_steps": 200,

@@ -8,11 +8,17 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from tests.hub import serving
+from training.config.command_line import parse
+from training.config.textual_inversion import TextualInversionConfig
+from training.models.embeds import save_embeds
 
 CHECKOUT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -29,8 +35,9 @@ SHORT = [
 def shown(name: str = "README.md") -> list[str]:
     """The commands in the fenced blocks of a page, continuation lines joined, comments cut."""
     text = (CHECKOUT / name).read_text()
-    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    commands = "\n".join(block for language, block in blocks if not language)
+    lines = commands.replace("\\\n", " ").splitlines()
     return [line.split("  #")[0].strip() for line in lines if line.strip()]
 
 
@@ -90,6 +97,30 @@ def test_the_hub_name_that_is_gone_still_works_with_a_notice(
         "runwayml/stable-diffusion-v1-5 is gone from the hub: using its maintained copy "
         "stable-diffusion-v1-5/stable-diffusion-v1-5" in finished.stderr
     )
+
+
+def test_the_file_in_docs_is_the_training_that_the_readme_shows() -> None:
+    text = (CHECKOUT / "docs" / "training.md").read_text()
+    (block,) = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    flags = training_command()[2:]  # without `-m training.textual_inversion`
+    given, _ = parse(TextualInversionConfig, flags, "prog", "")
+    file = TextualInversionConfig.model_validate(tomllib.loads(block))
+    alike = {"output_dir": given.output_dir, "resolution": 512}  # the first is given with --config
+    assert file.model_copy(update=alike) == given
+
+
+def test_the_lines_of_python_draw_with_a_runs_word(tmp_path: Path) -> None:
+    (block,) = re.findall(
+        r"^```python\n(.*?)^```", (CHECKOUT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "training").symlink_to(CHECKOUT / "training")
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    save_embeds(
+        tmp_path / "runs" / "demo" / "learned_embeds.safetensors", "<buddy>", torch.ones(1, 128)
+    )
+    subprocess.run([sys.executable, "-c", block], cwd=tmp_path, timeout=300, check=True)
+    with Image.open(tmp_path / "buddy.png") as picture:
+        assert picture.size == (64, 64)
 
 
 def test_the_make_targets_that_are_shown_exist() -> None:

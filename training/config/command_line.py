@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
+from training.config.run import CONFIG_FILE
 from training.errors import UserError
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -35,25 +37,54 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}.")
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """A switch as people write it, without the value that it may have."""
+        if action.const is True:
+            return ", ".join(action.option_strings)
+        return super()._format_action_invocation(action)
+
+
+def _shown_default(field: FieldInfo) -> str:
+    """What `--help` shows after a flag's description.
+
+    A switch is off, and what has no value by default either has none or its description says more.
+    """
+    if field.is_required():
+        return " [required]"
+    if field.default is None or field.default is False:
+        return ""
+    return f" [default: {field.default}]"
+
+
 def build_parser(config: type[BaseModel], prog: str, description: str) -> argparse.ArgumentParser:
     """An argument parser with one flag per field of `config`, grouped as its fields say."""
     parser = _Parser(
         prog=prog,
-        usage="%(prog)s [--config FILE.toml] [--KEY VALUE ...]",
+        usage="%(prog)s [--config FILE.toml | --resume RUN_FOLDER] [--KEY VALUE ...]",
         description=description,
-        epilog="Every flag is also a key of the TOML file that --config names; flags win.",
+        epilog=(
+            "Every flag is also a key of the TOML file that --config names; flags win.\n"
+            "A flag without a value is a switch, off unless it is given; --FLAG=false turns off\n"
+            "what the file turns on."
+        ),
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="Read keys from a file.")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN_FOLDER",
+        help="Go on with a run as its config.toml has it, from its latest checkpoint.",
+    )
     groups: dict[str, Any] = {}
     for name, field in config.model_fields.items():
         extra = field.json_schema_extra
         group = str(extra["group"]) if isinstance(extra, dict) else "options"
         where = groups.setdefault(group, parser.add_argument_group(group))
-        default = "required" if field.is_required() else f"default: {field.default}"
-        help_text = f"{field.description} [{default}]".replace("%", "%%")
+        help_text = f"{field.description}{_shown_default(field)}".replace("%", "%%")
         choices = _choices(field.annotation)
         if field.annotation is bool:
             where.add_argument(
@@ -73,7 +104,10 @@ def build_parser(config: type[BaseModel], prog: str, description: str) -> argpar
 def parse(
     config: type[Config], argv: Sequence[str] | None, prog: str, description: str
 ) -> tuple[Config, list[str]]:
-    """Read flags and the file of `--config`; returns the configuration and notices to print.
+    """Read flags, and the file of `--config` or of the run that `--resume` names.
+
+    Returns:
+        The configuration, and notices to print.
 
     Raises:
         UserError: names every wrong key and value at once, with the nearest valid name.
@@ -86,7 +120,11 @@ def parse(
         if given.pop(name, None) is not None:
             notices.append(f"--{name} is ignored: {reason}.")
     path = given.pop("config", None)
-    values = (read_toml(path) if path else {}) | given
+    run = given.pop("resume", None)
+    if run is not None:
+        path, values = _own_config(run, path, given)
+    else:
+        values = (read_toml(path) if path else {}) | given
     problems = [_unknown_flag(flag, config) for flag in unknown if flag.startswith("-")]
     problems += [
         f"{word}: not a flag and not the value of one"
@@ -106,6 +144,24 @@ def parse(
             f"  {prog} --help lists every key."
         )
     return parsed, notices
+
+
+def _own_config(
+    run: Path, config: Path | None, given: dict[str, Any]
+) -> tuple[Path, dict[str, Any]]:
+    """The record of the run that `--resume` names, and its keys with those that are given now.
+
+    Raises:
+        UserError: the folder holds no run, or another flag names a file or a folder too.
+    """
+    if config is not None or "output_dir" in given:
+        other = "--config" if config is not None else "--output_dir"
+        raise UserError(f"--resume {run}: is the run's own folder and configuration: no {other}.")
+    record = run / CONFIG_FILE
+    if not record.exists():
+        raise UserError(f"--resume {run}: holds no run (there is no {record}).")
+    going_on = {"output_dir": str(run), "resume_from_checkpoint": "latest"}
+    return record, read_toml(record) | going_on | given
 
 
 def read_toml(path: Path) -> dict[str, Any]:

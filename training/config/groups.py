@@ -98,8 +98,12 @@ class DataConfig(Group):
 
     train_data_dir: Path = key("data", ..., "Folder with the pictures of the concept.")
     repeats: int = key("data", 100, "Times the pictures are seen in one epoch.", ge=1)
-    resolution: int = key(
-        "data", 512, "Side, in pixels, of the square that pictures are resized to.", ge=8
+    resolution: int | None = key(
+        "data",
+        None,
+        "Side, in pixels, of the square that pictures are resized to; default: what the model was "
+        "made for (512 for Stable Diffusion 1.5; diffusers' default is 512 for every model).",
+        ge=8,
     )
     center_crop: bool = key("data", False, "Crop the central square before resizing.")
     skip_broken_images: bool = key(
@@ -111,10 +115,16 @@ class DataConfig(Group):
 
     @field_validator("resolution")
     @classmethod
-    def _multiple_of_eight(cls, value: int) -> int:
-        if value % 8:
+    def _multiple_of_eight(cls, value: int | None) -> int | None:
+        if value is not None and value % 8:
             raise ValueError(f"must be a multiple of 8; the nearest is {round(value / 8) * 8}")
         return value
+
+    @property
+    def side(self) -> int:
+        """`resolution`, once it is known: a run's record has it, and `read_inputs` finds it."""
+        assert self.resolution is not None
+        return self.resolution
 
 
 class OptimizationConfig(Group):
@@ -224,7 +234,11 @@ class OutputsConfig(Group):
         "outputs", False, "Delete the run that the output folder holds and start afresh."
     )
     save_steps: int = key(
-        "outputs", 500, "Write learned_embeds-steps-<n> every this many steps.", ge=1
+        "outputs",
+        500,
+        "Write learned_embeds-steps-<n> every this many steps; it is written with every checkpoint "
+        "and with validation pictures, too.",
+        ge=1,
     )
     save_as_full_pipeline: bool = key("outputs", False, "Save the whole pipeline at the end.")
     checkpointing_steps: int = key("outputs", 500, "Checkpoint every this many steps.", ge=1)

@@ -14,6 +14,9 @@ from training.config.groups import (
     WatchingConfig,
 )
 
+CONFIG_FILE = "config.toml"
+"""Of a run's folder: its configuration, and what was resolved from it."""
+
 
 class RunConfig(
     WatchingConfig, OutputsConfig, MachineConfig, OptimizationConfig, DataConfig, ModelConfig

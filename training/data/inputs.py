@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,20 @@ from training.data.dataset import Picture, find_pictures
 from training.data.identity import identify
 from training.data.latents import FOLDER, LatentCache, encode_missing, read_all
 from training.method import Method
-from training.models.loading import Models, load_models
+from training.models.loading import Models, load_models, native_resolution
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import together
 
 
 @dataclass
 class Inputs:
-    """What is read before training, the same on every rank."""
+    """What is read before training, the same on every rank.
 
+    Attributes:
+        config: as given, with the model's resolution where none was.
+    """
+
+    config: RunConfig
     models: Models
     pictures: list[Picture]
     method: Method
@@ -38,10 +44,12 @@ def read_inputs(method: type[Method], config: RunConfig, notify: Callable[[str],
     """
     pictures = find_pictures(config.train_data_dir, config.skip_broken_images, notify)
     models = load_models(config, notify)
+    if config.resolution is None:
+        config = config.model_copy(update={"resolution": native_resolution(models)})
     trained = method(config, models)
     content = identify(models, pictures, trained.start)
     trained.prepare(models, notify)
-    return Inputs(models, pictures, trained, content)
+    return Inputs(config, models, pictures, trained, content)
 
 
 def read_posteriors(
@@ -63,12 +71,19 @@ def read_posteriors(
     """
     folder = data.latents_cache_dir or folder / FOLDER
 
+    told = [-1]
+
     def progress(done: int, of: int) -> None:
-        if of:
-            say(f"encoding pictures: {done} of {of}")
+        """Of a picture and its mirror image one is said, for all the ranks of this machine."""
+        if not of:
+            return
+        count = min(len(pictures), math.ceil(of * ranks.local_size / 2))
+        if told[0] != (finished := count * done // of):
+            told[0] = finished
+            say(f"encoding pictures: {finished} of {count}")
 
     def encode() -> LatentCache:
-        cache = LatentCache(folder, vae, data.resolution, data.center_crop, dtype)
+        cache = LatentCache(folder, vae, data.side, data.center_crop, dtype)
         encode_missing(cache, pictures, vae, ranks.local_rank, ranks.local_size, progress)
         return cache
 

@@ -6,6 +6,8 @@ CLIP's ImageNet templates), the same set as diffusers' `textual_inversion.py` dr
 
 from __future__ import annotations
 
+import difflib
+import re
 from typing import Any
 
 from diffusers.loaders import TextualInversionLoaderMixin
@@ -39,6 +41,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+IN_BRACKETS = re.compile(r"<[^<>\s]+>")
+"""How learned words are mostly written, and nothing else in a prompt."""
+
+
 def prompts_for(learnable_property: str, placeholder_tokens: list[str]) -> list[str]:
     """Every template of `learnable_property` ("object", "style") with the new word filled in."""
     word = " ".join(placeholder_tokens)
@@ -52,7 +58,8 @@ def check_prompt(prompt: str, tokenizer: Any, placeholder_tokens: list[str]) -> 
     that it stands for, and cuts off what the text encoder does not take.
 
     Raises:
-        UserError: the word itself would be drawn with a part of its rows, or not at all.
+        UserError: the word itself would be drawn with a part of its rows, or not at all; or a word
+            in angle brackets is none that these models know.
     """
     word = placeholder_tokens[0]
     expanded = TextualInversionLoaderMixin().maybe_convert_prompt(prompt, tokenizer)
@@ -63,8 +70,9 @@ def check_prompt(prompt: str, tokenizer: Any, placeholder_tokens: list[str]) -> 
             f"prompt {prompt!r}: names a row of the new word by itself. Write {word} alone: it "
             f"stands for all {len(rows)} rows."
         )
+    _refuse_unknown_words(prompt, tokenizer, word)
     lines = []
-    if rows[0] not in ids and word.lower() in prompt.lower():
+    if rows[0] not in ids:
         lines.append(f"prompt {prompt!r}: is drawn without the new word, which is written {word}.")
     limit = tokenizer.model_max_length
     if len(ids) > limit:
@@ -79,6 +87,23 @@ def check_prompt(prompt: str, tokenizer: Any, placeholder_tokens: list[str]) -> 
             f"{tokenizer.decode(cut)!r} is cut off."
         )
     return lines
+
+
+def _refuse_unknown_words(prompt: str, tokenizer: Any, word: str) -> None:
+    """Make sure that what stands in angle brackets is a token: the rest is drawn as letters.
+
+    Raises:
+        UserError: names the nearest word that is known.
+    """
+    vocabulary = tokenizer.get_vocab()
+    known = [word, *(token for token in vocabulary if IN_BRACKETS.fullmatch(token))]
+    for found in IN_BRACKETS.findall(prompt.replace(word, " ")):
+        if found in vocabulary or f"{found}</w>" in vocabulary:
+            continue
+        exact = [token for token in known if token.lower() == found.lower()]
+        near = exact or difflib.get_close_matches(found, known, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else f"the new word is written {word}."
+        raise UserError(f"prompt {prompt!r}: {found} is no word that this model knows; {hint}")
 
 
 def refuse_too_many_vectors(

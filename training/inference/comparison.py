@@ -49,7 +49,7 @@ def draw_both(
                 pipeline,
                 prompt.replace(config.placeholder_token, word),
                 list(range(first, first + per_prompt)),
-                config.resolution,
+                config.side,
                 config.num_inference_steps,
                 config.guidance_scale,
             )

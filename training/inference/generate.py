@@ -100,7 +100,7 @@ def generate(
                 pipeline,
                 prompt,
                 [seed],
-                config.resolution,
+                config.side,
                 num_inference_steps or config.num_inference_steps,
                 config.guidance_scale if guidance_scale is None else guidance_scale,
             )

@@ -187,6 +187,21 @@ class _part_named:
         ) from error
 
 
+def vae_scale_factor(models: Models) -> int:
+    """Pixels of a picture's side per place of its latents' side."""
+    return int(2 ** (len(models.vae.config.block_out_channels) - 1))
+
+
+def native_resolution(models: Models) -> int:
+    """Side, in pixels, of the pictures that the model was made for, a multiple of 8.
+
+    As diffusers' pipelines choose it: the UNet's sample_size, 64 where it says none.
+    """
+    sample = models.unet.config.get("sample_size") or 64
+    side = (sample if isinstance(sample, int) else min(sample)) * vae_scale_factor(models)
+    return max(8, side - side % 8)
+
+
 def tokenize(tokenizer: Any, prompts: list[str]) -> torch.Tensor:
     """Token ids [prompts, model_max_length], int64, padded and truncated as the pipeline does."""
     encoded = tokenizer(

@@ -12,6 +12,7 @@ from training.data.inputs import Inputs
 from training.machine.cpu import this_cpu
 from training.machine.stack import Stack, resolve_dtype
 from training.models import frozen
+from training.models.loading import vae_scale_factor
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import broadcast_text, together
 from training.storage import run_directory
@@ -61,10 +62,8 @@ def fixed_facts(
 
 def _new_record(config: RunConfig, stack: Stack, ranks: Ranks, inputs: Inputs) -> RunRecord:
     dtype = resolve_dtype(config.mixed_precision, this_cpu())
-    factor = 2 ** (len(inputs.models.vae.config.block_out_channels) - 1)
-    how = frozen.choose(
-        config.frozen, stack, inputs.models, dtype, math.ceil(config.resolution / factor)
-    )
+    latent_side = math.ceil(config.side / vae_scale_factor(inputs.models))
+    how = frozen.choose(config.frozen, stack, inputs.models, dtype, latent_side)
     return RunRecord(
         seed=config.seed if config.seed is not None else secrets.randbelow(2**31),
         global_batch=config.global_batch(ranks.size),

@@ -17,12 +17,11 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from training import atomic_files
-from training.config.run import RunConfig, config_of
+from training.config.run import CONFIG_FILE, RunConfig, config_of
 from training.errors import UserError
 
 Config = TypeVar("Config", bound=RunConfig)
 
-CONFIG_FILE = "config.toml"
 LOCK_FILE = ".lock"
 COMPARISON_FILE = "samples/comparison.png"
 MODEL_INDEX = "model_index.json"

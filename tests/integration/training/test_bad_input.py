@@ -271,8 +271,7 @@ def test_a_folder_with_a_run(refused: Refused, flags: Flags, tmp_path: Path) -> 
     events = tmp_path / "run" / "events.jsonl"
     before = events.read_bytes()
     assert main(flags()) == 2
-    assert events.read_bytes().startswith(before)
-    events.write_bytes(before)
+    assert events.read_bytes() == before  # its report says nothing of what it was not asked for
 
 
 def test_a_run_of_another_configuration_names_every_key(
@@ -301,7 +300,7 @@ def test_a_run_of_another_configuration_names_every_key(
     assert printed.count("\n  - ") == 8
     after = contents(tmp_path / "run")
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed <= {"events.jsonl", ".lock"}
+    assert changed <= {".lock"}
 
 
 def test_a_checkpoint_that_is_not_there(flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:

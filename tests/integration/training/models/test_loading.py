@@ -21,7 +21,8 @@ from tests.training_fixtures import Flags
 from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
 from training.models import single_file
-from training.models.loading import Models, load_models, weights_digest
+from training.models.loading import Models, load_models, native_resolution, weights_digest
+from training.storage.run_directory import read_config
 from training.textual_inversion import main
 
 WEIGHTS = {
@@ -365,3 +366,34 @@ def test_the_configs_of_stable_diffusion_1_are_whole() -> None:
         text = CLIPTextModel(CLIPTextConfig.from_pretrained(single_file.MADE_AS / "text_encoder"))
     counts = [sum(p.numel() for p in part.parameters()) for part in (unet, vae, text)]
     assert counts == [859_520_964, 83_653_863, 123_060_480]
+
+
+# --- the resolution ---
+
+
+@pytest.mark.parametrize(
+    ("sample_size", "side"), [(8, 16), (64, 128), ([12, 8], 16), (9, 16), (None, 128)]
+)
+def test_the_resolution_is_what_the_unet_and_the_vae_are_made_for(
+    sample_size: object, side: int, tiny_model: Path
+) -> None:
+    models = load_models(config(tiny_model))  # its VAE makes two pixels of a latent's
+    models.unet.register_to_config(sample_size=sample_size)
+    assert native_resolution(models) == side
+
+
+def test_a_run_without_a_resolution_has_the_models_and_says_so(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = {"max_train_steps": 1, "resolution": None}
+    argv = flags(**steps, scale_lr="true", train_batch_size=2, gradient_accumulation_steps=2)
+    assert main(argv) == 0
+    line = (
+        "resolution 32, what the model was made for; global batch 4; learning rate 0.04 (0.01 x 4)"
+    )
+    assert line in capsys.readouterr().err.splitlines()
+    recorded, _ = read_config(tmp_path / "run")
+    assert recorded.resolution == 32
+    assert main([*argv, "--resume_from_checkpoint=latest"]) == 0  # the same, given or not
+    assert main([*argv, "--resolution=32", "--resume_from_checkpoint=latest"]) == 0
+    assert "resolution 32; global batch 4;" in capsys.readouterr().err

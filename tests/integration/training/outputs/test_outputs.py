@@ -83,8 +83,12 @@ def test_a_short_run_leaves_exactly_this(flags: Flags, folder: Path) -> None:
     assert (record.seed, record.global_batch, record.dtype) == (3, 1, "float32")
 
 
-def test_latents_are_kept_in_the_run_folder_by_default(flags: Flags, folder: Path) -> None:
+def test_latents_are_kept_in_the_run_folder_by_default(
+    flags: Flags, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ran(flags(latents_cache_dir=None, max_train_steps=1))
+    said = [line for line in capsys.readouterr().err.splitlines() if "encoding" in line]
+    assert said == [f"encoding pictures: {n} of 5" for n in range(6)]  # once with its mirror image
     assert len(list((folder / "latents").glob("*.safetensors"))) == 10
     before = {path: path.stat().st_mtime_ns for path in (folder / "latents").iterdir()}
     ran([*flags(latents_cache_dir=None, max_train_steps=2), "--overwrite_output_dir"])
@@ -303,6 +307,10 @@ def test_generate_says_what_is_cut_off_and_refuses_where_the_word_is(
     printed = capsys.readouterr().err
     assert printed.count("error: ") == 1
     assert "<new> is beyond them" in printed
+    assert generate_main([*ask, "a <nwe>"]) == 2
+    printed = capsys.readouterr().err
+    assert "error: prompt 'a <nwe>': <nwe> is no word that this model knows" in printed
+    assert "did you mean <new>?" in printed
     assert len(list((folder / "generated").iterdir())) == 1
 
 

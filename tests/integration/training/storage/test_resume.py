@@ -72,6 +72,15 @@ def test_killed_at_any_moment_and_resumed_is_bit_identical(
         assert rows(folder) == wanted, name
 
 
+def test_a_run_is_gone_on_with_by_its_folder_alone(flags: Flags, tmp_path: Path) -> None:
+    run_ranks(flags(output_dir=tmp_path / "whole"), tmp_path / "logs")
+    (cut,) = run_ranks(flags(), tmp_path / "logs", 1, KillAt(STEP, 5))
+    assert cut.code == -9
+    (resumed,) = run_ranks(["--resume", str(tmp_path / "run")], tmp_path / "logs")
+    assert resumed.code == 0, resumed.output
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
 def test_killed_again_and_again_is_bit_identical(accumulating: Flags, tmp_path: Path) -> None:
     run_ranks(accumulating(output_dir=tmp_path / "whole"), tmp_path / "logs")
     argv = accumulating(output_dir=tmp_path / "cut", resume_from_checkpoint="latest")

@@ -32,7 +32,7 @@ def test_no_flags_are_the_reference_run() -> None:
     assert found | {
         "placeholder_token": "<dicoo>", "initializer_token": "toy", "max_train_steps": 200,
         "learning_rate": 2e-3, "scale_lr": True, "lr_scheduler": "constant", "seed": 7,
-        "save_as_full_pipeline": True, "resolution": 512, "train_batch_size": 1,
+        "save_as_full_pipeline": True, "resolution": None, "train_batch_size": 1,
         "gradient_accumulation_steps": 1, "lr_warmup_steps": 0, "mixed_precision": "auto",
         "pretrained_model_name_or_path": "/models/sd", "train_data_dir": Path("/data/dicoo"),
     } == found  # fmt: skip

@@ -11,6 +11,8 @@ import pytest
 from training.config.command_line import GPU_ONLY, SUPERSEDED, build_parser, parse
 from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
+from training.method import Method
+from training.program import run_program
 from training.textual_inversion import main
 
 REQUIRED = [
@@ -118,6 +120,27 @@ def test_the_record_of_a_run_is_a_file_of_keys(tmp_path: Path) -> None:
     assert read("--config", str(file)).seed == 4
 
 
+def test_a_run_is_resumed_with_its_own_record_and_flags_win(tmp_path: Path) -> None:
+    record = tmp_path / "config.toml"
+    record.write_text(
+        'pretrained_model_name_or_path = "model"\ntrain_data_dir = "pictures"\nseed = 4\n'
+        'placeholder_token = "<new>"\ninitializer_token = "toy"\nmax_train_steps = 6\n'
+        'output_dir = "where it was"\n[run]\nseed = 9\n'
+    )
+    resume = ["--resume", str(tmp_path)]
+    found, _ = parse(TextualInversionConfig, [*resume, "--max_train_steps=9"], "prog", "")
+    as_by_hand = [
+        f"--config={record}", "--resume_from_checkpoint=latest", f"--output_dir={tmp_path}",
+        "--max_train_steps=9",
+    ]  # fmt: skip
+    assert found == parse(TextualInversionConfig, as_by_hand, "prog", "")[0]
+    for other in ("--config", "--output_dir"):
+        with pytest.raises(UserError, match=f"--resume .*no {other}"):
+            parse(TextualInversionConfig, [*resume, f"{other}=there"], "prog", "")
+    with pytest.raises(UserError, match=r"--resume .*: holds no run"):
+        parse(TextualInversionConfig, ["--resume", str(tmp_path / "absent")], "prog", "")
+
+
 def test_errors_in_flags_and_file_are_told_together(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('learning_rte = 1\nseed = "many"\n[tables]\nseed = 4\n')
@@ -149,9 +172,17 @@ def test_help_lists_every_key_with_its_default_and_its_choices() -> None:
     text = " ".join(parser.format_help().split())
     for name, field in TextualInversionConfig.model_fields.items():
         assert f"--{name} " in text
-        assert "required" if field.is_required() else f"default: {field.default}" in text
+        if field.is_required():
+            assert f"{field.description} [required]" in text
+        elif field.default is None or field.default is False:
+            assert f"{field.description} " in text
+        else:
+            assert f"{field.description} [default: {field.default}]" in text
     assert "auto|no|bf16" in text
     assert "{}" not in text
+    assert "default: None" not in text
+    assert "default: False" not in text
+    assert "true|false" not in text
 
 
 def test_help_and_config_errors_do_not_import_torch() -> None:
@@ -166,6 +197,23 @@ def test_help_and_config_errors_do_not_import_torch() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("error:") == 1
     assert "--learning_rate" in done.stdout
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_line_is_shown_before_the_seconds_of_importing(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    shown: list[str] = []
+
+    def imports() -> type[Method]:
+        shown.append(capsys.readouterr().err)
+        raise UserError("that is enough")
+
+    with pytest.raises(UserError, match="that is enough"):
+        run_program(TextualInversionConfig, imports, REQUIRED, "prog", "")
+    assert shown == ["loading PyTorch and diffusers\n" if rank == "0" else ""]
 
 
 def test_only_the_first_rank_complains(

@@ -77,13 +77,19 @@ def complaint(**changes: Any) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("name", DIFFUSERS_DEFAULTS)
+@pytest.mark.parametrize("name", [name for name in DIFFUSERS_DEFAULTS if name != "resolution"])
 def test_a_default_is_that_of_diffusers(name: str) -> None:
     default = TextualInversionConfig.model_fields[name].default
     assert (str(default) if isinstance(default, Path) else default) == DIFFUSERS_DEFAULTS[name]
 
 
-def test_the_one_default_that_differs_says_so() -> None:
+def test_the_resolution_follows_the_model_and_says_what_diffusers_has() -> None:
+    field = TextualInversionConfig.model_fields["resolution"]
+    assert field.default is None
+    assert f"diffusers' default is {DIFFUSERS_DEFAULTS['resolution']}" in str(field.description)
+
+
+def test_the_other_default_that_differs_says_so() -> None:
     field = TextualInversionConfig.model_fields["mixed_precision"]
     assert field.default == "auto"
     assert "diffusers' default is no" in str(field.description)
@@ -183,7 +189,7 @@ def test_the_json_schema_names_every_key_with_its_default_and_limits() -> None:
     ]  # fmt: skip
     assert schema["additionalProperties"] is False
     resolution = schema["properties"]["resolution"]
-    assert resolution["default"] == 512
-    assert resolution["minimum"] == 8
+    assert resolution["default"] is None
+    assert resolution["anyOf"][0]["minimum"] == 8
     assert resolution["group"] == "data"
     assert schema["properties"]["mixed_precision"]["enum"] == ["auto", "no", "bf16"]

@@ -78,7 +78,9 @@ def tokenizer_with(words: list[str], folder: Path) -> Any:
     return tokenizer
 
 
-@pytest.mark.parametrize("prompt", ["a <new> on <new>", "a dog", "<new>", "a photo of <new>, red"])
+@pytest.mark.parametrize(
+    "prompt", ["a <new> on <new>", "<new>", "a photo of <new>, red", "<new> < 3 > 2"]
+)
 def test_nothing_is_said_of_a_prompt_that_fits(prompt: str, tmp_path: Path) -> None:
     words = ["<new>", "<new>_1", "<new>_2"]
     assert check_prompt(prompt, tokenizer_with(words, tmp_path), words) == []
@@ -108,10 +110,36 @@ def test_a_row_by_itself_is_refused(prompt: str, tmp_path: Path) -> None:
         check_prompt(prompt, tokenizer_with(words, tmp_path), words)
 
 
-def test_a_word_in_other_letters_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prompt", ["a dog", "a New"])
+def test_a_prompt_without_the_word_is_told_which_word_it_lacks(prompt: str, tmp_path: Path) -> None:
     words = ["<New>"]
-    (line,) = check_prompt("a <new>", tokenizer_with(words, tmp_path), words)
+    (line,) = check_prompt(prompt, tokenizer_with(words, tmp_path), words)
     assert "is drawn without the new word, which is written <New>" in line
+
+
+def test_a_word_without_brackets_in_other_letters_is_told(tmp_path: Path) -> None:
+    words = ["Zork"]
+    (line,) = check_prompt("a zork", tokenizer_with(words, tmp_path), words)
+    assert "is drawn without the new word, which is written Zork" in line
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found", "hint"),
+    [
+        ("a <budy>", "<budy>", "did you mean <buddy>?"),
+        ("a <buddy> and a <hatt>", "<hatt>", "did you mean <hat>?"),
+        ("a <BUDDY>", "<BUDDY>", "did you mean <buddy>?"),
+        ("a <lora:x:1>", "<lora:x:1>", "the new word is written <buddy>."),
+    ],
+)
+def test_an_unknown_word_in_brackets_is_refused_with_the_nearest(
+    prompt: str, found: str, hint: str, tmp_path: Path
+) -> None:
+    tokenizer = tokenizer_with(["<hat>", "<buddy>"], tmp_path)
+    check_prompt("a <buddy> with a <hat>", tokenizer, ["<buddy>"])  # the model may know others
+    with pytest.raises(UserError) as raised:
+        check_prompt(prompt, tokenizer, ["<buddy>"])
+    assert f"{found} is no word that this model knows; {hint}" in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", ["object", "style"])
