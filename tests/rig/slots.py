@@ -17,6 +17,8 @@ BASE = Path("/var/tmp/xeon-diffusion-rig")
 SLOTS = 64
 STATE = "state.json"
 GONE = "gone-"
+REMOVAL_SECONDS = 900.0
+"""For as long a host's disk may be deleted: gigabytes of small files on a busy disk."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def give_back(slot: int) -> None:
 def sweep() -> None:
     """Delete what rigs that are gone have left, also what a killed process was deleting."""
     for path in BASE.glob(f"{GONE}*"):
-        run("rm", "-rf", str(path))
+        run("rm", "-rf", str(path), seconds=REMOVAL_SECONDS)
 
 
 def read(slot: int) -> State | None:
