@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
 
@@ -51,6 +53,15 @@ class Sshd:
                 continue
             if is_ssh:
                 os.kill(process, signal.SIGKILL)
+
+
+def become_person(folder: Path, monkeypatch: pytest.MonkeyPatch, key: str = "key") -> Path:
+    """Work in `folder` as a person with an empty home folder and no agent; returns their key."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder / "person"))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    (folder / "person" / ".ssh").mkdir(parents=True)
+    return make_key(folder / "person" / key)
 
 
 def make_key(path: Path) -> Path:

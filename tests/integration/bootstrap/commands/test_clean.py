@@ -12,17 +12,13 @@ import pytest
 
 from bootstrap.commands import clean
 from bootstrap.ssh import connection, ssh_host
-from tests.sshd import Sshd, make_key, serving
+from tests.sshd import Sshd, become_person, serving
 
 
 @pytest.fixture
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A person with a key, an empty home folder and no agent."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "person"))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    (tmp_path / "person" / ".ssh").mkdir(parents=True)
-    return make_key(tmp_path / "person" / "key")
+    return become_person(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from bootstrap.commands import ssh
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
-from tests.sshd import Sshd, make_key, serving
+from tests.sshd import Sshd, become_person, serving
 
 CHECKOUT = Path(__file__).parents[4]
 Fab = Callable[..., subprocess.CompletedProcess[str]]
@@ -25,11 +25,7 @@ Fab = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A person with a key, an empty home folder and no agent."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "person"))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    (tmp_path / "person" / ".ssh").mkdir(parents=True)
-    return make_key(tmp_path / "person" / "my 100% key")
+    return become_person(tmp_path, monkeypatch, "my 100% key")
 
 
 @pytest.fixture

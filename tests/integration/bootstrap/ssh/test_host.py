@@ -23,7 +23,7 @@ from bootstrap.ssh.host import Host, LocalHost
 from bootstrap.ssh.host_keys import HostKeyRefused
 from bootstrap.ssh.open_hosts import open_hosts
 from bootstrap.ssh.ssh_host import SshHost
-from tests.sshd import Sshd, free_port, make_key, serving
+from tests.sshd import Sshd, become_person, free_port, make_key, serving
 
 Start = Callable[..., Sshd]
 
@@ -31,11 +31,7 @@ Start = Callable[..., Sshd]
 @pytest.fixture(autouse=True)
 def person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A person with a checkout, a key, an empty home folder and no agent."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "person"))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    (tmp_path / "person" / ".ssh").mkdir(parents=True)
-    return make_key(tmp_path / "person" / "key")
+    return become_person(tmp_path, monkeypatch)
 
 
 @pytest.fixture
