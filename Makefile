@@ -14,14 +14,15 @@ CLUSTER = ^(infra|bootstrap|component|policy)/ ^(__main__|fabfile)\.py ^scripts/
 
 .DEFAULT_GOAL := help
 .PHONY: help demo plan live rig rig-down rig-intel test test-training test-cluster test-rig test-ipex \
-	lint format environment environment-cluster environment-intel lock clean
+	test-openvino lint format environment environment-cluster environment-intel \
+	environment-openvino lock clean
 
 help: ## Show this help
 	@echo 'Fine-tune Stable Diffusion on Intel Xeon clusters.'
 	@echo
 	@echo 'Start here:  make demo'
 	@echo
-	@awk -F ' ?## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' \
+	@awk -F ' ?## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-20s %s\n", $$1, $$2 }' \
 		$(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'Each target makes the environment it needs, once; after that it starts at once.'
@@ -57,6 +58,9 @@ test-cluster: environment environment-cluster ## Run the cluster tests: Pulumi, 
 test-ipex: environment-intel ## Run the tests that need Intel's PyTorch extension (Linux x86-64)
 	@.venv-intel/bin/python -m pytest -m ipex $(ARGS)
 
+test-openvino: environment-openvino ## Run the tests that need OpenVINO
+	@.venv-openvino/bin/python -m pytest -m openvino $(ARGS)
+
 test-rig: environment environment-cluster ## Run the tests that bring up hosts on this machine (Linux, as root)
 	@.venv-cluster/bin/python -m pytest -m rig $(ARGS)
 
@@ -82,9 +86,13 @@ environment-cluster: ## Make .venv-cluster: Pulumi's SDK, Azure's, and Fabric (`
 environment-intel: ## Make .venv-intel: the same with Intel's PyTorch extension
 	@$(PYTHON) scripts/environment.py intel
 
+environment-openvino: ## Make .venv-openvino: the same with OpenVINO, for export and fast pictures
+	@$(PYTHON) scripts/environment.py openvino
+
 lock: ## Write requirements/*.txt anew from pyproject.toml
 	@$(PYTHON) scripts/environment.py lock upstream
 	@$(PYTHON) scripts/environment.py lock intel
+	@$(PYTHON) scripts/environment.py lock openvino
 	@$(PYTHON) scripts/environment.py lock cluster
 	@$(PYTHON) -m scripts.node_locks
 

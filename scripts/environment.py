@@ -2,6 +2,7 @@
 
     python scripts/environment.py upstream        make .venv (PyTorch, diffusers, the tools)
     python scripts/environment.py intel           make .venv-intel (the same with IPEX)
+    python scripts/environment.py openvino        make .venv-openvino (the same with OpenVINO)
     python scripts/environment.py cluster         make .venv-cluster (pulumi, fabric; no PyTorch)
     python scripts/environment.py lock upstream   write requirements/upstream.txt anew
     python scripts/environment.py clean           remove the environments
@@ -46,6 +47,9 @@ PROBE_SECONDS = 5.0
 # it meets a GPU, so they are left out: half a gigabyte that nothing here would ever open.
 NEVER_LOADED_ON_CPU = ("nvidia-cuda-nvrtc", "nvidia-cusolver", "nvidia-nvtx", "triton")
 CUDA_PACKAGES = ("cuda-", "nvidia-", "triton")
+# optimum-intel asks for it and imports it for other kinds of models alone. The index's build of it
+# belongs to the CUDA build of torch: beside a CPU build, transformers could not be imported.
+NEVER_IMPORTED = ("torchvision",)
 
 # Imported once at the end: a package that installs but does not import is a failed set-up.
 IMPORTED_AS = {
@@ -53,6 +57,10 @@ IMPORTED_AS = {
     "diffusers": "diffusers",
     "fabric": "fabric",
     "intel-extension-for-pytorch": "intel_extension_for_pytorch",
+    "nncf": "nncf",
+    "openvino-genai": "openvino_genai",
+    "openvino-tokenizers": "openvino_tokenizers",
+    "optimum-intel": "optimum.intel",
     "pulumi": "pulumi",
     "torch": "torch",
     "transformers": "transformers",
@@ -88,6 +96,14 @@ PROFILES = {
         torch="2.8.0",
         linux_x86_64_only=True,
         oneccl="2.8.0",
+    ),
+    # Apart from the others: optimum-intel holds huggingface_hub to older releases.
+    "openvino": Profile(
+        name="openvino",
+        link=".venv-openvino",
+        extras=("train", "openvino", "dev"),
+        free_gib=4,
+        torch="2.13.0",
     ),
     # Apart from the one that trains: pulumi-azure-native alone takes as long to install as that.
     "cluster": Profile(
@@ -557,6 +573,7 @@ def lock_lines(report: Mapping[str, Any], requirements: Sequence[str]) -> list[s
 
     A package that the project asks for on some platforms only keeps that condition. Torch keeps no
     mark of the build that was found here, and no CUDA packages: install_torch sees to both.
+    What is never imported is left out: locks are installed without looking at dependencies.
     """
     conditions: dict[str, str] = {}
     for text in requirements:
@@ -566,7 +583,7 @@ def lock_lines(report: Mapping[str, Any], requirements: Sequence[str]) -> list[s
     lines = []
     for item in report["install"]:
         name = normal(item["metadata"]["name"])
-        if name.startswith(CUDA_PACKAGES):
+        if name.startswith(CUDA_PACKAGES) or name in NEVER_IMPORTED:
             continue
         line = f"{name}=={item['metadata']['version'].partition('+')[0]}"
         lines.append(f"{line}; {conditions[name]}" if name in conditions else line)
