@@ -409,6 +409,7 @@ def test_an_old_python_is_told_so(
 
 def test_a_lock_keeps_conditions_and_drops_the_build_and_cuda() -> None:
     installs = [("Torch", "2.8.0+cpu"), ("impi-rt", "1.0"), ("nvidia-nccl-cu12", "2"), ("A_b", "1")]
+    installs += [("torchvision", "0.23.0")]  # never imported, and made for CUDA
     report = {
         "install": [{"metadata": {"name": name, "version": version}} for name, version in installs]
     }
