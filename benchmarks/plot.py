@@ -21,52 +21,79 @@ ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "benchmarks" / "figures"
 DOCS = ROOT / "docs"
 PAGE = DOCS / "scaling.md"
-SHOWN = {"no_network_ms": "no network", "rows_ms": "the word's rows", "table_ms": "whole table"}
+SHOWN = {"rows_ms": "the word's embedding vectors", "table_ms": "the whole embedding table"}
+COLORS = {"rows_ms": "C0", "table_ms": "C1"}
 
 Figures = dict[str, Any]
 
 
 def scaling_plot(figures: Figures, target: Path) -> None:
-    """Step time by link as measured, and by ranks on paper."""
+    """Step time by link as measured, and by ranks on paper; what is compared is labelled."""
     figure, (links, ranks) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     rates = list(figures["by_rate"])
-    for number, (key, label) in enumerate(SHOWN.items()):
-        heights = [figures["by_rate"][rate][key] for rate in rates]
-        places = [place + 0.27 * (number - 1) for place in range(len(rates))]
-        links.bar(places, heights, width=0.25, label=label)
-    links.set(
-        yscale="log",
-        ylim=(10, None),
-        ylabel="ms a step",
-        title="the miniature on two hosts, measured",
-    )
-    links.set_xticks(range(len(rates)), [_rate(rate) for rate in rates])
-    links.legend(fontsize=8)
+    for number, key in enumerate(("rows_ms", "table_ms")):
+        seconds = [figures["by_rate"][rate][key] / 1e3 for rate in rates]
+        places = [place + 0.4 * (number - 0.5) for place in range(len(rates))]
+        bars = links.barh(places, seconds, height=0.36, color=COLORS[key], label=SHOWN[key])
+        links.bar_label(bars, [f" {each:.2f} s" for each in seconds], fontsize=8)
+    links.set(xlabel="seconds per step", title="the miniature on two hosts, measured")
+    links.set_yticks(range(len(rates)), [_rate(rate) for rate in rates])
+    links.invert_yaxis()
+    links.margins(x=0.12)
+    links.legend(fontsize=8, loc="upper right")
     paper = figures["on_paper"]
     counts = [int(count) for count in paper["ranks"]]
-    for key, color in (("rows", "C1"), ("table", "C2")):
+    for key in ("rows", "table"):
         seconds = [paper["ranks"][str(count)][f"{key}_seconds"] for count in counts]
-        ranks.plot(counts, seconds, "o-", color=color, label=SHOWN[f"{key}_ms"])
-    ranks.set(xscale="log", ylim=(0, None), xlabel="ranks", ylabel="s a step")
-    ranks.set_xticks(counts, [str(count) for count in counts])
+        per_second = [count / each for count, each in zip(counts, seconds, strict=True)]
+        name = f"{key}_ms"
+        ranks.plot(counts, per_second, "o-", color=COLORS[name], label=SHOWN[name])
+        ranks.annotate(
+            f"{per_second[-1]:,.0f}",
+            (counts[-1], per_second[-1]),
+            textcoords="offset points",
+            xytext=(-6, 6),
+            ha="right",
+            fontsize=8,
+        )
+    ranks.set(xlabel="ranks", ylabel="pictures per second")
     ranks.set_title(f"Stable Diffusion 1.5 over {_rate(paper['rate'])}, on paper")
+    ranks.margins(y=0.12)
     ranks.legend(fontsize=8)
     _save(figure, target)
 
 
 def bootstrap_plot(figures: Figures, target: Path) -> None:
-    """Seconds and bytes of a bootstrap by the number of hosts."""
-    figure, (times, volumes) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+    """Seconds of a bootstrap by the number of hosts, and the bytes that one host would fetch."""
+    figure, (times, volumes) = plt.subplots(
+        1, 2, figsize=(10, 3.2), layout="constrained", width_ratios=(3, 2)
+    )
     sizes = figures["sizes"]
     hosts = [str(size["hosts"]) for size in sizes]
     network = [size["network"] for size in sizes]
     times.bar(hosts, network, label="fetching and handing out")
     unpacking = [size["unpacking"] for size in sizes]
-    times.bar(hosts, unpacking, bottom=network, label="unpacking (all hosts share two cores)")
-    times.set(xlabel="hosts", ylabel="s")
+    bars = times.bar(
+        hosts, unpacking, bottom=network, label="unpacking (all hosts share two cores)"
+    )
+    times.bar_label(
+        bars, [f"{a + b:.0f} s" for a, b in zip(network, unpacking, strict=True)], fontsize=8
+    )
+    times.set(xlabel="hosts", ylabel="seconds", title="fab bootstrap, from bare hosts")
+    times.margins(y=0.12)
     times.legend(fontsize=8)
-    volumes.bar(hosts, [size["outside"] / 1e6 for size in sizes], color="C2")
-    volumes.set(xlabel="hosts", ylabel="MB from outside")
+    each = sizes[0]["outside"]
+    counts = [size["hosts"] for size in sizes]
+    volumes.plot(
+        counts, [count * each / 1e9 for count in counts], "o--", color="C7",
+        label="if every host fetched",
+    )  # fmt: skip
+    volumes.plot(
+        counts, [size["outside"] / 1e9 for size in sizes], "o-", color="C2", label="measured"
+    )
+    volumes.set(xlabel="hosts", ylabel="GB", ylim=(0, None), title="downloaded from the internet")
+    volumes.set_xticks(counts)
+    volumes.legend(fontsize=8)
     _save(figure, target)
 
 
@@ -84,8 +111,8 @@ def scaling_tables(figures: Figures) -> dict[str, str]:
         )
         for rate, found in figures["by_rate"].items()
     ]
-    head = ("link", "no network", "the word's rows", "lost (95 %)", "whole table",
-            "sent by a host and step")  # fmt: skip
+    head = ("link", "no network", "the word's vectors", "lost (95 %)", "whole table",
+            "sent per host and step")  # fmt: skip
     paper = figures["on_paper"]
     ranks = [
         (f"{int(count):,}", f"{found['rows_seconds']:.3f} s", f"{found['table_seconds']:.2f} s")
@@ -93,7 +120,7 @@ def scaling_tables(figures: Figures) -> dict[str, str]:
     ]
     return {
         "steps": _table(head, links),
-        "paper": _table(("ranks", "the word's rows", "whole table"), ranks),
+        "paper": _table(("ranks", "the word's vectors", "whole table"), ranks),
     }
 
 
