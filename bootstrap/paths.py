@@ -36,7 +36,7 @@ class Layout:
 
     @property
     def wheels(self) -> str:
-        """What the head has fetched, or the person sent, to be handed out."""
+        """What the head fetched or the person sent, for every node."""
         return f"{self.root}/wheels"
 
     @property

@@ -17,7 +17,7 @@ from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import Layout
 from bootstrap.setup import cluster_ssh
-from bootstrap.setup.node_facts import probe
+from bootstrap.setup.node_facts import gather_facts
 from bootstrap.setup.python.activation import activation
 from bootstrap.setup.python.rank_environment import cluster_environment
 from bootstrap.ssh.host_keys import accept_all
@@ -112,13 +112,13 @@ def join(inventory: Inventory) -> None:
     """The cluster's SSH and each node's `activate`, as bootstrap makes them."""
     with open_hosts(inventory, accept_all) as hosts:
         keys = {host.name: [host.host_key] for host in hosts}  # type: ignore[attr-defined]
-        problems = cluster_ssh.join(hosts, inventory, keys, lambda host, text: None)
+        problems = cluster_ssh.set_up(hosts, inventory, keys, lambda host, text: None)
         assert not problems, problems
         for host in hosts:
             variables = cluster_environment(
                 host.layout.root,
                 master_address=inventory.head.address,
-                interface=probe(host, inventory.head.address).interface,
+                interface=gather_facts(host, inventory.head.address).interface,
             )
             text = activation(host.layout.root, variables)
             host.write(host.layout.activate, text.encode(), 0o644)

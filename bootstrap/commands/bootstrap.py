@@ -26,12 +26,12 @@ from bootstrap.errors import UserError
 from bootstrap.inventory import last_inventory
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.paths import CHECKOUT, ROOT_VARIABLE, records
-from bootstrap.setup.cluster_lock import claimed
+from bootstrap.setup.cluster_lock import cluster_locked
 from bootstrap.setup.model_and_data import DEFAULT_MODEL, DEFAULT_PICTURES, read_input
 from bootstrap.setup.python import plain_http
 from bootstrap.setup.python.package_pins import CONDA, ONECCL_PACKAGE, STACKS, read_lock
-from bootstrap.setup.python.payload import make_kit
-from bootstrap.setup.setup_progress import watching
+from bootstrap.setup.python.payload import make_payload
+from bootstrap.setup.setup_progress import step_progress
 from bootstrap.setup.setup_steps import NodeSetup
 from bootstrap.setup.step_runner import run_steps
 from bootstrap.ssh.host import Host
@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
 
 def bootstrap(hosts: Sequence[Host], setup: NodeSetup, console: Console) -> dict[str, UserError]:
     """Run all steps; returns the nodes that failed, by name."""
-    with watching(hosts, console) as watcher:
+    with step_progress(hosts, console) as watcher:
         return run_steps(hosts, setup.steps(hosts), watcher)
 
 
@@ -132,7 +132,9 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
 
 
 def _one_at_a_time(hosts: Sequence[Host]) -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext() if hosts[0].unreachable else claimed(hosts, "fab bootstrap")
+    return (
+        contextlib.nullcontext() if hosts[0].unreachable else cluster_locked(hosts, "fab bootstrap")
+    )
 
 
 def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -> NodeSetup:
@@ -151,7 +153,7 @@ def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -
     return NodeSetup(
         inventory=inventory,
         lock=lock,
-        kit=make_kit(CHECKOUT, records(inventory.name).folder.absolute()),
+        payload=make_payload(CHECKOUT, records(inventory.name).folder.absolute()),
         environment=chosen.environment,
         conda_lock=read_lock(CHECKOUT, CONDA),
         conda_channel=channel,

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bootstrap.commands import command_line
 from bootstrap.commands.checks import links, nodes
-from bootstrap.commands.checks.report import Finding, show
+from bootstrap.commands.checks.report import CheckResult, show
 from bootstrap.errors import UserError
 from bootstrap.inventory.last_inventory import inventory_or_last
 from bootstrap.paths import CHECKOUT
@@ -31,7 +31,7 @@ WAIT_SECONDS = 15.0
 Say = Callable[[str], None]
 
 
-def check(hosts: Sequence[Host], say: Say, *, steps: bool = True) -> list[Finding]:
+def check(hosts: Sequence[Host], say: Say, *, steps: bool = True) -> list[CheckResult]:
     """Check all nodes, then what lies between them; a node that fails one check is asked the rest.
 
     Args:
@@ -76,27 +76,27 @@ def _ending(hosts: Sequence[Host]) -> Iterator[None]:
 def _asked(
     what: str,
     where: str,
-    ask: Callable[[], Finding | list[Finding]],
+    ask: Callable[[], CheckResult | list[CheckResult]],
     fix: str = nodes.BOOTSTRAP,
-) -> list[Finding]:
+) -> list[CheckResult]:
     """What a question found. One that fails or hangs is a line of the table, never its end."""
     try:
         found = ask()
-        return [found] if isinstance(found, Finding) else found
+        return [found] if isinstance(found, CheckResult) else found
     except UserError as error:
-        return [Finding(what, where, False, str(error), fix)]
+        return [CheckResult(what, where, False, str(error), fix)]
     except (LookupError, TypeError, ValueError) as error:
-        return [Finding(what, where, False, f"no answer that can be read ({error!r})", fix)]
+        return [CheckResult(what, where, False, f"no answer that can be read ({error!r})", fix)]
 
 
-def _reached(host: Host) -> Finding:
+def _reached(host: Host) -> CheckResult:
     error = host.unreachable
     if error is None:
-        return Finding("reached from here", host.name, True, "answers")
+        return CheckResult("reached from here", host.name, True, "answers")
     fix = "fab resume, if it is paused"
     if isinstance(error, HostKeyRefused):
         fix = f"if it was replaced: {FORGET} {host.name}"
-    return Finding("reached from here", host.name, False, str(error), fix)
+    return CheckResult("reached from here", host.name, False, str(error), fix)
 
 
 def _report(host: Host) -> dict[str, Any] | UserError:
@@ -108,7 +108,7 @@ def _report(host: Host) -> dict[str, Any] | UserError:
         return UserError(f"{host.name}: it answers with what is no report ({error!r})")
 
 
-def _of_reports(reports: dict[Host, dict[str, Any] | UserError], head: Host) -> list[Finding]:
+def _of_reports(reports: dict[Host, dict[str, Any] | UserError], head: Host) -> list[CheckResult]:
     findings = []
     of_head = reports[head]
     for host, report in reports.items():
@@ -118,7 +118,7 @@ def _of_reports(reports: dict[Host, dict[str, Any] | UserError], head: Host) -> 
 
 def _of_report(
     host: Host, report: dict[str, Any] | UserError, of_head: dict[str, Any] | UserError
-) -> list[Finding]:
+) -> list[CheckResult]:
     if isinstance(report, UserError):
         raise report
     findings = _asked("packages", host.name, partial(_packages, host, report))
@@ -131,7 +131,7 @@ def _oneccl(
     threads: ThreadPoolExecutor,
     alive: Sequence[Host],
     reports: dict[Host, dict[str, Any] | UserError],
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Of the nodes that are to have oneCCL's bindings."""
     having = [
         host
@@ -145,7 +145,7 @@ def _oneccl(
     return [finding for one in found for finding in one]
 
 
-def _packages(host: Host, report: dict[str, Any]) -> Finding:
+def _packages(host: Host, report: dict[str, Any]) -> CheckResult:
     there = installed(host)
     lock = read_lock(CHECKOUT, there["stack"]).without(there.get("left_out", ()))
     return nodes.packages(host.name, report, lock)
@@ -158,19 +158,19 @@ def _clock(host: Host) -> nodes.Clock | UserError:
         return UserError(str(error))
 
 
-def _clocks(hosts: Sequence[Host], clocks: Sequence[nodes.Clock | UserError]) -> list[Finding]:
+def _clocks(hosts: Sequence[Host], clocks: Sequence[nodes.Clock | UserError]) -> list[CheckResult]:
     """Each against the head's; where the head's is not known, that is all there is to say."""
     findings = []
     for host, mine in zip(hosts, clocks, strict=True):
         if isinstance(mine, UserError):
             fix = f"log in to {host.name}: why does `date` not answer?"
-            findings.append(Finding("clock", host.name, False, str(mine), fix))
+            findings.append(CheckResult("clock", host.name, False, str(mine), fix))
         elif not isinstance(clocks[0], UserError):
             findings.append(nodes.clock(host.name, mine, clocks[0]))
     return findings
 
 
-def _pairs(hosts: Sequence[Host], number: int) -> list[Finding]:
+def _pairs(hosts: Sequence[Host], number: int) -> list[CheckResult]:
     """From one node to all others, each beginning with another one: no node is asked by all."""
     source, targets = hosts[number], [*hosts[number + 1 :], *hosts[:number]]
     return _asked(
@@ -179,7 +179,9 @@ def _pairs(hosts: Sequence[Host], number: int) -> list[Finding]:
 
 
 def _usable(
-    alive: Sequence[Host], reports: dict[Host, dict[str, Any] | UserError], found: Sequence[Finding]
+    alive: Sequence[Host],
+    reports: dict[Host, dict[str, Any] | UserError],
+    found: Sequence[CheckResult],
 ) -> list[Host]:
     """Nodes that have an environment and reach the head both ways: mpirun would wait for others."""
     cut = _cut(found)
@@ -195,15 +197,15 @@ def _usable(
     ]
 
 
-def _cut(found: Sequence[Finding]) -> set[str]:
+def _cut(found: Sequence[CheckResult]) -> set[str]:
     return {
         finding.where
         for finding in found
-        if finding.what == "ssh between nodes" and not finding.well
+        if finding.what == "ssh between nodes" and not finding.passed
     }
 
 
-def _all_to_all(hosts: Sequence[Host], found: Sequence[Finding]) -> list[Host]:
+def _all_to_all(hosts: Sequence[Host], found: Sequence[CheckResult]) -> list[Host]:
     """Those of which each reaches each: a sum over a pair that is cut would wait in vain."""
     cut = _cut(found)
     chosen: list[Host] = []
@@ -216,10 +218,10 @@ def _all_to_all(hosts: Sequence[Host], found: Sequence[Finding]) -> list[Host]:
 
 def _between(
     head: Host, hosts: Sequence[Host], connected: Sequence[Host], say: Say
-) -> list[Finding]:
+) -> list[CheckResult]:
     say(f"mpirun over {len(hosts)} nodes")
     findings = _asked("mpirun hostname", "cluster", partial(links.hostnames, head, hosts))
-    if not findings[0].well or len(connected) < 2:
+    if not findings[0].passed or len(connected) < 2:
         return findings
     backends = ["ccl", "gloo"] if ONECCL_PACKAGE in _names_of_packages(head) else ["gloo"]
     for backend in backends:
@@ -239,15 +241,15 @@ def _names_of_packages(host: Host) -> set[str]:
 
 def _steps(
     threads: ThreadPoolExecutor, head: Host, hosts: Sequence[Host], say: Say
-) -> list[Finding]:
+) -> list[CheckResult]:
     try:
         model, pictures = (
             json.loads(head.read(f"{head.layout.cluster}/{RECORD[kind]}"))["path"]
             for kind in ("model", "pictures")
         )
     except (UserError, LookupError, ValueError):
-        what = "no model or no pictures have been handed out"
-        return [Finding("one step alone", "cluster", False, what, nodes.BOOTSTRAP)]
+        what = "no model or no pictures are on the head"
+        return [CheckResult("one step alone", "cluster", False, what, nodes.BOOTSTRAP)]
     say("one training step on each node alone")
     found = threads.map(
         lambda host: _asked(
@@ -275,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         findings = check(hosts, tell, steps=not chosen.no_steps)
     show(findings, console)
-    return 0 if all(finding.well for finding in findings) else 1
+    return 0 if all(finding.passed for finding in findings) else 1
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.last_inventory import inventory_to_remove
 from bootstrap.setup import cluster_ssh
-from bootstrap.setup.cluster_lock import claimed
-from bootstrap.setup.setup_progress import watching_on_terminal
+from bootstrap.setup.cluster_lock import cluster_locked
+from bootstrap.setup.setup_progress import step_progress_on_terminal
 from bootstrap.setup.step_runner import Say, Step, run_steps
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
@@ -78,7 +78,7 @@ def refuse_while_live(hosts: Sequence[Host]) -> None:
 def remove(host: Host, inventory: Inventory, say: Say) -> None:
     """Remove everything of ours from one node."""
     if inventory.kind != "local":
-        cluster_ssh.leave(host, inventory)
+        cluster_ssh.remove(host, inventory)
     say(f"removing {host.layout.root}")
     host.run(script(REMOVE, host.layout.root))
 
@@ -96,7 +96,7 @@ def clean(inventory: Inventory, hosts: Sequence[Host], sure: bool, where: str = 
     if not answering:
         problems = "\n".join(str(host.unreachable) for host in hosts)
         raise UserError(f"no node answers; nothing was removed.\n{problems}")
-    with claimed(answering, "fab clean", gone=True):
+    with cluster_locked(answering, "fab clean", gone=True):
         failed = _clean(inventory, hosts, answering, sure)
     for error in failed.values():
         say(f"error: {error}", error=True)
@@ -121,7 +121,7 @@ def _clean(
         say(f"Results of these runs go with it (fab fetch brings them home): {', '.join(runs)}")
     if not sure and not _agreed():
         raise UserError("Nothing was removed.")
-    with watching_on_terminal(hosts) as watcher:
+    with step_progress_on_terminal(hosts) as watcher:
         step = Step("clean", lambda host, say: remove(host, inventory, say))
         return run_steps(hosts, [step], watcher)
 

@@ -29,7 +29,7 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     columns = (column("fetching {task.description}"), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(name, total=None)
-        where = results.bring_home(
+        where = results.fetch_results(
             head, inventory.name, name, lambda count: progress.advance(task, count), chosen.full
         )
     say(f"{name}: {where}/ is up to date")

@@ -18,7 +18,7 @@ from bootstrap.commands import command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.names import under
-from bootstrap.runs import results_owner, run_words, runs_on_head
+from bootstrap.runs import prompt_check, results_owner, runs_on_head
 from bootstrap.runs.results import disk_errors_named
 from bootstrap.runs.run_names import check_name, local_folder
 from bootstrap.ssh.host import Host
@@ -42,21 +42,23 @@ def command(head: Host, name: str, chosen: argparse.Namespace) -> str:
 
 
 def _check_prompts(prompts: Sequence[str], config: str, name: str) -> None:
-    word = run_words.word_of(config)
+    word = prompt_check.placeholder_token_of(config)
     if word is not None:
-        run_words.refuse_without_word(prompts, word, name)
+        prompt_check.require_placeholder_token(prompts, word, name)
 
 
 def _config_on(head: Host, name: str) -> str:
     try:
-        return head.read(f"{head.layout.runs}/{name}/{run_words.CONFIG}").decode("utf-8", "replace")
+        return head.read(f"{head.layout.runs}/{name}/{prompt_check.CONFIG}").decode(
+            "utf-8", "replace"
+        )
     except UserError:  # the run has not begun: what draws says so
         return ""
 
 
 def _config_here(name: str) -> str:
     try:
-        path = local_folder(check_name(name)) / run_words.CONFIG
+        path = local_folder(check_name(name)) / prompt_check.CONFIG
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
@@ -77,7 +79,7 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     name = run["name"]
     _check_prompts(chosen.prompt, _config_on(head, name), name)
     with disk_errors_named(name):
-        here = results_owner.claim(inventory.name, run)
+        here = results_owner.folder_of(inventory.name, run)
     console = Console(stderr=True)
     with console.status(cell(f"{head.name}: loading the model")) as status:
 

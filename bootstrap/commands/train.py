@@ -36,11 +36,11 @@ from bootstrap.runs import (
     runs_on_head,
 )
 from bootstrap.runs.core_pinning import too_little_memory
-from bootstrap.runs.flags import Asked
-from bootstrap.runs.rank_placement import Placed
+from bootstrap.runs.flags import TrainOptions
+from bootstrap.runs.rank_placement import NodePlacement
 from bootstrap.runs.run_names import check_name, free_name
-from bootstrap.runs.training_inputs import inputs_again, inputs_of
-from bootstrap.setup.cluster_lock import claimed
+from bootstrap.runs.training_inputs import inputs_of, inputs_of_resumed
+from bootstrap.setup.cluster_lock import cluster_locked
 from bootstrap.setup.python.rank_environment import MASTER_PORT
 from bootstrap.ssh.host import Host
 from bootstrap.terminal import exit_status, say, say_on
@@ -84,10 +84,10 @@ def refuse_taken(name: str, runs: Sequence[dict[str, Any]], overwrite: bool) -> 
 
 
 def make_job(
-    asked: Asked,
+    asked: TrainOptions,
     inventory: Inventory,
     hosts: Sequence[Host],
-    placed: Sequence[Placed],
+    placed: Sequence[NodePlacement],
     name: str,
     values: dict[str, Any],
 ) -> Job:
@@ -110,7 +110,7 @@ def make_job(
     )
 
 
-def describe(job: Job, placed: Sequence[Placed], head: Host) -> str:
+def describe(job: Job, placed: Sequence[NodePlacement], head: Host) -> str:
     """What would be started, for people."""
     more = ["--resume_from_checkpoint=latest"] if job.resume else []
     nodefile = f"{job.folder}/nodefile"
@@ -141,7 +141,7 @@ def start(head: Host, job: Job) -> None:
         raise UserError(f"{head.name}: {said.removeprefix('error: ')}")
 
 
-def train(asked: Asked, inventory: Inventory, hosts: list[Host]) -> int:
+def train(asked: TrainOptions, inventory: Inventory, hosts: list[Host]) -> int:
     """Start what was asked for, or print it.
 
     Raises:
@@ -150,7 +150,7 @@ def train(asked: Asked, inventory: Inventory, hosts: list[Host]) -> int:
     console, own = Console(stderr=True), asked.own
     hosts = answering(hosts, own.get("minimum_nodes", 1), console)
     head = hosts[0]
-    with claimed(hosts, "fab train") if not own.get("dry_run") else contextlib.nullcontext():
+    with cluster_locked(hosts, "fab train") if not own.get("dry_run") else contextlib.nullcontext():
         job, placed = _prepare(asked, inventory, hosts, console)
         if own.get("dry_run"):
             say(describe(job, placed, head))
@@ -164,8 +164,8 @@ def train(asked: Asked, inventory: Inventory, hosts: list[Host]) -> int:
 
 
 def _prepare(
-    asked: Asked, inventory: Inventory, hosts: Sequence[Host], console: Console
-) -> tuple[Job, list[Placed]]:
+    asked: TrainOptions, inventory: Inventory, hosts: Sequence[Host], console: Console
+) -> tuple[Job, list[NodePlacement]]:
     head, own = hosts[0], asked.own
     runs = runs_on_head.all_runs(head)
     refuse_while_training(runs)
@@ -174,7 +174,7 @@ def _prepare(
         name, method, values = resume.find(hosts, own.get("run", ""))
         if method != asked.method:
             raise UserError(f"{name} is a run of {method}: go on with it with --method {method}.")
-        values = inputs_again(asked, values, hosts, console, send=not own.get("dry_run"))
+        values = inputs_of_resumed(asked, values, hosts, console, send=not own.get("dry_run"))
     else:
         word = flags.REFERENCE["placeholder_token"] if asked.method == METHOD else asked.method
         token = asked.training.get("placeholder_token", word)

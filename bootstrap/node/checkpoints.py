@@ -88,7 +88,7 @@ def export(folder: Path, step: int) -> dict[str, str]:
     return {name: base64.b64encode(path.read_bytes()).decode() for name, path in paths.items()}
 
 
-def bring_in(folder: Path, files: dict[str, str]) -> None:
+def import_files(folder: Path, files: dict[str, str]) -> None:
     """Write what `export` gave; the manifest last, as with it a checkpoint is whole.
 
     Raises:
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif what == "export":
         print(json.dumps(export(folder, int(rest[0]))))
     elif what == "import":
-        bring_in(folder, json.load(sys.stdin))
+        import_files(folder, json.load(sys.stdin))
     return 0
 
 

@@ -48,8 +48,8 @@ class Job:
         resume: go on from the newest checkpoint at the first start already.
         minimum_nodes: with fewer that answer, nothing is started.
         tries: failures in a row without a new checkpoint until it gives up.
-        watch_seconds: between two looks at whether the nodes still answer.
-        misses: looks in a row that a node may miss.
+        watch_seconds: between two health checks of the nodes.
+        misses: checks in a row that a node may miss.
         stop_seconds: how long ranks may take to end with a checkpoint.
         method: what is trained: `training.<method>` is started.
         afterwards: a command to run at the very end, such as one that deallocates the VMs.

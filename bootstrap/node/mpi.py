@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bootstrap.node.job import Job, JobNode
 
 RUN_VARIABLE = "XEON_DIFFUSION_RUN"
-"""In the environment of every rank: the run's folder, by which leftovers are found."""
+"""In the environment of every rank: the run's folder, by which its processes are found."""
 
 
 def command(

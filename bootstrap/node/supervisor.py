@@ -36,10 +36,10 @@ from typing import Any
 from bootstrap import atomic_files
 from bootstrap.errors import UserError, exit_status
 from bootstrap.node import checkpoints, detach, mpi, run_processes, run_state
-from bootstrap.node.heartbeat import Watch
+from bootstrap.node.heartbeat import Heartbeat
 from bootstrap.node.job import Job, JobNode, read_job
 from bootstrap.node.process_identity import identity
-from bootstrap.node.worker_nodes import Peers
+from bootstrap.node.worker_nodes import WorkerNodes
 
 USERS_ERROR = 2
 """Every rank's exit code where the same command would fail again."""
@@ -69,7 +69,7 @@ class Supervisor:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.peers = Peers(job)
+        self.workers = WorkerNodes(job)
         self.stop = threading.Event()
         self._log_start = 0
         self.state: dict[str, Any] = {
@@ -117,7 +117,7 @@ class Supervisor:
         with contextlib.suppress(Exception):
             traceback.print_exc()
         with contextlib.suppress(Exception):
-            self.peers.end_leftovers(self.peers.that_answer(self.job.nodes))
+            self.workers.end_processes(self.workers.reachable(self.job.nodes))
         with contextlib.suppress(Exception):
             self._end(attempt)
         with contextlib.suppress(Exception):  # no events can be written, a state may
@@ -172,16 +172,16 @@ class Supervisor:
 
     def _collect(self) -> None:
         """End what is left everywhere, and let the newest checkpoint win."""
-        nodes = self.peers.that_answer(self.job.nodes)
-        for name in self.peers.end_leftovers(nodes):
+        nodes = self.workers.reachable(self.job.nodes)
+        for name in self.workers.end_processes(nodes):
             self.say(f"{name}: something of this run would not end there")
-        source = self.peers.bring_newest(nodes) if self._has_begun() else None
+        source = self.workers.fetch_newest(nodes) if self._has_begun() else None
         if source is not None:
             self.say(f"{source} had the newest checkpoint: it is on the head now")
 
     def _attempt(self) -> Attempt:
         job = self.job
-        nodes = self.peers.that_answer(job.nodes)
+        nodes = self.workers.reachable(job.nodes)
         missing = [node.name for node in job.nodes if node not in nodes]
         ranks = sum(node.ranks for node in nodes)
         self.note(nodes=[node.name for node in nodes], ranks=ranks)
@@ -191,14 +191,14 @@ class Supervisor:
                 "failed", f"{len(nodes)} of {len(job.nodes)} nodes answer, {wanted} "
                 f"(not: {', '.join(missing)})", again=True,
             )  # fmt: skip
-        stuck = self.peers.end_leftovers(nodes)
+        stuck = self.workers.end_processes(nodes)
         if stuck:
             return Attempt(
                 "failed", f"something of this run will not end on {stuck[0]}", again=True
             )
         resume = self._has_begun()
         if resume:
-            self.peers.bring_newest(nodes)
+            self.workers.fetch_newest(nodes)
         begun = resume and (job.folder / checkpoints.CONFIG).exists()
         if begun and self.state["phase"] == "restarting":
             self._tell_restart(nodes, missing, ranks)
@@ -233,16 +233,16 @@ class Supervisor:
         )  # fmt: skip
         try:
             self.note(phase="training", mpirun=process.pid, silent=[])
-            watch = Watch(self.peers, nodes, job.watch_seconds, job.misses)
-            with watch:
-                return self._wait(process, nodes, watch)
+            heartbeat = Heartbeat(self.workers, nodes, job.watch_seconds, job.misses)
+            with heartbeat:
+                return self._wait(process, nodes, heartbeat)
         finally:
             if process.poll() is None:  # something unforeseen: mpirun is not left to itself
                 run_processes.end_tree(process.pid)
                 process.wait()
 
     def _wait(
-        self, process: subprocess.Popen[bytes], nodes: list[JobNode], watch: Watch
+        self, process: subprocess.Popen[bytes], nodes: list[JobNode], heartbeat: Heartbeat
     ) -> Attempt:
         asked_at: float | None = None
         while True:
@@ -254,19 +254,19 @@ class Supervisor:
                 if count:  # none: mpirun is still on its way to start them
                     asked_at = time.monotonic()
                     self.say(f"asked {count} ranks to end with a checkpoint")
-            if watch.silent != self.state["silent"]:
-                self.note(silent=watch.silent)
-                self.say(f"without an answer: {', '.join(watch.silent) or 'none'}")
+            if heartbeat.silent != self.state["silent"]:
+                self.note(silent=heartbeat.silent)
+                self.say(f"without an answer: {', '.join(heartbeat.silent) or 'none'}")
             late = asked_at is not None and time.monotonic() - asked_at > self.job.stop_seconds
-            if watch.lost or late:
+            if heartbeat.lost or late:
                 run_processes.end_tree(process.pid)
                 process.wait()
-                if watch.lost:
-                    return Attempt("failed", f"lost {', '.join(watch.lost)}", again=True)
+                if heartbeat.lost:
+                    return Attempt("failed", f"lost {', '.join(heartbeat.lost)}", again=True)
                 return Attempt("stopped", "the ranks did not end in time and were killed")
 
     def _ended(self, code: int, nodes: list[JobNode]) -> Attempt:
-        left = self.peers.end_leftovers(self.peers.that_answer(nodes))
+        left = self.workers.end_processes(self.workers.reachable(nodes))
         if left:
             self.say(f"something of this run would not end on {', '.join(left)}")
         if code == 0:

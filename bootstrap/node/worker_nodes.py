@@ -19,7 +19,7 @@ AT_ONCE = 32
 Result = TypeVar("Result")
 
 
-class Peers:
+class WorkerNodes:
     """The nodes of a job, asked from the head."""
 
     def __init__(self, job: Job) -> None:
@@ -50,12 +50,12 @@ class Peers:
             return True
         return self.ask(node, ["test", "-x", self.job.python], seconds=ANSWER_SECONDS) is not None
 
-    def that_answer(self, nodes: Iterable[JobNode]) -> list[JobNode]:
+    def reachable(self, nodes: Iterable[JobNode]) -> list[JobNode]:
         """Those of `nodes` that answer, in order."""
         nodes = list(nodes)
         return [node for node, yes in zip(nodes, each(self.answers, nodes), strict=True) if yes]
 
-    def end_leftovers(self, nodes: Iterable[JobNode]) -> list[str]:
+    def end_processes(self, nodes: Iterable[JobNode]) -> list[str]:
         """Kill what the run has left on `nodes`; returns the names of those where that failed."""
         run = str(self.job.folder)
 
@@ -80,7 +80,7 @@ class Peers:
         there = _object(said)
         return there if _names_a_checkpoint(there) else None
 
-    def bring_newest(self, nodes: Iterable[JobNode]) -> str | None:
+    def fetch_newest(self, nodes: Iterable[JobNode]) -> str | None:
         """Copy the newest checkpoint of `nodes` to the head, where the head's own is older.
 
         A checkpoint of another run under the same name is left where it is.
@@ -103,7 +103,7 @@ class Peers:
         files = _object(said)
         if files is None:
             return None
-        checkpoints.bring_in(Path(self.job.folder), files)
+        checkpoints.import_files(Path(self.job.folder), files)
         return source.name
 
 

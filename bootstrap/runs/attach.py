@@ -11,7 +11,7 @@ from bootstrap import answers
 from bootstrap.errors import ConnectionLost, UserError
 from bootstrap.node import run_query
 from bootstrap.runs import results, runs_on_head
-from bootstrap.runs.run_answers import Followed
+from bootstrap.runs.run_messages import Followed
 from bootstrap.runs.run_names import local_folder
 from bootstrap.runs.run_progress import RunProgress
 from bootstrap.ssh.host import Host
@@ -23,7 +23,7 @@ NOT_YET = "nothing was asked for yet"
 GOES_ON = "detached: the training goes on. fab logs attaches again, fab stop ends it."
 
 
-class Bringer:
+class ResultsFetcher:
     """Brings results home in a thread of its own: while the bar moves, and never twice at once.
 
     Attributes:
@@ -35,9 +35,9 @@ class Bringer:
         self.problem = NOT_YET
         self._wanted = threading.Event()
         self._over = False
-        self._thread = threading.Thread(target=self._bring, daemon=True)
+        self._thread = threading.Thread(target=self._fetch, daemon=True)
 
-    def __enter__(self) -> Bringer:
+    def __enter__(self) -> ResultsFetcher:
         self._thread.start()
         return self
 
@@ -51,14 +51,14 @@ class Bringer:
         """There is something new."""
         self._wanted.set()
 
-    def _bring(self) -> None:
+    def _fetch(self) -> None:
         over = False
         while not over:
             self._wanted.wait()
             self._wanted.clear()
             over = self._over
             try:
-                results.bring_home(self._head, self._cluster, self._name)
+                results.fetch_results(self._head, self._cluster, self._name)
                 self.problem = ""
             except Exception as error:  # whatever it is, this thread goes on and says so
                 said = str(error) if isinstance(error, UserError) else repr(error)
@@ -76,7 +76,10 @@ def attach(head: Host, cluster: str, name: str, console: Console) -> int:
     end: dict[str, Any] = {}
     # What is said before the first state is the past: its end is shown, when it is all there.
     past: list[dict[str, Any]] | None = []
-    with RunProgress(name, console) as progress, Bringer(head, cluster, name, progress) as bringer:
+    with (
+        RunProgress(name, console) as progress,
+        ResultsFetcher(head, cluster, name, progress) as fetcher,
+    ):
 
         def take(line: str) -> None:
             nonlocal past
@@ -89,7 +92,7 @@ def attach(head: Host, cluster: str, name: str, console: Console) -> int:
                     for event in _end_of(past, progress):
                         progress.event(event)
                     if any(event.get("event") in run_query.RESULTS for event in past):
-                        bringer.more()
+                        fetcher.more()
                 past = None
                 end.clear()
                 end.update(said["state"])
@@ -97,15 +100,15 @@ def attach(head: Host, cluster: str, name: str, console: Console) -> int:
             elif past is not None:
                 past.append(said.get("event", {}))
             elif progress.event(said.get("event", {})) in run_query.RESULTS:
-                bringer.more()
+                fetcher.more()
 
         try:
             runs_on_head.ask_head(head, "follow", name, "0", on_line=take)
         except ConnectionLost as error:
             raise UserError(f"The connection is lost, and the training goes on without it: "
                             f"fab logs attaches again. ({error})") from error  # fmt: skip
-        bringer.more()
-    return ended(end, name, console, fetched=not bringer.problem)
+        fetcher.more()
+    return ended(end, name, console, fetched=not fetcher.problem)
 
 
 def _end_of(past: list[dict[str, Any]], progress: RunProgress) -> list[dict[str, Any]]:

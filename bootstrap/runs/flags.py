@@ -39,7 +39,7 @@ REFERENCE: dict[str, Any] = {
     "checkpointing_steps": 25,
 }
 """What is trained when nobody says otherwise: the reference run on a cluster, with checkpoints."""
-OURS = {
+OWN_FLAGS = {
     "inventory": ("text", "cluster.json, a nodefile (user@host:port a line), or local"),
     "config": ("text", "a TOML file with the training's keys; flags win over it"),
     "run": ("text", "the run's name; its folder is runs/NAME here and on the nodes"),
@@ -58,7 +58,7 @@ OURS = {
     "accept-host-keys": ("flag", "pin new host keys without asking"),
 }
 SHORT = {"-n": "n", "-np": "n", "-ppn": "ppn"}
-DECIDED = {
+RESERVED = {
     "output_dir": "the run's folder is runs/NAME: use --run NAME",
     "resume_from_checkpoint": "use --resume, which takes the newest checkpoint of any node",
     "hub_token": "a token in a command line is seen by everybody: fab bootstrap --hub-token-file",
@@ -67,11 +67,11 @@ DECIDED = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainOptions:
     """A command line of `fab train`.
 
     Attributes:
-        own: values of `OURS` that were given, by name with underscores.
+        own: values of `OWN_FLAGS` that were given, by name with underscores.
         training: the training's keys that were given, in flags or the file.
         from_file: whether a file was given: then the reference run's values are left out.
     """
@@ -122,7 +122,7 @@ def method_in(words: Sequence[str]) -> str:
     return METHOD
 
 
-def parse(argv: Sequence[str]) -> Asked:
+def parse(argv: Sequence[str]) -> TrainOptions:
     """Read a command line.
 
     Raises:
@@ -138,8 +138,8 @@ def parse(argv: Sequence[str]) -> Asked:
         flag, equals, value = word.partition("=")
         name = SHORT.get(flag) or flag.removeprefix("--").replace("_", "-")
         key = name.replace("-", "_")
-        known = name in OURS or key in properties
-        if not (flag.startswith("--") or flag in SHORT) or not known or key in DECIDED:
+        known = name in OWN_FLAGS or key in properties
+        if not (flag.startswith("--") or flag in SHORT) or not known or key in RESERVED:
             if not flag.startswith("-"):
                 problems.append(f"{flag}: not a flag and not the value of one")
                 continue
@@ -147,7 +147,7 @@ def parse(argv: Sequence[str]) -> Asked:
             if not equals and words and not words[0].startswith("-"):
                 words.pop(0)
             continue
-        kind = OURS[name][0] if name in OURS else _kind(properties[key])
+        kind = OWN_FLAGS[name][0] if name in OWN_FLAGS else _kind(properties[key])
         if kind == "flag" and not equals:
             value = words.pop(0) if words and words[0] in ("true", "false") else "true"
         elif not equals:
@@ -156,7 +156,7 @@ def parse(argv: Sequence[str]) -> Asked:
                 continue
             value = words.pop(0)
         try:
-            if name in OURS:
+            if name in OWN_FLAGS:
                 own[key] = _own_value(kind, value)
             elif _is_list(properties[key]):
                 given[key] = [*given.get(key, []), value]
@@ -174,7 +174,7 @@ def parse(argv: Sequence[str]) -> Asked:
         raise UserError(
             f"{len(problems)} error{plural} in the flags:\n{lines}\n  fab train --flags lists all."
         )
-    return Asked(own, {**training, **given}, "config" in own)
+    return TrainOptions(own, {**training, **given}, "config" in own)
 
 
 def read_file(path: Path, properties: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -247,10 +247,10 @@ def described(method: str = METHOD) -> str:
     """Every flag with what it does, for people."""
     lines = ["fab train takes:"]
     lines += [_line(f"-{name}" if f"-{name}" in SHORT else f"--{name}", text)
-              for name, (_, text) in OURS.items()]  # fmt: skip
+              for name, (_, text) in OWN_FLAGS.items()]  # fmt: skip
     group = ""
     for key, rules in schema(method).items():
-        if key in DECIDED:
+        if key in RESERVED:
             continue
         if rules.get("group") != group:
             group = rules.get("group", "")
@@ -311,9 +311,11 @@ def _check_bounds(number: float, rule: Mapping[str, Any]) -> None:
 
 
 def _unknown(flag: str, key: str, properties: Mapping[str, Any]) -> str:
-    if key in DECIDED:
-        return f"{flag}: {DECIDED[key]}"
-    names = [name.replace("-", "_") for name in OURS] + [k for k in properties if k not in DECIDED]
+    if key in RESERVED:
+        return f"{flag}: {RESERVED[key]}"
+    names = [name.replace("-", "_") for name in OWN_FLAGS] + [
+        k for k in properties if k not in RESERVED
+    ]
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     if not flag.startswith("-"):
         return f"{flag}: no such key{f'; did you mean {close[0]}?' if close else ''}"

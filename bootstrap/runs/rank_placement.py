@@ -11,7 +11,7 @@ from bootstrap.errors import UserError
 from bootstrap.node.job import JobNode
 from bootstrap.runs import core_pinning
 from bootstrap.runs.core_pinning import Machine, Placement
-from bootstrap.setup.node_facts import Probe, probe
+from bootstrap.setup.node_facts import NodeFacts, gather_facts
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.transfer import script
 
@@ -20,7 +20,7 @@ LOOPBACK = "lo"
 
 
 @dataclass(frozen=True)
-class Placed:
+class NodePlacement:
     """A node, what it is, and what it gets to do."""
 
     node: JobNode
@@ -28,10 +28,10 @@ class Placed:
     placement: Placement
 
 
-def examine(hosts: Sequence[Host], head_address: str) -> list[Probe]:
-    """Probe every node at once."""
+def examine(hosts: Sequence[Host], head_address: str) -> list[NodeFacts]:
+    """NodeFacts every node at once."""
     with ThreadPoolExecutor(len(hosts)) as pool:
-        return list(pool.map(lambda host: probe(host, head_address), hosts))
+        return list(pool.map(lambda host: gather_facts(host, head_address), hosts))
 
 
 def uses_ccl(head: Host) -> bool:
@@ -57,9 +57,9 @@ def preloaded(head: Host) -> str:
 
 
 def place(
-    hosts: Sequence[Host], probes: Sequence[Probe], n: int | None, ppn: int | None, ccl: bool,
+    hosts: Sequence[Host], facts: Sequence[NodeFacts], n: int | None, ppn: int | None, ccl: bool,
     preload: str,
-) -> list[Placed]:  # fmt: skip
+) -> list[NodePlacement]:  # fmt: skip
     """Ranks and cores of every node.
 
     Raises:
@@ -67,12 +67,12 @@ def place(
     """
     machines = [
         Machine(host.name, found.numa, found.memory)
-        for host, found in zip(hosts, probes, strict=True)
+        for host, found in zip(hosts, facts, strict=True)
     ]
     counts = core_pinning.spread(machines, n, ppn)
     ccl = ccl and sum(counts) > 1
     placed = []
-    for host, found, machine, ranks in zip(hosts, probes, machines, counts, strict=True):
+    for host, found, machine, ranks in zip(hosts, facts, machines, counts, strict=True):
         placement = core_pinning.place(machine, ranks, ccl) if ranks else Placement(())
         environment = placement_environment(placement, preload) if ranks else {}
         interface = found.interface if len(hosts) > 1 else LOOPBACK
@@ -80,7 +80,7 @@ def place(
             environment["FI_TCP_IFACE"] = interface
             environment["GLOO_SOCKET_IFNAME"] = interface
         node = JobNode(host.name, host.node.address, ranks, environment)
-        placed.append(Placed(node, machine, placement))
+        placed.append(NodePlacement(node, machine, placement))
     return placed
 
 
@@ -107,7 +107,7 @@ def mask(cores: Sequence[int]) -> str:
     return hex(sum(1 << core for core in cores))
 
 
-def shown(placed: Sequence[Placed]) -> str:
+def shown(placed: Sequence[NodePlacement]) -> str:
     """The placement, for people: a line a rank."""
     lines = []
     for each in placed:

@@ -16,7 +16,7 @@ from bootstrap.names import relative
 from bootstrap.node import run_query
 from bootstrap.paths import records
 from bootstrap.runs import results_owner, runs_on_head
-from bootstrap.runs.run_answers import Gathered
+from bootstrap.runs.run_messages import Gathered
 from bootstrap.runs.run_names import local_folder
 from bootstrap.ssh.host import Host, OnBytes
 
@@ -45,7 +45,7 @@ def read_fetched(cluster: str) -> dict[str, Fetched]:
         return {}
 
 
-def note_fetched(cluster: str, name: str, fetched: Fetched) -> None:
+def record_fetched(cluster: str, name: str, fetched: Fetched) -> None:
     """Remember what has come home."""
     everything = read_fetched(cluster) | {name: fetched}
     text = json.dumps({key: asdict(value) for key, value in everything.items()}, indent=1)
@@ -82,7 +82,7 @@ def disk_errors_named(name: str) -> Iterator[None]:
         ) from error
 
 
-def bring_home(
+def fetch_results(
     head: Host, cluster: str, name: str, on_bytes: OnBytes | None = None, full: bool = False
 ) -> Path:
     """Copy a run's results here; returns where they are.
@@ -94,7 +94,7 @@ def bring_home(
     gathered = _gather(head, name)
     try:
         with disk_errors_named(name):
-            where = results_owner.claim(cluster, gathered)
+            where = results_owner.folder_of(cluster, gathered)
             head.fetch(gathered["path"], where, on_bytes)
             if full:
                 head.fetch(f"{head.layout.runs}/{name}", where, on_bytes)
@@ -103,7 +103,7 @@ def bring_home(
             if before is not None and before.began == gathered["began"]:
                 full_until = max(full_until, before.full_until)
             there = Fetched(gathered["began"], gathered["results_until"], full_until)
-            note_fetched(cluster, name, there)
+            record_fetched(cluster, name, there)
     finally:
         with contextlib.suppress(UserError):
             head.run(["rm", "-rf", "--", gathered["path"]])

@@ -19,7 +19,7 @@ from bootstrap.runs.run_names import local_folder
 FILE = ".origin"
 
 
-def claim(cluster: str, run: dict[str, Any]) -> Path:
+def folder_of(cluster: str, run: dict[str, Any]) -> Path:
     """The folder for a run's results here, marked as the run's.
 
     A run that goes on on a new head begins new events: the loss curve of before stays here as

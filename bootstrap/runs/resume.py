@@ -14,11 +14,11 @@ from bootstrap.names import RUN
 from bootstrap.node.job import METHOD
 from bootstrap.runs import flags
 from bootstrap.runs.node_version import check_version
-from bootstrap.runs.run_answers import Newest
+from bootstrap.runs.run_messages import Newest
 from bootstrap.runs.run_names import check_name
 from bootstrap.ssh.host import Host
 
-NOT_GIVEN_AGAIN = (*flags.DECIDED, "overwrite_output_dir")
+NOT_GIVEN_AGAIN = (*flags.RESERVED, "overwrite_output_dir")
 
 
 def find(hosts: Sequence[Host], asked: str) -> tuple[str, str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from bootstrap import answers
 from bootstrap.errors import UserError
 from bootstrap.names import run_name
 from bootstrap.runs.node_version import check_version
-from bootstrap.runs.run_answers import Run
+from bootstrap.runs.run_messages import Run
 from bootstrap.ssh.host import Host
 
 
@@ -31,7 +31,7 @@ def ask_head(head: Host, *words: str, on_line: Callable[[str], None] | None = No
 
 
 def all_runs(head: Host) -> list[dict[str, Any]]:
-    """See `run_answers.Run`; the run started last at the end.
+    """See `run_messages.Run`; the run started last at the end.
 
     Raises:
         UserError: there is no environment there yet, or the answer is none.

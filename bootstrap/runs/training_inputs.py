@@ -12,9 +12,9 @@ from rich.console import Console
 
 from bootstrap import answers
 from bootstrap.errors import UserError
-from bootstrap.runs.flags import Asked
+from bootstrap.runs.flags import TrainOptions
 from bootstrap.setup import model_and_data
-from bootstrap.setup.broadcast import hand_out, seal
+from bootstrap.setup.broadcast import broadcast, seal
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.transfer import script
 from bootstrap.terminal import say_on
@@ -23,12 +23,12 @@ MODEL, PICTURES, EMBEDS = "pretrained_model_name_or_path", "train_data_dir", "in
 
 
 def inputs_of(
-    asked: Asked, hosts: Sequence[Host], console: Console, send: bool = True
+    asked: TrainOptions, hosts: Sequence[Host], console: Console, send: bool = True
 ) -> dict[str, Any]:
     """The training's keys, with the model and the pictures at their places on the nodes.
 
     Args:
-        send: bring new pictures to the nodes; without, only say where they would be.
+        send: copy new pictures to the nodes; without, only say where they would be.
 
     Raises:
         UserError: they are neither here nor there.
@@ -43,17 +43,21 @@ def inputs_of(
     return values
 
 
-def inputs_again(
-    asked: Asked, begun: dict[str, Any], hosts: Sequence[Host], console: Console, send: bool = True
+def inputs_of_resumed(
+    asked: TrainOptions,
+    begun: dict[str, Any],
+    hosts: Sequence[Host],
+    console: Console,
+    send: bool = True,
 ) -> dict[str, Any]:
     """The keys of a run that goes on: what it began with, and what is given now.
 
-    What `fab train` had brought is not on a node that has been replaced since: it is handed out
+    What `fab train` had brought is not on a node that has been replaced since: it is copied
     from one that has it.
 
     Args:
         begun: the run's own keys.
-        send: bring and hand out; without, only say where things would be.
+        send: copy to the nodes; without, only say where things would be.
 
     Raises:
         UserError: no node has what the run began with, or what is given is neither here nor there.
@@ -71,7 +75,7 @@ def inputs_again(
     return values
 
 
-BROUGHT_BY = {
+RESTORED_BY = {
     MODEL: "Bring it again, by this name: fab bootstrap --pretrained-model-name-or-path {0}",
     PICTURES: "Bring the folder again, by this name: fab bootstrap --train-data-dir {0}",
     EMBEDS: "Give the file again: fab train --resume --initial-embeds FILE",
@@ -92,7 +96,7 @@ def _complete(
         name = path.rpartition("/")[2]
         raise UserError(
             f"--resume: no node that answers has {path}, the run's {key} (was the head replaced?). "
-            f"{BROUGHT_BY[key].format(name)}"
+            f"{RESTORED_BY[key].format(name)}"
         )
     if not lacking or not send:
         return
@@ -103,7 +107,7 @@ def _complete(
         for host in lacking:
             host.write(path, content, mode=0o644)
         return
-    _raise(key, hand_out(seal(having[0], path), having[:1], lacking, lambda host, text: None))
+    _raise(key, broadcast(seal(having[0], path), having[:1], lacking, lambda host, text: None))
 
 
 def _raise(what: str, failed: dict[str, UserError]) -> None:
@@ -150,7 +154,7 @@ def _pictures(hosts: Sequence[Host], given: str | None, console: Console, send: 
     if Path(given).expanduser().is_dir():
         wanted = _beside_the_known(head, model_and_data.read_input("pictures", given))
         if send:
-            _hand_out(hosts, wanted, console)
+            _broadcast(hosts, wanted, console)
         return wanted.path(head)
     for path in (given, f"{head.layout.data}/{given.rpartition('/')[2]}"):
         if path.startswith("/") and _is_there(head, path):
@@ -167,16 +171,16 @@ def _beside_the_known(head: Host, wanted: model_and_data.Input) -> model_and_dat
     return replace(wanted, mark=f"-{hashlib.sha256(wanted.key().encode()).hexdigest()[:8]}")
 
 
-def _hand_out(hosts: Sequence[Host], wanted: model_and_data.Input, console: Console) -> None:
+def _broadcast(hosts: Sequence[Host], wanted: model_and_data.Input, console: Console) -> None:
     """The head first, which sends them on: the person's line carries them once."""
     head, workers = hosts[0], list(hosts[1:])
 
     def say(text: str) -> None:
         say_on(console, f"{head.name}: {text}")
 
-    tree = model_and_data.bring(head, wanted, say, record=False)
+    tree = model_and_data.fetch_to_head(head, wanted, say, record=False)
     if workers:
-        _raise("pictures", hand_out(tree, [head], workers, lambda host, text: None))
+        _raise("pictures", broadcast(tree, [head], workers, lambda host, text: None))
 
 
 def _embeds(hosts: Sequence[Host], values: dict[str, Any], send: bool) -> bool:

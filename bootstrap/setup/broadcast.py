@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from bootstrap.errors import UserError
 from bootstrap.names import relative
-from bootstrap.setup.fanout import Waves
+from bootstrap.setup.fanout import FanOut
 from bootstrap.ssh.transfer import script
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def seal(host: Host, path: str) -> Tree:
     """Compute what a folder holds, unless that was done before.
 
     Raises:
-        UserError: it is not there, or has names that cannot be handed out.
+        UserError: it is not there, or has names that cannot be copied.
     """
     manifest = host.run(script(SEAL, path)).stdout
     for line in _lines(manifest):
@@ -235,7 +235,7 @@ def copy(sender: Host, receiver: Host, tree: Tree, lacking: Sequence[str], say: 
     receiver.run(script(FINISH, tree.path))
 
 
-def hand_out(
+def broadcast(
     tree: Tree, sources: Sequence[Host], targets: Sequence[Host], say: SayOf
 ) -> dict[str, UserError]:
     """Bring a folder to every target, each that has it sending it on.
@@ -285,30 +285,30 @@ def hand_out(
                 having.append(host.node.name)
             else:
                 lacking.append(host.node.name)
-        waves = Waves(having, lacking)
+        fan_out = FanOut(having, lacking)
         running: dict[Future[UserError | None], tuple[str, str]] = {}
-        while not waves.over:
-            for pair in waves.start():
+        while not fan_out.over:
+            for pair in fan_out.start():
                 running[pool.submit(transfer, pair)] = pair
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 pair = running.pop(future)
                 problem = future.result()
                 if problem is None:
-                    waves.finished(*pair)
+                    fan_out.finished(*pair)
                 else:
                     failures[pair[1]] = problem
-                    waves.failed(*pair)
-    left = set(waves.left_out)
+                    fan_out.failed(*pair)
+    left = set(fan_out.left_out)
     return {
         name: problem for name, problem in failures.items() if name in left or name not in lacking
     }
 
 
-def hand_out_each(
+def broadcast_each(
     trees: Iterable[Tree], sources: Sequence[Host], targets: Sequence[Host], say: SayOf
 ) -> dict[str, UserError]:
-    """`hand_out` of one folder after the other, each while the next is still being made.
+    """`broadcast` of one folder after the other, each while the next is still being made.
 
     Args:
         trees: made as they are asked for, which takes time (a download).
@@ -317,7 +317,7 @@ def hand_out_each(
         by name, why a target did not get all of them.
 
     Raises:
-        UserError: one could not be made; those before it have been handed out.
+        UserError: one could not be made; those before it are on the nodes.
     """
     failures: dict[str, UserError] = {}
     made: queue.SimpleQueue[Tree | None] = queue.SimpleQueue()
@@ -325,7 +325,7 @@ def hand_out_each(
     def work() -> None:
         while (tree := made.get()) is not None:
             left = [host for host in targets if host.node.name not in failures]
-            failures.update(hand_out(tree, sources, left, say))
+            failures.update(broadcast(tree, sources, left, say))
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         working = thread.submit(work)

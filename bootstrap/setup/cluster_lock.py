@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from bootstrap.errors import UserError
-from bootstrap.ssh.host import Finished, Host
+from bootstrap.ssh.host import CommandResult, Host
 from bootstrap.ssh.transfer import script
 
 WAIT_SECONDS = 3
@@ -86,7 +86,7 @@ done
 
 
 @contextlib.contextmanager
-def claimed(hosts: Sequence[Host], command: str, *, gone: bool = False) -> Iterator[None]:
+def cluster_locked(hosts: Sequence[Host], command: str, *, gone: bool = False) -> Iterator[None]:
     """Keep others from the cluster.
 
     Args:
@@ -103,7 +103,7 @@ def claimed(hosts: Sequence[Host], command: str, *, gone: bool = False) -> Itera
     who = f"{asker}, since {time.strftime('%H:%M:%S UTC', time.gmtime())}"
     held: list[int] = []
     answered, over = threading.Event(), threading.Event()
-    ended: list[Finished | UserError] = []
+    ended: list[CommandResult | UserError] = []
 
     def on_line(line: str) -> None:
         found = re.fullmatch(rf"{HELD}(\d+)", line)
@@ -130,7 +130,7 @@ def claimed(hosts: Sequence[Host], command: str, *, gone: bool = False) -> Itera
         raise _refusal(head, ended[0])
     if held[0]:
         threading.Thread(target=_renew, args=(head, over), daemon=True).start()
-    lost: Finished | UserError | None = None
+    lost: CommandResult | UserError | None = None
     try:
         try:
             yield
@@ -141,10 +141,10 @@ def claimed(hosts: Sequence[Host], command: str, *, gone: bool = False) -> Itera
                 with contextlib.suppress(UserError):  # Cut off or interrupted: the lease runs out.
                     _release(head, held[0], gone)
     except UserError as error:
-        if isinstance(lost, Finished):
+        if isinstance(lost, CommandResult):
             raise _loss(head) from error
         raise
-    if isinstance(lost, Finished):  # else the connection is gone, which every command has said
+    if isinstance(lost, CommandResult):  # else the connection is gone, which every command has said
         raise _loss(head)
 
 
@@ -168,7 +168,7 @@ def _loss(head: Host) -> UserError:
     )
 
 
-def _refusal(head: Host, end: Finished | UserError) -> UserError:
+def _refusal(head: Host, end: CommandResult | UserError) -> UserError:
     if isinstance(end, UserError):
         return end
     if end.exit_code == BUSY:

@@ -106,7 +106,7 @@ exec ssh -F "$config" "${{options[@]}}" "$host" \
 """
 
 
-def join(
+def set_up(
     hosts: Sequence[Host],
     inventory: Inventory,
     keys: dict[str, list[HostKey]],
@@ -164,14 +164,14 @@ def join(
     return {host.name: error for host, error in problems.items() if error}
 
 
-def alone(host: Host, inventory: Inventory) -> None:
+def set_up_single(host: Host, inventory: Inventory) -> None:
     """What a cluster of one machine holds of this: nodefile, nodes.json, and what mpirun starts."""
     files = shared_files(inventory, {}, host.layout)
     held = (host.layout.nodefile, host.layout.nodes_json, host.layout.ssh)
     put(host, {path: files[path] for path in held})
 
 
-def leave(host: Host, inventory: Inventory) -> None:
+def remove(host: Host, inventory: Inventory) -> None:
     """Take our line out of a node's authorized_keys."""
     host.run(script(AUTHORIZE, _pattern(f"{MARK}{inventory.name}"), ""))
 

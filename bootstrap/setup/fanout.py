@@ -8,7 +8,7 @@ TRIES = 2
 """How often a node is sent to before it is left out: by two different senders."""
 
 
-class Waves:
+class FanOut:
     """Senders and receivers of one tree; each node that has it sends it on.
 
     A sender serves one receiver at a time: two would share its link and both be late.

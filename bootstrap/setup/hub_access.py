@@ -17,7 +17,7 @@ from bootstrap import urls
 from bootstrap.answers import read_last_line
 from bootstrap.errors import UserError
 from bootstrap.node.downloads.hub_download import DEFAULT_ENDPOINT
-from bootstrap.setup.model_and_data import Input, endpoint, is_brought
+from bootstrap.setup.model_and_data import Input, endpoint, is_on_head
 
 if TYPE_CHECKING:
     from bootstrap.ssh.host import Host
@@ -72,7 +72,7 @@ def refuse_unavailable(head: Host, python: str, wanted: Sequence[Input], token: 
     if "@" in urlsplit(hub).netloc:  # urllib takes no password from a URL
         return
     for each in wanted:
-        if each.local is not None or is_brought(head, each):
+        if each.local is not None or is_on_head(head, each):
             continue
         url = f"{hub.rstrip('/')}/api/models/{each.source}"
         if each.revision:

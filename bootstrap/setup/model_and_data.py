@@ -18,7 +18,7 @@ from bootstrap.answers import read
 from bootstrap.errors import UserError
 from bootstrap.node.downloads.hub_files import PICTURES
 from bootstrap.setup.broadcast import PUT_IN_PLACE, RESTORE, Say, Tree, seal, untouched
-from bootstrap.ssh.own_files import files_of
+from bootstrap.ssh.local_files import files_of
 from bootstrap.ssh.transfer import script
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def download_line(host: Host, wanted: Input, folder: str) -> str:
     return shlex.join(words)
 
 
-def is_brought(head: Host, wanted: Input) -> bool:
+def is_on_head(head: Host, wanted: Input) -> bool:
     """Whether the head has an input as it is asked for; its content is not looked at."""
     about_it = f"{head.layout.cluster}/{RECORD[wanted.kind]}"
     known = head.run(script('cat "$1" 2>/dev/null || :', about_it)).stdout
@@ -177,7 +177,7 @@ def is_brought(head: Host, wanted: Input) -> bool:
     return there.exit_code == 0 and _key_in(known) == wanted.key()
 
 
-def bring(head: Host, wanted: Input, say: Say, record: bool = True) -> Tree:
+def fetch_to_head(head: Host, wanted: Input, say: Say, record: bool = True) -> Tree:
     """Bring an input to the head, unless it is there as it should be, and seal it.
 
     Args:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SECONDS = 60
 PYTHONS = ("3.13", "3.12", "3.11")
 """The interpreters that the locks hold wheels for, best first."""
-HELPERS = (*PYTHONS, "3.14", "3.10")
+CONDA_PYTHONS = (*PYTHONS, "3.14", "3.10")
 """Those that run what makes conda environments, best first."""
 TCMALLOC = ("libtcmalloc.so.4", "libtcmalloc_minimal.so.4", "libtcmalloc.so")
 
@@ -81,7 +81,7 @@ class Python(BaseModel):
     path: str
 
 
-class Probe(BaseModel):
+class NodeFacts(BaseModel):
     """A node as it was found.
 
     Attributes:
@@ -94,7 +94,7 @@ class Probe(BaseModel):
         identity: equal for two names of one machine.
         numa: see `NumaNode`.
         pythons: those that can make an environment, best first.
-        helper: the path of one that can run conda's installer, or None.
+        conda_python: the path of one that can run conda's installer, or None.
         tools: what the script found of the programs it looked for, by name.
         tcmalloc: the system's, or None.
         interface, address: on the route to the head; None where they could not be told.
@@ -115,7 +115,7 @@ class Probe(BaseModel):
     processor: Processor
     numa: tuple[NumaNode, ...]
     pythons: tuple[Python, ...]
-    helper: str | None
+    conda_python: str | None
     tools: tuple[str, ...]
     tcmalloc: str | None
     interface: str | None
@@ -132,7 +132,7 @@ class Probe(BaseModel):
         return len({node.socket for node in self.numa})
 
 
-def probe(host: Host, head_address: str) -> Probe:
+def gather_facts(host: Host, head_address: str) -> NodeFacts:
     """Ask a node what it is. Takes about a second.
 
     Raises:
@@ -141,7 +141,7 @@ def probe(host: Host, head_address: str) -> Probe:
     words = " ".join(shlex.quote(word) for word in (host.layout.root, head_address))
     finished = host.run(f"sh -s {words}", stdin=SCRIPT.encode(), timeout=SECONDS, check=False)
     try:
-        return read_probe(finished.stdout)
+        return read_facts(finished.stdout)
     except (KeyError, IndexError, ValueError) as error:
         said = (finished.stderr or finished.stdout).strip()[-300:]
         raise UserError(
@@ -150,7 +150,7 @@ def probe(host: Host, head_address: str) -> Probe:
         ) from error
 
 
-def read_probe(text: str) -> Probe:
+def read_facts(text: str) -> NodeFacts:
     """Take the script's output apart."""
     parts = re.split(r"^=== (\w+)\n", text, flags=re.MULTILINE)[1:]
     sections = {name: body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}
@@ -162,7 +162,7 @@ def read_probe(text: str) -> Probe:
     device, _, _, free, *_ = sections["disk"].rsplit(maxsplit=5)
     interface, address = read_route(sections["route"], sections["route_by_python"])
     tcmalloc = sections["tcmalloc"].splitlines()
-    return Probe(
+    return NodeFacts(
         hostname=hostname,
         kernel=kernel,
         machine=machine,
@@ -176,7 +176,7 @@ def read_probe(text: str) -> Probe:
         processor=read_processor(sections["cpuinfo"]),
         numa=read_topology(sections["topology"], sections["numa"], sections["allowed"]),
         pythons=read_pythons(sections["pythons"]),
-        helper=next((p.path for p in read_pythons(sections["pythons"], HELPERS)), None),
+        conda_python=next((p.path for p in read_pythons(sections["pythons"], CONDA_PYTHONS)), None),
         tools=tuple(line.rsplit("/", 1)[-1] for line in sections["tools"].splitlines()),
         tcmalloc=tcmalloc[0] if tcmalloc else None,
         interface=interface,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bootstrap.errors import UserError
-from bootstrap.setup.node_facts import HELPERS, PYTHONS, Probe, Python
+from bootstrap.setup.node_facts import CONDA_PYTHONS, PYTHONS, NodeFacts, Python
 
 GIB = 2**30
 DISK_GIB = {"upstream": 8.0, "intel": 12.0}
@@ -20,7 +20,7 @@ CLOCK_SECONDS = 5.0
 
 
 def refusals(
-    name: str, probe: Probe, *, stack: str, root: str, conda: bool, equipped: bool
+    name: str, facts: NodeFacts, *, stack: str, root: str, conda: bool, equipped: bool
 ) -> list[str]:
     """Why a node cannot be used; each with what mends it.
 
@@ -32,29 +32,29 @@ def refusals(
         equipped: whether bootstrap has been here before, so that most of the room is taken by it.
     """
     found = []
-    if probe.machine != "x86_64":
-        found.append(f"{name}: is {probe.machine}; the nodes' packages exist for x86_64 only.")
+    if facts.machine != "x86_64":
+        found.append(f"{name}: is {facts.machine}; the nodes' packages exist for x86_64 only.")
     needed = LEFT_GIB if equipped else DISK_GIB[stack]
-    if probe.disk_free < needed * GIB:
+    if facts.disk_free < needed * GIB:
         found.append(
-            f"{name}: {probe.disk_free / GIB:.1f} GiB free for {root} and {needed:g} GiB are "
+            f"{name}: {facts.disk_free / GIB:.1f} GiB free for {root} and {needed:g} GiB are "
             f"needed. Make room there, or name another disk: XEON_DIFFUSION_ROOT=/path."
         )
-    if not probe.writable:
+    if not facts.writable:
         found.append(f"{name}: {root} cannot be written by this account.")
-    if probe.memory < MEMORY_GIB * GIB:
+    if facts.memory < MEMORY_GIB * GIB:
         found.append(
-            f"{name}: {probe.memory / GIB:.1f} GiB of memory; {MEMORY_GIB:g} GiB is the least."
+            f"{name}: {facts.memory / GIB:.1f} GiB of memory; {MEMORY_GIB:g} GiB is the least."
         )
-    missing = [tool for tool in TOOLS if tool not in probe.tools]
+    missing = [tool for tool in TOOLS if tool not in facts.tools]
     if missing:
         found.append(f"{name}: {', '.join(missing)} missing: install the package that has it.")
-    if conda and probe.helper is None:
+    if conda and facts.conda_python is None:
         found.append(
-            f"{name}: no Python {HELPERS[-1]} or newer, which conda's installer (py-rattler) runs"
-            " in. Install one (Debian and Ubuntu: apt-get install python3)."
+            f"{name}: no Python {CONDA_PYTHONS[-1]} or newer, which conda's installer (py-rattler)"
+            " runs in. Install one (Debian and Ubuntu: apt-get install python3)."
         )
-    if not conda and not probe.pythons:
+    if not conda and not facts.pythons:
         found.append(
             f"{name}: no Python {PYTHONS[-1]} to {PYTHONS[0]} with the venv module. Install one "
             "(Debian and Ubuntu: apt-get install python3 python3-venv), or use --environment conda."
@@ -62,40 +62,40 @@ def refusals(
     return found
 
 
-def warnings(probes: Mapping[str, Probe], *, stack: str) -> list[str]:
+def warnings(nodes: Mapping[str, NodeFacts], *, stack: str) -> list[str]:
     """What a person should know about nodes that will do, by name."""
     said = []
     by_generation: dict[str, list[str]] = {}
-    for name, probe in probes.items():
-        kind = f"{probe.processor.generation} ({probe.processor.abilities})"
+    for name, facts in nodes.items():
+        kind = f"{facts.processor.generation} ({facts.processor.abilities})"
         by_generation.setdefault(kind, []).append(name)
     if len(by_generation) > 1:
         kinds = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in by_generation.items())
         said.append(f"mixed cluster, and the slowest node sets the pace. {kinds}.")
-    without = [name for name, probe in probes.items() if not probe.processor.computes_bf16]
+    without = [name for name, facts in nodes.items() if not facts.processor.computes_bf16]
     if without:
         said.append(
             f"no bf16 in hardware on {', '.join(without)}: training is done in float32 "
             "everywhere (bf16 would be slower there)."
         )
-    narrow = [n for n, probe in probes.items() if "avx512f" not in probe.processor.flags]
+    narrow = [n for n, facts in nodes.items() if "avx512f" not in facts.processor.flags]
     if narrow and stack == "intel":
         said.append(
             f"no AVX-512 on {', '.join(narrow)}: Intel's extension gains little there; "
             "--stack upstream is the smaller one."
         )
-    tight = [name for name, probe in probes.items() if probe.memory < COMFORTABLE_GIB * GIB]
+    tight = [name for name, facts in nodes.items() if facts.memory < COMFORTABLE_GIB * GIB]
     if tight:
         said.append(
             f"{', '.join(tight)}: less than {COMFORTABLE_GIB:g} GiB of memory; Stable Diffusion "
             "1.5 takes about 6.4 GB a rank."
         )
-    said.extend(_skewed(probes))
+    said.extend(_skewed(nodes))
     return said
 
 
-def _skewed(probes: Mapping[str, Probe]) -> list[str]:
-    clocks = {name: probe.clock for name, probe in probes.items()}
+def _skewed(nodes: Mapping[str, NodeFacts]) -> list[str]:
+    clocks = {name: facts.clock for name, facts in nodes.items()}
     if len(clocks) < 2:
         return []
     middle = sorted(clocks.values())[len(clocks) // 2]
@@ -107,24 +107,24 @@ def _skewed(probes: Mapping[str, Probe]) -> list[str]:
     return [f"clocks differ ({', '.join(off)}): start a time service there."] if off else []
 
 
-def mixed_precision(probes: Mapping[str, Probe]) -> str:
+def mixed_precision(nodes: Mapping[str, NodeFacts]) -> str:
     """The accelerate configs' value: "bf16" where every node has it in hardware, else "no"."""
-    everywhere = all(probe.processor.computes_bf16 for probe in probes.values())
-    return "bf16" if probes and everywhere else "no"
+    everywhere = all(facts.processor.computes_bf16 for facts in nodes.values())
+    return "bf16" if nodes and everywhere else "no"
 
 
-def common_python(probes: Mapping[str, Probe]) -> str:
+def common_python(nodes: Mapping[str, NodeFacts]) -> str:
     """The newest version that every node has: the head fetches wheels for one version.
 
     Raises:
         UserError: they have none in common.
     """
     for version in PYTHONS:
-        if all(any(p.version == version for p in probe.pythons) for probe in probes.values()):
+        if all(any(p.version == version for p in facts.pythons) for facts in nodes.values()):
             return version
     have = "; ".join(
-        f"{name}: {', '.join(p.version for p in probe.pythons) or 'none'}"
-        for name, probe in probes.items()
+        f"{name}: {', '.join(p.version for p in facts.pythons) or 'none'}"
+        for name, facts in nodes.items()
     )
     raise UserError(
         f"the nodes have no Python in common that will do ({have}). Install Python "
@@ -132,6 +132,6 @@ def common_python(probes: Mapping[str, Probe]) -> str:
     )
 
 
-def python_of(probe: Probe, version: str) -> Python:
+def python_of(facts: NodeFacts, version: str) -> Python:
     """A node's interpreter of the version chosen for all."""
-    return next(python for python in probe.pythons if python.version == version)
+    return next(python for python in facts.pythons if python.version == version)

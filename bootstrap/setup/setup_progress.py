@@ -89,7 +89,7 @@ class LiveTable:
 
 
 @contextmanager
-def watching(hosts: Sequence[Host], console: Console) -> Iterator[LiveTable | PlainLines]:
+def step_progress(hosts: Sequence[Host], console: Console) -> Iterator[LiveTable | PlainLines]:
     """What `run_steps` tells about these nodes."""
     if not console.is_terminal:
         yield PlainLines(console)
@@ -100,7 +100,7 @@ def watching(hosts: Sequence[Host], console: Console) -> Iterator[LiveTable | Pl
 
 
 @contextmanager
-def watching_on_terminal(hosts: Sequence[Host]) -> Iterator[LiveTable | PlainLines]:
+def step_progress_on_terminal(hosts: Sequence[Host]) -> Iterator[LiveTable | PlainLines]:
     """The same on this process's standard output."""
-    with watching(hosts, Console()) as watcher:
+    with step_progress(hosts, Console()) as watcher:
         yield watcher

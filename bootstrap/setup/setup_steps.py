@@ -1,7 +1,7 @@
 """The steps from a bare node to one that trains, in order; each leaves alone what is done.
 
-The head fetches from the internet, and hands out inside the cluster; so does it with what the
-person sends. Everything is made from what lies on a node's own disk.
+The head fetches from the internet; inside the cluster, what it fetched and what the person sent is
+copied from node to node. Everything is made from files on a node's own disk.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from bootstrap.setup import (
     model_and_data,
     node_requirements,
 )
-from bootstrap.setup.broadcast import Tree, hand_out_each, seal
+from bootstrap.setup.broadcast import Tree, broadcast_each, seal
 from bootstrap.setup.model_and_data import Input
-from bootstrap.setup.node_facts import Probe, probe
+from bootstrap.setup.node_facts import NodeFacts, gather_facts
 from bootstrap.setup.python import conda, environment, packages
 from bootstrap.setup.python.accelerate_config import accelerate_config
 from bootstrap.setup.python.activation import activation
 from bootstrap.setup.python.environment import Plan
 from bootstrap.setup.python.package_pins import Lock
-from bootstrap.setup.python.payload import Kit, send_kit
+from bootstrap.setup.python.payload import Payload, send_payload
 from bootstrap.setup.python.rank_environment import cluster_environment
-from bootstrap.setup.step_runner import Say, SayFor, Step, Together, without_head
+from bootstrap.setup.step_runner import ClusterStep, Say, SayFor, Step, without_head
 from bootstrap.ssh import transfer
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import Pins
@@ -74,7 +74,7 @@ class NodeSetup:
     Attributes:
         inventory: the cluster.
         lock: of the stack.
-        kit: the checkout's own code.
+        payload: the checkout's own code.
         environment: "auto", "conda" or "venv".
         conda_lock: of what makes conda environments.
         conda_channel: None: conda-forge's own.
@@ -86,7 +86,7 @@ class NodeSetup:
 
     inventory: Inventory
     lock: Lock
-    kit: Kit
+    payload: Payload
     environment: str
     conda_lock: Lock
     conda_channel: str | None
@@ -94,21 +94,21 @@ class NodeSetup:
     wanted: Sequence[Input]
     hub_token: str | None
     say: Callable[[str], None]
-    probes: dict[str, Probe] = field(default_factory=dict)
+    facts: dict[str, NodeFacts] = field(default_factory=dict)
     by_conda: bool = False
     conda_packages: conda.Packages | None = None
     plan: Plan | None = None
 
-    def steps(self, hosts: Sequence[Host]) -> list[Step | Together]:
+    def steps(self, hosts: Sequence[Host]) -> list[Step | ClusterStep]:
         """All of them; `hosts` are the cluster's nodes, the head first."""
         return [
             Step("examine", self._examine),
-            Together("choose", self._choose),
+            ClusterStep("choose", self._choose),
             *home_sharing.steps(hosts),
-            Together("node-to-node SSH", self._join),
-            Together("packages", self._packages),
+            ClusterStep("node-to-node SSH", self._join),
+            ClusterStep("packages", self._packages),
             Step("environment", self._make_environment, each_home=True),
-            Together("model and pictures", self._inputs),
+            ClusterStep("model and pictures", self._inputs),
             Step("settings", self._settings, each_home=True),
         ]
 
@@ -118,7 +118,7 @@ class NodeSetup:
         return self.inventory.head.address
 
     def _examine(self, host: Host, say: Say) -> None:
-        self.probes[host.name] = found = probe(host, self.head_address)
+        self.facts[host.name] = found = gather_facts(host, self.head_address)
         say(f"{found.processor.generation}, {found.cores} cores")
 
     def _choose(self, hosts: Sequence[Host], say: SayFor) -> Failures:
@@ -135,7 +135,7 @@ class NodeSetup:
             there = host.run(script('test -e "$1"', host.layout.env), check=False).exit_code == 0
             refused = node_requirements.refusals(
                 host.name,
-                self.probes[host.name],
+                self.facts[host.name],
                 stack=self.lock.stack,
                 root=host.layout.root,
                 conda=self.by_conda,
@@ -148,10 +148,12 @@ class NodeSetup:
                 )
             if refused:
                 failed[host.name] = UserError("\n".join(refused))
-        left = {host.name: self.probes[host.name] for host in hosts if host.name not in failed}
+        left = {host.name: self.facts[host.name] for host in hosts if host.name not in failed}
         if head.name in left:
             try:
-                hub_access.refuse_unavailable(head, self._helper(head), self.wanted, self.hub_token)
+                hub_access.refuse_unavailable(
+                    head, self._conda_python(head), self.wanted, self.hub_token
+                )
             except UserError as error:
                 return failed | {head.name: error}
             if not self.by_conda:
@@ -163,7 +165,7 @@ class NodeSetup:
 
     def _plan_of(self, head: Host, lock: Lock, version: str, by_conda: str | None) -> Plan:
         wheels = packages.folders_of(head, lock, version)
-        return Plan(lock, self.kit, by_conda, version, wheels)
+        return Plan(lock, self.payload, by_conda, version, wheels)
 
     def _by_conda(self, head: Host) -> bool:
         if self.environment != "auto":
@@ -173,32 +175,32 @@ class NodeSetup:
         try:  # What was chosen once is kept: changing it would build everything anew.
             return bool(environment.installed(head)["environment"] == "conda")
         except UserError:
-            return conda.channel_answers(head, self.probes[head.name].helper, conda.CHANNEL)
+            return conda.channel_answers(head, self.facts[head.name].conda_python, conda.CHANNEL)
 
-    def _tell(self, probes: dict[str, Probe]) -> None:
-        for name, found in probes.items():
+    def _tell(self, facts: dict[str, NodeFacts]) -> None:
+        for name, found in facts.items():
             self.say(
                 f"{name}: {found.processor.generation} ({found.processor.abilities}),"
                 f" {found.cores} cores, {found.memory / 2**30:.0f} GiB, {found.system}"
             )
-        for warning in node_requirements.warnings(probes, stack=self.lock.stack):
+        for warning in node_requirements.warnings(facts, stack=self.lock.stack):
             self.say(f"warning: {warning}")
 
     def _join(self, hosts: Sequence[Host], say: SayFor) -> Failures:
         if self.inventory.kind == "local":
-            cluster_ssh.alone(hosts[0], self.inventory)
+            cluster_ssh.set_up_single(hosts[0], self.inventory)
             return {}
         pins = Pins(records(self.inventory.name).known_hosts)
         keys = {node.name: pins.of(node.name) for node in self.inventory.nodes}
-        return cluster_ssh.join(hosts, self.inventory, keys, say)
+        return cluster_ssh.set_up(hosts, self.inventory, keys, say)
 
     def _packages(self, hosts: Sequence[Host], say: SayFor) -> Failures:
-        return _hand_out(
+        return _broadcast(
             self._package_trees(hosts[0], lambda text: say(hosts[0], text)), hosts, say
         )
 
     def _package_trees(self, head: Host, say: Say) -> Iterator[Tree]:
-        yield seal(head, send_kit(head, self.kit))
+        yield seal(head, send_payload(head, self.payload))
         if self.by_conda:
             yield from self._conda_trees(head, say)
         plan = self._planned()
@@ -209,7 +211,7 @@ class NodeSetup:
         yield from self._wheel_trees(head, self.conda_lock, conda.WHEEL_PYTHON, say)
         channel = self.conda_channel or conda.CHANNEL
         self.conda_packages = conda.fetch(
-            head, self.kit, self._helper(head), self._conda_wheels(head), channel, say
+            head, self.payload, self._conda_python(head), self._conda_wheels(head), channel, say
         )
         yield seal(head, self.conda_packages.folder)
         lock = self.lock.without(conda.REPLACED)
@@ -220,18 +222,18 @@ class NodeSetup:
         for folder in packages.fetch(
             head,
             lock,
-            python=self._helper(head),
+            python=self._conda_python(head),
             version=version,
-            pip=self.kit.pip(head),
+            pip=self.payload.pip(head),
             package_index=self.package_index,
             say=say,
         ):
             yield seal(head, folder)
 
-    def _helper(self, host: Host) -> str:
-        helper = self.probes[host.name].helper
-        assert helper is not None, "a node without one has been refused"
-        return helper
+    def _conda_python(self, host: Host) -> str:
+        conda_python = self.facts[host.name].conda_python
+        assert conda_python is not None, "a node without one has been refused"
+        return conda_python
 
     def _conda_wheels(self, host: Host) -> str:
         (folder,) = packages.folders_of(host, self.conda_lock, conda.WHEEL_PYTHON)
@@ -239,25 +241,25 @@ class NodeSetup:
 
     def _make_environment(self, host: Host, say: Say) -> None:
         plan = self._planned()
-        found, home = self.probes[host.name], plan.home(host)
+        found, home = self.facts[host.name], plan.home(host)
         empty: Sequence[Sequence[str] | str]
         if self.conda_packages:
-            kit = f"{self.kit.path(host)}/{self.kit.wheel}"
+            payload = f"{self.payload.path(host)}/{self.payload.wheel}"
             wheels, folder = self._conda_wheels(host), self.conda_packages.folder
-            empty = conda.install_lines(kit, self._helper(host), wheels, folder, home)
+            empty = conda.install_lines(payload, self._conda_python(host), wheels, folder, home)
         else:
             python = node_requirements.python_of(found, plan.version).path
             empty = environment.venv_lines(python, home)
         environment.set_up(host, plan, empty, found.tcmalloc, say)
 
     def _inputs(self, hosts: Sequence[Host], say: SayFor) -> Failures:
-        return _hand_out(self._input_trees(hosts[0], lambda text: say(hosts[0], text)), hosts, say)
+        return _broadcast(self._input_trees(hosts[0], lambda text: say(hosts[0], text)), hosts, say)
 
     def _input_trees(self, head: Host, say: Say) -> Iterator[Tree]:
         if self.hub_token:
             model_and_data.store_token(head, self.hub_token)
         for wanted in self.wanted:
-            yield model_and_data.bring(head, wanted, say)
+            yield model_and_data.fetch_to_head(head, wanted, say)
 
     def _settings(self, host: Host, say: Say) -> None:
         del say
@@ -266,7 +268,7 @@ class NodeSetup:
         variables = cluster_environment(
             host.layout.root,
             master_address=self.head_address,
-            interface=self.probes[host.name].interface,
+            interface=self.facts[host.name].interface,
             preload=found["preload"],
             conda=found["environment"] == "conda",
         )
@@ -274,7 +276,7 @@ class NodeSetup:
             machine_rank=ranks[host.name],
             num_machines=len(self.inventory.nodes),
             main_process_ip=self.head_address,
-            mixed_precision=node_requirements.mixed_precision(self.probes),
+            mixed_precision=node_requirements.mixed_precision(self.facts),
         )
         script_text = activation(host.layout.root, variables, found["oneccl_setvars"] or None)
         files = {
@@ -288,10 +290,10 @@ class NodeSetup:
         return self.plan
 
 
-def _hand_out(trees: Iterator[Tree], hosts: Sequence[Host], say: SayFor) -> Failures:
+def _broadcast(trees: Iterator[Tree], hosts: Sequence[Host], say: SayFor) -> Failures:
     """Bring to every home what the head makes or fetches."""
     head, *others = home_sharing.own_homes(hosts)
     try:
-        return hand_out_each(trees, [head], others, say)
+        return broadcast_each(trees, [head], others, say)
     except UserError as error:
         return {head.name: error} | {host.name: without_head(head) for host in hosts[1:]}

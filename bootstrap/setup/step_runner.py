@@ -37,7 +37,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Together:
+class ClusterStep:
     """One thing done for all nodes that are left, by one thread; begins when all have come so far.
 
     Attributes:
@@ -49,7 +49,7 @@ class Together:
     run: Callable[[Sequence[Host], SayFor], dict[str, UserError] | None]
 
 
-class Watcher(Protocol):
+class StepListener(Protocol):
     """Shows what happens; called from many threads."""
 
     def began(self, host: Host, step: str) -> None:
@@ -63,7 +63,7 @@ class Watcher(Protocol):
 
 
 def run_steps(
-    hosts: Sequence[Host], steps: Sequence[Step | Together], watcher: Watcher
+    hosts: Sequence[Host], steps: Sequence[Step | ClusterStep], watcher: StepListener
 ) -> dict[str, UserError]:
     """Run the steps in order on every node.
 
@@ -81,7 +81,7 @@ def run_steps(
                 left = [host for host in hosts if host.name not in failed]
                 if head.name in failed and any(_needs_head(step) for step in phase):
                     return failed | {host.name: without_head(head) for host in left}
-                if isinstance(phase[0], Together):
+                if isinstance(phase[0], ClusterStep):
                     failed |= threads.submit(_together, left, phase[0], watcher).result()
                     continue
                 work = [threads.submit(_alone, host, phase, watcher) for host in left]
@@ -102,19 +102,19 @@ def run_steps(
     return failed
 
 
-def _phases(steps: Sequence[Step | Together]) -> list[list[Step | Together]]:
-    phases: list[list[Step | Together]] = []
+def _phases(steps: Sequence[Step | ClusterStep]) -> list[list[Step | ClusterStep]]:
+    phases: list[list[Step | ClusterStep]] = []
     for step in steps:
-        alone = isinstance(step, Together) or step.after_all
-        if alone or not phases or isinstance(phases[-1][-1], Together):
+        alone = isinstance(step, ClusterStep) or step.after_all
+        if alone or not phases or isinstance(phases[-1][-1], ClusterStep):
             phases.append([step])
         else:
             phases[-1].append(step)
     return phases
 
 
-def _needs_head(step: Step | Together) -> bool:
-    return isinstance(step, Together) or step.after_all
+def _needs_head(step: Step | ClusterStep) -> bool:
+    return isinstance(step, ClusterStep) or step.after_all
 
 
 def without_head(head: Host) -> UserError:
@@ -122,7 +122,9 @@ def without_head(head: Host) -> UserError:
     return UserError(f"waits for {head.name}, the head, which failed")
 
 
-def _alone(host: Host, steps: Sequence[Step | Together], watcher: Watcher) -> UserError | None:
+def _alone(
+    host: Host, steps: Sequence[Step | ClusterStep], watcher: StepListener
+) -> UserError | None:
     for step in steps:
         assert isinstance(step, Step)
         if step.each_home and host.shares_home_of is not None:
@@ -133,7 +135,7 @@ def _alone(host: Host, steps: Sequence[Step | Together], watcher: Watcher) -> Us
     return None
 
 
-def _one(host: Host, step: Step, watcher: Watcher) -> UserError | None:
+def _one(host: Host, step: Step, watcher: StepListener) -> UserError | None:
     host.step = step.name
     begun = time.monotonic()
     watcher.began(host, step.name)
@@ -147,7 +149,9 @@ def _one(host: Host, step: Step, watcher: Watcher) -> UserError | None:
     return error
 
 
-def _together(hosts: Sequence[Host], step: Together, watcher: Watcher) -> dict[str, UserError]:
+def _together(
+    hosts: Sequence[Host], step: ClusterStep, watcher: StepListener
+) -> dict[str, UserError]:
     begun = time.monotonic()
     for host in hosts:
         host.step = step.name

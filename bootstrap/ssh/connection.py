@@ -38,7 +38,7 @@ class Unreachable(UserError):
         self.may_pass = may_pass
 
 
-class Checked(Connection):
+class StrictConnection(Connection):
     """A Fabric connection that accepts no key by itself and waits for nothing for ever."""
 
     def get_gateway(self) -> Any:
@@ -62,7 +62,7 @@ class Checked(Connection):
         )
 
 
-class FirstContact(paramiko.MissingHostKeyPolicy):
+class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
     """Asked by paramiko about a key that it does not know.
 
     Keys of another kind than the known one are a change; keys of a machine never met are let
@@ -86,14 +86,14 @@ class Connector:
         self.inventory, self.pins = inventory, pins
         self._pinning = threading.Lock()
 
-    def connection(self, node: Node, head: Connection | None) -> Checked:
+    def connection(self, node: Node, head: Connection | None) -> StrictConnection:
         """A connection to a node, not open yet; workers through the head's."""
         config = Config(overrides={"load_ssh_configs": True})
         host = node.ssh_host or node.address
         if head is None and self.inventory.gateway:
             host = self.inventory.gateway
         key = self.inventory.ssh_private_key_path
-        made = Checked(
+        made = StrictConnection(
             host,
             user=node.user or self.inventory.user or None,
             port=node.port,
@@ -112,7 +112,7 @@ class Connector:
             made.gateway = head
         return made
 
-    def open(self, node: Node, connection: Checked) -> HostKey | None:
+    def open(self, node: Node, connection: StrictConnection) -> HostKey | None:
         """Connect and log in; the host's key, where it was never met before.
 
         Raises:
@@ -126,7 +126,7 @@ class Connector:
         keys = connection.client.get_host_keys()
         for key in known:
             keys.add(name, key.kind, paramiko.PKey.from_type_string(key.kind, key.blob))
-        connection.client.set_missing_host_key_policy(FirstContact(node, known, file))
+        connection.client.set_missing_host_key_policy(HostKeyPolicy(node, known, file))
         try:
             connection.open()
         except HostKeyRefused:
@@ -160,7 +160,9 @@ class Connector:
                 return [_key(key) for key in found.values()], file
         return [], self.pins.file
 
-    def _unreachable(self, node: Node, connection: Checked, error: Exception) -> Unreachable:
+    def _unreachable(
+        self, node: Node, connection: StrictConnection, error: Exception
+    ) -> Unreachable:
         user, at = connection.user, f"{connection.host}:{connection.port}"
         through = ""
         if isinstance(connection.gateway, Connection):

@@ -32,7 +32,7 @@ OnBytes = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Finished:
+class CommandResult:
     """A command's end, and what it printed (what is not UTF-8 is replaced)."""
 
     exit_code: int
@@ -95,7 +95,7 @@ class Host(ABC):
         on_line: OnLine | None = None,
         check: bool = True,
         keep: bool = True,
-    ) -> Finished:
+    ) -> CommandResult:
         """Run a command and wait for it.
 
         Args:
@@ -119,7 +119,9 @@ class Host(ABC):
             output = self.stream(
                 line, source, len(stdin), timeout=timeout, on_line=on_line, keep=keep
             )
-        finished = Finished(output.exit_code, output.stdout_text, self._shown(output.stderr_text))
+        finished = CommandResult(
+            output.exit_code, output.stdout_text, self._shown(output.stderr_text)
+        )
         if check and finished.exit_code != 0:
             said = self._shown(finished.stdout + finished.stderr).splitlines()[-LAST_LINES:]
             what = self.step or self._shown(line)
@@ -152,7 +154,7 @@ class Host(ABC):
         """Copy a file or a folder of the person's to the node: only what differs (SHA-256).
 
         Args:
-            source: see `own_files` on links in it.
+            source: see `local_files` on links in it.
             path: what it is called there.
             on_bytes: told how many bytes have gone out, a piece at a time.
             exact: what else is in the folder there is removed.

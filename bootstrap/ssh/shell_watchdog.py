@@ -1,7 +1,7 @@
 """The shell line that a command is wrapped in, so that it ends when whoever asked for it is gone.
 
 sshd leaves a command running when its connection breaks, and a killed `fab` those that it started
-on this machine. A leftover `pip install` would then race with the one of the next attempt, so a
+on this machine. An abandoned `pip install` would then race with the one of the next attempt, so a
 watcher beside the command reads the connection's standard input: first the bytes that are the
 command's, then nothing, for as long as the asker is there. When that ends before the command does,
 the watcher ends the whole process group.

@@ -15,7 +15,7 @@ from bootstrap.errors import ConnectionLost, Interrupted, UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.paths import node_root, records
 from bootstrap.ssh.command_output import Output
-from bootstrap.ssh.connection import CONNECT_SECONDS, Checked, Connector, Unreachable
+from bootstrap.ssh.connection import CONNECT_SECONDS, Connector, StrictConnection, Unreachable
 from bootstrap.ssh.host import CHUNK, Ask, Host, OnBytes, OnLine
 from bootstrap.ssh.host_keys import HostKey, HostKeyRefused, Pins, compare, question
 from bootstrap.ssh.shell_watchdog import GRACE_SECONDS, watched
@@ -34,7 +34,7 @@ BootLog = Callable[[Sequence[str]], Mapping[str, Collection[str]]]
 class SshHost(Host):
     """A node that is reached over SSH, through the head or directly."""
 
-    def __init__(self, node: Node, connection: Checked) -> None:
+    def __init__(self, node: Node, connection: StrictConnection) -> None:
         super().__init__(node, "")
         self._connection = connection
         self._sessions = threading.Semaphore(SESSIONS)

@@ -24,7 +24,7 @@ from bootstrap import answers
 from bootstrap.errors import UserError
 from bootstrap.names import under
 from bootstrap.ssh.command_output import TEXT_LIMIT, Lines
-from bootstrap.ssh.own_files import PARTIAL, files_of
+from bootstrap.ssh.local_files import PARTIAL, files_of
 
 if TYPE_CHECKING:
     from bootstrap.ssh.host import Host

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from bootstrap.commands.checks.nodes import ACTIVATED
-from bootstrap.commands.checks.report import Finding
+from bootstrap.commands.checks.report import CheckResult
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.transfer import bash_script, script
 
@@ -30,7 +30,7 @@ xargs -P "$3" -I {} sh -c '
 """
 
 
-def pairs(source: Host, targets: Sequence[Host]) -> list[Finding]:
+def pairs(source: Host, targets: Sequence[Host]) -> list[CheckResult]:
     """From one node to each other one, over the cluster's own SSH."""
     words = (source.layout.ssh, str(PAIR_SECONDS), str(AT_ONCE))
     addresses = "".join(f"{target.node.address}\n" for target in targets)
@@ -45,10 +45,10 @@ def pairs(source: Host, targets: Sequence[Host]) -> list[Finding]:
     ]
 
 
-def _pair(source: Host, target: Host, code: str) -> Finding:
+def _pair(source: Host, target: Host, code: str) -> CheckResult:
     where = f"{source.name} to {target.name}"
     if code == "0":
-        return Finding("ssh between nodes", where, True, "answers")
+        return CheckResult("ssh between nodes", where, True, "answers")
     reasons = {
         "124": f"no answer within {PAIR_SECONDS} s: something between them drops packets",
         "255": "refused, or a host key that is not the pinned one",
@@ -57,22 +57,24 @@ def _pair(source: Host, target: Host, code: str) -> Finding:
         f"{BOOTSTRAP} pins keys anew; then, on {source.name}: "
         f"{source.layout.ssh} -v {target.node.address} true"
     )
-    return Finding("ssh between nodes", where, False, reasons.get(code, f"exit code {code}"), fix)
+    return CheckResult(
+        "ssh between nodes", where, False, reasons.get(code, f"exit code {code}"), fix
+    )
 
 
-def hostnames(head: Host, hosts: Sequence[Host]) -> Finding:
+def hostnames(head: Host, hosts: Sequence[Host]) -> CheckResult:
     """`mpirun hostname`: every node starts a process."""
     finished = head.run(_mpirun(head, hosts, ["hostname"]), check=False, timeout=MPIRUN_SECONDS)
     names = sorted(set(finished.stdout.split()))
     well = finished.exit_code == 0 and len(finished.stdout.split()) == len(hosts)
     said = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
     found = ", ".join(names) if len(names) <= 4 else f"{len(names)} nodes"
-    return Finding(
+    return CheckResult(
         "mpirun hostname", "cluster", well, found if well else said, "" if well else BOOTSTRAP
     )
 
 
-def all_reduce(head: Host, hosts: Sequence[Host], backend: str) -> Finding:
+def all_reduce(head: Host, hosts: Sequence[Host], backend: str) -> CheckResult:
     """One rank a node: how long the smallest sum takes, and how many bytes a second a large one."""
     what = f"all-reduce ({backend})"
     program = [head.python, "-P", "-m", "training.all_reduce", "--backend", backend]
@@ -81,12 +83,12 @@ def all_reduce(head: Host, hosts: Sequence[Host], backend: str) -> Finding:
         figures = json.loads(finished.stdout.splitlines()[-1])
     except (IndexError, json.JSONDecodeError):
         said = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        return Finding(what, "cluster", False, said, LOOK_BEFORE)
+        return CheckResult(what, "cluster", False, said, LOOK_BEFORE)
     found = (
         f"{figures['latency_seconds'] * 1e6:.0f} µs for 4 bytes,"
         f" {figures['bytes_per_second'] / 1e6:.0f} MB/s for {figures['bytes'] / 1e6:.0f} MB"
     )
-    return Finding(what, "cluster", True, found)
+    return CheckResult(what, "cluster", True, found)
 
 
 def _mpirun(head: Host, hosts: Sequence[Host], program: Sequence[str]) -> str:

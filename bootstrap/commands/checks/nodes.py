@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bootstrap.commands.checks.report import Finding
+from bootstrap.commands.checks.report import CheckResult
 from bootstrap.errors import UserError
 from bootstrap.runs.node_version import check_version
 from bootstrap.setup.python.package_pins import Lock
@@ -65,7 +65,7 @@ def read_report(host: Host) -> dict[str, Any]:
     return found
 
 
-def packages(name: str, report: Mapping[str, Any], lock: Lock) -> Finding:
+def packages(name: str, report: Mapping[str, Any], lock: Lock) -> CheckResult:
     """Every package of the lock at its pinned version; a build's mark (+cpu) does not count."""
     installed = report["packages"]
     wrong = []
@@ -76,15 +76,15 @@ def packages(name: str, report: Mapping[str, Any], lock: Lock) -> Finding:
         elif there.partition("+")[0] != pin.partition("+")[0]:
             wrong.append(f"{package} {there} instead of {pin}")
     found = f"{len(lock.pins)} packages as pinned ({lock.stack})"
-    return Finding("packages", name, not wrong, _some(wrong) or found, _fix(wrong, BOOTSTRAP))
+    return CheckResult("packages", name, not wrong, _some(wrong) or found, _fix(wrong, BOOTSTRAP))
 
 
-def files(name: str, report: Mapping[str, Any], head: Mapping[str, Any]) -> list[Finding]:
-    """Models and pictures: as handed out, and the same as the head's."""
+def files(name: str, report: Mapping[str, Any], head: Mapping[str, Any]) -> list[CheckResult]:
+    """Models and pictures: as they were copied there, and the same as the head's."""
     findings = []
     lacking = report["missing"]
     findings.append(
-        Finding("paths", name, not lacking, _some(lacking, "missing: ") or "all there",
+        CheckResult("paths", name, not lacking, _some(lacking, "missing: ") or "all there",
                 _fix(lacking, BOOTSTRAP))
     )  # fmt: skip
     for folder, content in head["folders"].items():
@@ -93,20 +93,22 @@ def files(name: str, report: Mapping[str, Any], head: Mapping[str, Any]) -> list
         if mine is None:
             problems.append("is not there")
         else:
-            problems += [f"{file} is not what was handed out" for file in mine["wrong"]]
+            problems += [f"{file} is not what was copied there" for file in mine["wrong"]]
             if mine["digest"] != content["digest"]:
-                problems.append("is of another hand-out than the head's")
-        found = f"as handed out ({content['digest'][:12]})"
+                problems.append("differs from the head's")
+        found = f"as copied ({content['digest'][:12]})"
         findings.append(
-            Finding(folder, name, not problems, _some(problems) or found, _fix(problems, BOOTSTRAP))
+            CheckResult(
+                folder, name, not problems, _some(problems) or found, _fix(problems, BOOTSTRAP)
+            )
         )
     return findings
 
 
-def disk(name: str, report: Mapping[str, Any], root: str) -> Finding:
+def disk(name: str, report: Mapping[str, Any], root: str) -> CheckResult:
     """Room to write what a training writes."""
     free = report["disk_free"] / GIB
-    return Finding(
+    return CheckResult(
         "disk", name, free >= LEAST_FREE_GIB, f"{free:.1f} GiB free",
         "" if free >= LEAST_FREE_GIB else f"fab fetch --full, then remove old runs in {root}/runs",
     )  # fmt: skip
@@ -120,21 +122,21 @@ def read_clock(host: Host) -> Clock:
     return Clock(float(said) - (before + after) / 2, (after - before) / 2)
 
 
-def clock(name: str, mine: Clock, head: Clock) -> Finding:
+def clock(name: str, mine: Clock, head: Clock) -> CheckResult:
     """A node's clock against the head's."""
     skew, within = mine.ahead - head.ahead, mine.within + head.within
     well = abs(skew) <= CLOCK_SECONDS + within
     found = f"{skew:+.1f} s to the head's, within {within:.1f} s" if not well else (
         f"within {CLOCK_SECONDS:g} s of the head's"
     )  # fmt: skip
-    return Finding(
+    return CheckResult(
         "clock", name, well, found,
         "" if well else "on that node: sudo timedatectl set-ntp true, or chronyc makestep",
     )  # fmt: skip
 
 
-def step_alone(host: Host, model: str, pictures: str) -> Finding:
-    """One training step on this node and nothing else, with what was handed out."""
+def step_alone(host: Host, model: str, pictures: str) -> CheckResult:
+    """One training step on this node and nothing else, with the model and the pictures on it."""
     command = [
         host.python, "-P", "-m", "training.textual_inversion",
         f"--pretrained_model_name_or_path={model}", f"--train_data_dir={pictures}",
@@ -148,11 +150,11 @@ def step_alone(host: Host, model: str, pictures: str) -> Finding:
         event = json.loads(finished.stdout.splitlines()[-1])
     except (IndexError, json.JSONDecodeError):
         said = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        return Finding("one step alone", host.name, False, said, BOOTSTRAP)
-    return Finding("one step alone", host.name, True, f"loss {event['loss']:.4f}")
+        return CheckResult("one step alone", host.name, False, said, BOOTSTRAP)
+    return CheckResult("one step alone", host.name, True, f"loss {event['loss']:.4f}")
 
 
-def oneccl(host: Host) -> Finding:
+def oneccl(host: Host) -> CheckResult:
     """Whether oneCCL's bindings import: where one node's do not, all ranks use gloo."""
     program = [host.python, "-P", "-c", "import torch, oneccl_bindings_for_pytorch"]
     line = bash_script(ACTIVATED, host.layout.activate, *program)
@@ -160,7 +162,7 @@ def oneccl(host: Host) -> Finding:
     well = finished.exit_code == 0
     said = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
     fix = f"{BOOTSTRAP}; without it fab train uses gloo on every node"
-    return Finding(
+    return CheckResult(
         "oneCCL's bindings", host.name, well, "import" if well else f"do not import: {said}",
         "" if well else fix,
     )  # fmt: skip

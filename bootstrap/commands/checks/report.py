@@ -11,7 +11,7 @@ from bootstrap.terminal import Rows, draw, say_on
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One check of one node, or of what lies between nodes.
 
     Attributes:
@@ -29,25 +29,25 @@ class Finding:
     fix: str = ""
 
 
-def table(findings: Sequence[Finding]) -> Rows:
+def table(findings: Sequence[CheckResult]) -> Rows:
     """One line for each check that is well everywhere, one for each node where one is not."""
     drawn = Rows("", "check", "where", "found", "what to do")
     for what in dict.fromkeys(finding.what for finding in findings):
         of_it = [finding for finding in findings if finding.what == what]
-        bad = [finding for finding in of_it if not finding.well]
+        bad = [finding for finding in of_it if not finding.passed]
         for finding in bad or _together(of_it):
-            mark = "ok" if finding.well else "NO"
+            mark = "ok" if finding.passed else "NO"
             drawn.add(mark, what, finding.where, finding.found, finding.fix)
     return drawn
 
 
-def _together(findings: Sequence[Finding]) -> list[Finding]:
+def _together(findings: Sequence[CheckResult]) -> list[CheckResult]:
     """Nodes of which the same was found share a line."""
-    lines: dict[str, list[Finding]] = {}
+    lines: dict[str, list[CheckResult]] = {}
     for finding in findings:
         lines.setdefault(finding.found, []).append(finding)
     return [
-        Finding(group[0].what, _names([one.where for one in group]), True, found)
+        CheckResult(group[0].what, _names([one.where for one in group]), True, found)
         for found, group in lines.items()
     ]
 
@@ -58,8 +58,8 @@ def _names(names: Sequence[str]) -> str:
     return f"{names[0]}, {names[1]} and {len(names) - 2} more"
 
 
-def show(findings: Sequence[Finding], console: Console) -> None:
+def show(findings: Sequence[CheckResult], console: Console) -> None:
     """Print the table, and how many checks failed."""
     draw(console, table(findings))
-    bad = sum(not finding.well for finding in findings)
+    bad = sum(not finding.passed for finding in findings)
     say_on(console, f"{bad} of {len(findings)} checks failed." if bad else "All is well.")

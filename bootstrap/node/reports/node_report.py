@@ -40,13 +40,13 @@ def report(root: Path) -> dict[str, object]:
 
 
 def manifests(root: Path) -> Iterator[Path]:
-    """The lists of SHA-256 that hand-outs of models and pictures have left."""
+    """The manifests (SHA-256 per file) of models and pictures."""
     for place in ("data", "models"):
         yield from (root / place).glob("*.sha256")
 
 
 def against(manifest: Path) -> dict[str, object]:
-    """A folder against its manifest: a digest of what was handed out, and what is not so now."""
+    """A folder against its manifest: the manifest's digest, and the files that differ."""
     text = manifest.read_text(encoding="utf-8", errors="replace")
     folder, wrong = manifest.with_suffix(""), []
     for line in text.splitlines():

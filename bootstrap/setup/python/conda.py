@@ -2,7 +2,7 @@
 
 By py-rattler, conda's solver and installer as a library, which comes as a wheel and needs any
 Python from 3.10. The head alone talks to the channel: it solves, fetches each package once, and
-hands out a folder that is a channel itself; every node installs from that, without a network.
+its folder, copied to every node, is a channel itself; every node installs from that, without a network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bootstrap.ssh.transfer import script
 from bootstrap.urls import secrets, shown
 
 if TYPE_CHECKING:
-    from bootstrap.setup.python.payload import Kit
+    from bootstrap.setup.python.payload import Payload
     from bootstrap.ssh.host import Host
 
 CHANNEL = "https://conda.anaconda.org/conda-forge"
@@ -82,24 +82,26 @@ def channel_answers(host: Host, python: str | None, channel: str) -> bool:
     return asked.exit_code == 0
 
 
-def node_line(python: str, kit: str, command: str, wheels: str, *folders: str) -> str:
+def node_line(python: str, payload: str, command: str, wheels: str, *folders: str) -> str:
     """The command that runs `conda_node` on a node.
 
     Args:
         python: any interpreter from 3.10 there.
-        kit: the path of the project's wheel.
+        payload: the path of the project's wheel.
         command: "fetch" or "install".
         wheels: where py-rattler's wheel lies.
         folders: the packages', and the environment's.
     """
-    return shlex.join([python, "-I", "-B", "-c", LAUNCH, kit, command, wheels, *folders])
+    return shlex.join([python, "-I", "-B", "-c", LAUNCH, payload, command, wheels, *folders])
 
 
-def fetch(head: Host, kit: Kit, python: str, wheels: str, channel: str, say: Say) -> Packages:
+def fetch(
+    head: Host, payload: Payload, python: str, wheels: str, channel: str, say: Say
+) -> Packages:
     """Bring the packages to the head, unless they are there.
 
     Args:
-        kit: sent to the head.
+        payload: sent to the head.
         python: any interpreter from 3.10 there.
         wheels: where py-rattler's wheel lies.
         channel: its URL.
@@ -113,7 +115,7 @@ def fetch(head: Host, kit: Kit, python: str, wheels: str, channel: str, say: Say
         filling = f"{target}.fetching"
         head.run(["mkdir", "-p", filling])
         finished = head.run(
-            node_line(python, f"{kit.path(head)}/{kit.wheel}", "fetch", wheels, filling),
+            node_line(python, f"{payload.path(head)}/{payload.wheel}", "fetch", wheels, filling),
             stdin=json.dumps({"channel": channel, "specs": SPECS}).encode(),
             on_line=lambda line: say(line) if not line.startswith("error: ") else None,
             check=False,
@@ -125,11 +127,11 @@ def fetch(head: Host, kit: Kit, python: str, wheels: str, channel: str, say: Say
     return Packages(target, hashlib.sha256(explicit).hexdigest()[:12], _python(explicit.decode()))
 
 
-def install_lines(kit_wheel: str, python: str, wheels: str, folder: str, home: str) -> list[str]:
-    """The commands that make an empty environment on any node, from what was handed out."""
+def install_lines(wheel: str, python: str, wheels: str, folder: str, home: str) -> list[str]:
+    """The commands that make an empty environment on any node, from the copied packages."""
     return [
         shlex.join(["rm", "-rf", home]),
-        node_line(python, kit_wheel, "install", wheels, folder, home),
+        node_line(python, wheel, "install", wheels, folder, home),
     ]
 
 

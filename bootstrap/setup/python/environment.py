@@ -18,7 +18,7 @@ from bootstrap.errors import CommandFailed, UserError
 from bootstrap.setup.broadcast import Say
 from bootstrap.setup.python.package_pins import ONECCL_PACKAGE, Lock
 from bootstrap.setup.python.packages import PINS
-from bootstrap.setup.python.payload import Kit
+from bootstrap.setup.python.payload import Payload
 from bootstrap.setup.python.pip_zip import pip_command
 from bootstrap.ssh.transfer import script
 
@@ -36,7 +36,7 @@ IMPORTED = {
 }  # fmt: skip
 INSTALLED = "installed.json"
 PRELOAD = "preload.json"
-KIT = "kit"
+PAYLOAD = "payload"
 # $1: the environment's folder, $2: the link.
 FLIP = """
 wanted="envs/$(basename "$1")"
@@ -53,7 +53,7 @@ class Plan:
 
     Attributes:
         lock: the stack's.
-        kit: the checkout's own code.
+        payload: the checkout's own code.
         conda: which conda packages make the folder; None: the node's own Python does.
         version: of Python.
         wheels: the folders on the nodes.
@@ -61,7 +61,7 @@ class Plan:
     """
 
     lock: Lock
-    kit: Kit
+    payload: Payload
     conda: str | None
     version: str
     wheels: tuple[str, ...]
@@ -79,7 +79,7 @@ class Plan:
 
     def key(self) -> str:
         """Changes when any of it does."""
-        return f"{self.name} {self.kit.key}"
+        return f"{self.name} {self.payload.key}"
 
 
 def venv_lines(python: str, home: str) -> list[list[str]]:
@@ -90,25 +90,25 @@ def venv_lines(python: str, home: str) -> list[list[str]]:
     return [["rm", "-rf", home], [python, "-I", "-m", "venv", "--without-pip", home]]
 
 
-def install_line(plan: Plan, home: str, kit: str, pip: str) -> str:
+def install_line(plan: Plan, home: str, payload: str, pip: str) -> str:
     """The command that fills it: the wheels, and the checkout's own code.
 
     Nothing is compiled ahead: the imports at the end compile what is used, in a third of the time.
     """
     arguments = [
         "install", "--no-index", "--no-deps", "--no-compile", "--progress-bar=off",
-        f"{kit}/{plan.kit.wheel}",
+        f"{payload}/{plan.payload.wheel}",
     ]  # fmt: skip
     for folder in plan.wheels:
         arguments += ["--find-links", folder, "--requirement", f"{folder}/{PINS}"]
     return pip_command(f"{home}/bin/python", pip, arguments, offline=True)
 
 
-def project_line(plan: Plan, home: str, kit: str, pip: str) -> str:
+def project_line(plan: Plan, home: str, payload: str, pip: str) -> str:
     """The command that puts newer code of the checkout in one that is there."""
     arguments = [
         "install", "--no-index", "--no-deps", "--no-compile", "--force-reinstall",
-        "--progress-bar=off", f"{kit}/{plan.kit.wheel}",
+        "--progress-bar=off", f"{payload}/{plan.payload.wheel}",
     ]  # fmt: skip
     return pip_command(f"{home}/bin/python", pip, arguments, offline=True)
 
@@ -129,10 +129,10 @@ def set_up(
     Raises:
         UserError: a wheel does not install or a package does not import; `env` is as it was.
     """
-    home, kit, pip = plan.home(host), plan.kit.path(host), plan.kit.pip(host)
-    there = host.run(script('cat "$1" 2>/dev/null || :', f"{home}/{KIT}")).stdout.strip()
+    home, payload, pip = plan.home(host), plan.payload.path(host), plan.payload.pip(host)
+    there = host.run(script('cat "$1" 2>/dev/null || :', f"{home}/{PAYLOAD}")).stdout.strip()
     whole = _as_recorded(host, home)
-    if whole and there == plan.kit.key:
+    if whole and there == plan.payload.key:
         say("already there")
     elif not whole:
         say("an empty environment")
@@ -140,15 +140,15 @@ def set_up(
         for line in empty:
             host.run(line)
         say(f"installing {len(plan.lock.pins)} packages")
-        host.run(install_line(plan, home, kit, pip))
+        host.run(install_line(plan, home, payload, pip))
     else:
         say("this checkout's code")
-        host.run(["rm", "-f", f"{home}/{PRELOAD}", f"{home}/{KIT}"])
-        host.run(project_line(plan, home, kit, pip))
-    if not whole or there != plan.kit.key:
+        host.run(["rm", "-f", f"{home}/{PRELOAD}", f"{home}/{PAYLOAD}"])
+        host.run(project_line(plan, home, payload, pip))
+    if not whole or there != plan.payload.key:
         say("first import")
         _record(host, plan, home, tcmalloc, say)
-        host.write(f"{home}/{KIT}", plan.kit.key.encode(), mode=0o644)
+        host.write(f"{home}/{PAYLOAD}", plan.payload.key.encode(), mode=0o644)
     host.run(script(FLIP, home, host.layout.env))
 
 
@@ -201,7 +201,7 @@ def _record(host: Host, plan: Plan, home: str, tcmalloc: str | None, say: Say) -
         "preload": preload,
         "oneccl_setvars": _by_link(host, home, found["oneccl_setvars"] or ""),
         "left_out": plan.lock.left_out,
-        "kit": plan.kit.key,
+        "payload": plan.payload.key,
     }
     host.write(f"{home}/{INSTALLED}", json.dumps(found, indent=1).encode(), mode=0o644)
     host.write(f"{home}/{PRELOAD}", json.dumps(preload).encode(), mode=0o644)

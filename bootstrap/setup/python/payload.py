@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kit:
+class Payload:
     """A folder with the project's wheel and a packed pip.
 
     Attributes:
@@ -33,14 +33,14 @@ class Kit:
 
     def path(self, host: Host) -> str:
         """Where it lies on every node."""
-        return f"{host.layout.wheels}/kit-{self.key}"
+        return f"{host.layout.wheels}/payload-{self.key}"
 
     def pip(self, host: Host) -> str:
         """The packed pip on a node."""
         return f"{self.path(host)}/{PIP_ZIP}"
 
 
-def make_kit(checkout: Path, folder: Path) -> Kit:
+def make_payload(checkout: Path, folder: Path) -> Payload:
     """Build what the nodes get from here; a second time nothing is built.
 
     Args:
@@ -51,20 +51,20 @@ def make_kit(checkout: Path, folder: Path) -> Kit:
         UserError: the wheel could not be built.
     """
     wheel = build(checkout, folder / "project")
-    kit = folder / "kit"
-    pip = pack_pip(kit)
-    for older in kit.glob("*.whl"):
+    payload = folder / "payload"
+    pip = pack_pip(payload)
+    for older in payload.glob("*.whl"):
         older.unlink()
-    shutil.copyfile(wheel, kit / wheel.name)
+    shutil.copyfile(wheel, payload / wheel.name)
     digest = hashlib.sha256(wheel.read_bytes() + pip.read_bytes()).hexdigest()
-    return Kit(kit, wheel.name, digest[:12])
+    return Payload(payload, wheel.name, digest[:12])
 
 
-def send_kit(head: Host, kit: Kit) -> str:
+def send_payload(head: Host, payload: Payload) -> str:
     """Bring it to the head, unless it is there; returns its folder."""
-    path = kit.path(head)
+    path = payload.path(head)
     if head.run(script('test -d "$1"', path), check=False).exit_code != 0:
         head.run(["mkdir", "-p", head.layout.wheels])
-        head.send(kit.folder, f"{path}.sending", exact=True)
+        head.send(payload.folder, f"{path}.sending", exact=True)
         head.run(["mv", "-T", f"{path}.sending", path])
     return path

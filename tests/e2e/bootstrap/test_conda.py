@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.setup.python import conda
-from bootstrap.setup.python.payload import make_kit
+from bootstrap.setup.python.payload import make_payload
 from tests.conda_channel import Channel, libiomp5_of, make_channel
 from tests.hub import serving
 from tests.person import CHECKOUT, SECONDS, STATE, TRAINING, Person, pulumi
@@ -147,14 +147,14 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     wheels.mkdir()
     for wheel in fetch_wheels(LOCKS[1:]).glob("py_rattler-*.whl"):
         (wheels / wheel.name).symlink_to(wheel)
-    kit = make_kit(CHECKOUT, tmp_path / "records")
+    payload = make_payload(CHECKOUT, tmp_path / "records")
     channel = make_channel(tmp_path / "channel", b"x", libtcmalloc=os.urandom(8 << 20))
     with zipfile.ZipFile(next(wheels.iterdir())) as archive:
         unpacked = sum(-(-entry.file_size // 4096) * 4096 for entry in archive.infolist())
     disk = tmp_path / "disk"
     disk.mkdir()
     line = conda.node_line(
-        sys.executable, str(kit.folder / kit.wheel), "fetch", str(wheels), f"{disk}/folder"
+        sys.executable, str(payload.folder / payload.wheel), "fetch", str(wheels), f"{disk}/folder"
     )
     # Room for py-rattler itself, which is unpacked there, and for half of a package of 8 MB.
     mount = f"mount -t tmpfs -o size={unpacked + (4 << 20)} tmpfs {disk}"

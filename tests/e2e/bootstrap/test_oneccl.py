@@ -54,7 +54,7 @@ def test_the_node_is_named_and_the_run_goes_on_with_gloo_everywhere(
     with open_hosts(inventory, accept_all) as hosts:
         found = [nodes.oneccl(host) for host in hosts]
         summed = links.all_reduce(hosts[0], hosts, "ccl")
-    assert [finding.well for finding in found] == [True, False, True]
+    assert [finding.passed for finding in found] == [True, False, True]
     assert found[1].where == broken.name
     assert "libccl.so.1.0" in found[1].found
     assert not summed.well

@@ -21,7 +21,7 @@ from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.node import checkpoints, run_query, run_state, worker_nodes
 from bootstrap.node.job import Job, JobNode
 from bootstrap.runs import attach, results, results_owner, resume, runs_on_head
-from bootstrap.runs.run_answers import Run
+from bootstrap.runs.run_messages import Run
 from bootstrap.setup import broadcast
 from bootstrap.setup.broadcast import Tree
 from bootstrap.ssh.host import LocalHost
@@ -147,11 +147,11 @@ def test_what_was_gathered(
     }
     answer(gather={**good, **wrong})
     with pytest.raises(UserError, match=r"^n0: "):
-        results.bring_home(head, "c", "x")
+        results.fetch_results(head, "c", "x")
     assert written(tmp_path) == set()
     assert (place / "rows").exists()
     answer(gather=good)
-    results.bring_home(head, "c", "x")
+    results.fetch_results(head, "c", "x")
     assert written(tmp_path) == {"here/runs/x/rows", "here/runs/x/.origin"}
 
 
@@ -161,7 +161,7 @@ def test_a_beginning_that_is_no_time_names_no_file(head: LocalHost) -> None:
     (folder / ".origin").write_text(json.dumps({"cluster": "c", "began": "../../evil"}))
     (folder / "events.jsonl").write_text("")
     with pytest.raises(UserError, match="another run"):
-        results_owner.claim("c", {"name": "x", "began": 2.0, "first_step": 4, "run": None})
+        results_owner.folder_of("c", {"name": "x", "began": 2.0, "first_step": 4, "run": None})
     assert (folder / "events.jsonl").exists()
 
 
@@ -209,7 +209,7 @@ def handout_of(text: str) -> Any:
 def test_a_neighbours_checkpoint(tmp_path: Path, name: str) -> None:
     name = f"{tmp_path}{name}" if name.startswith("/") else name
     with pytest.raises(UserError, match="is not a file of a checkpoint"):
-        checkpoints.bring_in(tmp_path / "run", {name: ""})
+        checkpoints.import_files(tmp_path / "run", {name: ""})
     assert not (tmp_path / "evil").exists()
 
 
@@ -221,8 +221,8 @@ def test_a_neighbour_that_talks_nonsense_has_no_checkpoint(tmp_path: Path) -> No
     job = Job("x", str(tmp_path / "root"), nodes, (), ssh=str(ssh))
     for said in ("", "nonsense", "[]", '{"step": "7"}', '{"step": 7}', '{"step": "7", "run": {}}'):
         (tmp_path / "said").write_text(said)
-        assert worker_nodes.Peers(job).newest_on(nodes[1]) is None
-        assert worker_nodes.Peers(job).bring_newest(nodes) is None
+        assert worker_nodes.WorkerNodes(job).newest_on(nodes[1]) is None
+        assert worker_nodes.WorkerNodes(job).fetch_newest(nodes) is None
 
 
 def test_answers_that_are_none(head: LocalHost, answer: Answer) -> None:
@@ -283,7 +283,7 @@ def test_whatever_stops_the_thread_that_brings_results_is_told(
     def broken(*_: object) -> None:
         raise RuntimeError("out of everything")
 
-    monkeypatch.setattr(results, "bring_home", broken)
+    monkeypatch.setattr(results, "fetch_results", broken)
     for phase in ("done", "stopped"):
         answer(follow={"state": {"phase": phase}})
         console = Console(record=True, width=300, force_terminal=False)

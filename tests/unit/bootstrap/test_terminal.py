@@ -77,7 +77,7 @@ def test_errors(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_tables_of_check_and_status(host: LocalHost) -> None:
     console = recording()
-    report.show([report.Finding("disk", "n0", False, EVIL, EVIL)], console)
+    report.show([report.CheckResult("disk", "n0", False, EVIL, EVIL)], console)
     terminal.draw(console, status.table_of([host], [EVIL]))
     said = console.export_text()
     assert said.count(SHOWN) == 3

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from bootstrap.errors import UserError
-from bootstrap.runs.flags import Asked
-from bootstrap.runs.training_inputs import inputs_again, inputs_of
+from bootstrap.runs.flags import TrainOptions
+from bootstrap.runs.training_inputs import inputs_of, inputs_of_resumed
 from bootstrap.setup import model_and_data
 from bootstrap.ssh.host import Host
 from tests.integration.bootstrap.setup.test_broadcast import ROOT, FolderHost
@@ -51,10 +51,12 @@ def test_a_new_head_gets_what_a_worker_has(hosts: list[Host]) -> None:
     embeds.parent.mkdir(parents=True)
     embeds.write_text("rows")
     run = begun(initial_embeds=EMBEDS)
-    asked = Asked(training={"max_train_steps": 9})
-    assert inputs_again(asked, run, hosts, QUIET, send=False)["train_data_dir"] == f"{DATA}/mine"
+    asked = TrainOptions(training={"max_train_steps": 9})
+    assert (
+        inputs_of_resumed(asked, run, hosts, QUIET, send=False)["train_data_dir"] == f"{DATA}/mine"
+    )
     assert not (place(hosts[0]) / "data/mine").exists()
-    values = inputs_again(asked, run, hosts, QUIET)
+    values = inputs_of_resumed(asked, run, hosts, QUIET)
     assert values == {**run, "max_train_steps": 9}
     for host in hosts:
         assert (place(host) / "data/mine/0.jpg").read_text() == "cat"
@@ -64,15 +66,15 @@ def test_a_new_head_gets_what_a_worker_has(hosts: list[Host]) -> None:
 
 def test_what_no_node_has_is_asked_for(hosts: list[Host]) -> None:
     with pytest.raises(UserError, match=r"fab bootstrap --train-data-dir mine"):
-        inputs_again(Asked(), begun(), hosts, QUIET)
+        inputs_of_resumed(TrainOptions(), begun(), hosts, QUIET)
 
 
 def test_pictures_given_again_are_sent(hosts: list[Host], tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "0.jpg").write_text("cat")
-    asked = Asked(training={"train_data_dir": str(mine)})
-    values = inputs_again(asked, begun(), hosts, QUIET)
+    asked = TrainOptions(training={"train_data_dir": str(mine)})
+    values = inputs_of_resumed(asked, begun(), hosts, QUIET)
     assert values["train_data_dir"] == f"{DATA}/mine"
     assert (place(hosts[2]) / "data/mine/0.jpg").read_text() == "cat"
 
@@ -85,16 +87,16 @@ def test_pictures_for_one_run_do_not_become_everybodys(
         (tmp_path / name / "0.jpg").write_text(content)
     record = place(hosts[0]) / "cluster" / "model.json"
     record.write_text(json.dumps({"path": f"{ROOT}/models/base", "source": "a/b", "name": "base"}))
-    model_and_data.bring(
+    model_and_data.fetch_to_head(
         hosts[0], model_and_data.read_input("pictures", str(tmp_path / "of/dicoo")), print
     )
     known = (place(hosts[0]) / "cluster" / "data.json").read_text()
     for folder, content in (("my/cat", "cat"), ("my/dicoo", "mine"), ("of/dicoo", "dicoo")):
-        asked = Asked(training={"train_data_dir": str(tmp_path / folder)})
+        asked = TrainOptions(training={"train_data_dir": str(tmp_path / folder)})
         there = inputs_of(asked, hosts, QUIET)["train_data_dir"].removeprefix(ROOT)
         for host in hosts:
             assert (Path(f"{place(host)}{there}") / "0.jpg").read_text() == content
         assert (place(hosts[0]) / "cluster" / "data.json").read_text() == known
     shutil.rmtree(tmp_path / "of")
-    assert inputs_of(Asked(), hosts, QUIET)["train_data_dir"] == f"{DATA}/dicoo"
+    assert inputs_of(TrainOptions(), hosts, QUIET)["train_data_dir"] == f"{DATA}/dicoo"
     assert (place(hosts[0]) / "data/dicoo/0.jpg").read_text() == "dicoo"

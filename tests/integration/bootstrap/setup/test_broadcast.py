@@ -18,8 +18,9 @@ import pytest
 
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
-from bootstrap.setup import broadcast, fanout
-from bootstrap.setup.broadcast import Tree, hand_out, hand_out_each, missing, seal, untouched
+from bootstrap.setup import broadcast as module
+from bootstrap.setup import fanout
+from bootstrap.setup.broadcast import Tree, broadcast, broadcast_each, missing, seal, untouched
 from bootstrap.ssh.host import Host, LocalHost
 from bootstrap.ssh.transfer import script
 
@@ -72,7 +73,7 @@ class KilledHost(FolderHost):
 
     def stream(self, line: str, *arguments: Any, **named: Any) -> Any:
         """The shell kills itself before the second."""
-        assert broadcast.PUT_IN_PLACE.count(SECOND_RENAME) == 1
+        assert module.PUT_IN_PLACE.count(SECOND_RENAME) == 1
         return super().stream(line.replace(SECOND_RENAME, "kill -9 $$"), *arguments, **named)
 
 
@@ -117,7 +118,7 @@ def give(hosts: list[Host], said: list[str] | None = None) -> dict[str, UserErro
             said.append(f"{host.name}: {text}")
 
     tree = seal(hosts[0], f"{ROOT}/data/five")
-    return hand_out(tree, hosts[:1], hosts[1:], say)
+    return broadcast(tree, hosts[:1], hosts[1:], say)
 
 
 def test_every_node_has_it_and_the_head_did_not_send_it_to_all(
@@ -181,9 +182,7 @@ def test_a_changed_picture_is_noticed_though_its_time_was_kept(
 def test_of_a_large_folder_the_times_are_believed(
     hosts: list[Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        broadcast, "UNTOUCHED", broadcast.UNTOUCHED.replace(f"-lt {64 << 10}", "-lt 0")
-    )
+    monkeypatch.setattr(module, "UNTOUCHED", module.UNTOUCHED.replace(f"-lt {64 << 10}", "-lt 0"))
     fill(hosts[0])
     assert give(hosts) == {}
     assert untouched(hosts[1], f"{ROOT}/data/five")
@@ -226,7 +225,7 @@ def test_what_arrives_damaged_never_gets_its_name(hosts: list[Host]) -> None:
     fill(hosts[0])
     tree = seal(hosts[0], f"{ROOT}/data/five")
     (folder_of(hosts[0]) / "a.txt").write_text("changed behind our back")
-    failed = hand_out(tree, hosts[:1], hosts[1:2], lambda host, text: None)
+    failed = broadcast(tree, hosts[:1], hosts[1:2], lambda host, text: None)
     assert "a.txt" in str(failed["n1"])
     assert not folder_of(hosts[1]).exists()
 
@@ -251,7 +250,7 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_one_that_was_there(
     fill(hosts[0])
     place = folder_of(hosts[0])
     finished = hosts[0].run(
-        script(broadcast.PUT_IN_PLACE, f"{ROOT}/data/nothing", f"{ROOT}/data/five"), check=False
+        script(module.PUT_IN_PLACE, f"{ROOT}/data/nothing", f"{ROOT}/data/five"), check=False
     )
     assert finished.exit_code != 0
     assert (place / "a.txt").read_text() == "one"
@@ -289,7 +288,7 @@ def test_one_folder_travels_while_the_next_is_made(hosts: list[Host]) -> None:
         hosts[0].run(["cp", "-r", first, second])
         yield seal(hosts[0], second)
 
-    assert hand_out_each(trees(), hosts[:1], hosts[1:], lambda host, text: None) == {}
+    assert broadcast_each(trees(), hosts[:1], hosts[1:], lambda host, text: None) == {}
     for host in hosts[1:]:
         assert contents(folder_of(host).parent / "six") == contents(folder_of(hosts[0]))
 
@@ -301,7 +300,7 @@ def test_where_one_cannot_be_made_those_before_it_have_arrived(hosts: list[Host]
         raise UserError("the index is gone")
 
     with pytest.raises(UserError, match="the index is gone"):
-        hand_out_each(trees(), hosts[:1], hosts[1:], lambda host, text: None)
+        broadcast_each(trees(), hosts[:1], hosts[1:], lambda host, text: None)
     assert contents(folder_of(hosts[4])) == contents(folder_of(hosts[0]))
 
 
@@ -316,7 +315,7 @@ def test_a_node_that_failed_is_not_sent_the_next_one(hosts: list[Host], tmp_path
         hosts[0].run(["cp", "-r", f"{ROOT}/data/five", f"{ROOT}/data/six"])
         yield seal(hosts[0], f"{ROOT}/data/six")
 
-    assert set(hand_out_each(trees(), hosts[:1], hosts[1:], lambda host, text: None)) == {"n2"}
+    assert set(broadcast_each(trees(), hosts[:1], hosts[1:], lambda host, text: None)) == {"n2"}
     assert sum(line.endswith(" n2") for line in transfers(tmp_path)) == fanout.TRIES
 
 
@@ -330,9 +329,9 @@ def test_nodes_without_python_check_and_hand_out_alike(tmp_path: Path) -> None:
     assert contents(folder_of(plain[1])) == contents(folder_of(plain[0]))
     tree = seal(plain[0], f"{ROOT}/data/five")
     with_python = FolderHost("n3", tmp_path / "nodes")
-    assert hand_out(tree, plain[:1], [with_python], lambda host, text: None) == {}
+    assert broadcast(tree, plain[:1], [with_python], lambda host, text: None) == {}
     assert contents(folder_of(with_python)) == contents(folder_of(plain[0]))
     (folder_of(plain[0]) / "a.txt").write_text("changed behind our back")
     again = PlainHost("n4", tmp_path / "nodes")
-    failed = hand_out(tree, plain[:1], [again], lambda host, text: None)
+    failed = broadcast(tree, plain[:1], [again], lambda host, text: None)
     assert "a.txt" in str(failed["n4"])

@@ -16,18 +16,18 @@ import pytest
 from bootstrap.errors import Interrupted, UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.setup import cluster_lock
-from bootstrap.setup.cluster_lock import claimed
+from bootstrap.setup.cluster_lock import cluster_locked
 from bootstrap.ssh.host import Host, LocalHost
 
 CHECKOUT = Path(__file__).parents[4]
 SECONDS = 60
 CLAIM = """
 import sys, time
-from bootstrap.setup.cluster_lock import claimed
+from bootstrap.setup.cluster_lock import cluster_locked
 from bootstrap.ssh.host import LocalHost
 from bootstrap.inventory.inventory import Node
-with claimed([LocalHost(Node("n0", "127.0.0.1"), sys.argv[1])], "fab bootstrap"):
-    print("claimed", flush=True)
+with cluster_locked([LocalHost(Node("n0", "127.0.0.1"), sys.argv[1])], "fab bootstrap"):
+    print("cluster_locked", flush=True)
     time.sleep(1000)
 """
 
@@ -43,7 +43,7 @@ def wait_for_the_lock(head: Host) -> None:
     end = time.monotonic() + SECONDS
     while True:
         try:
-            with claimed([head], "fab clean"):
+            with cluster_locked([head], "fab clean"):
                 return
         except UserError:
             assert time.monotonic() < end, "the lock outlived what it was held for"
@@ -51,14 +51,14 @@ def wait_for_the_lock(head: Host) -> None:
 
 def test_the_second_is_told_who_is_there_and_the_third_comes_after(head: Host) -> None:
     other = LocalHost(head.node, head.layout.root)
-    with claimed([head], "fab bootstrap"):
-        with pytest.raises(UserError) as raised, claimed([other], "fab train"):
+    with cluster_locked([head], "fab bootstrap"):
+        with pytest.raises(UserError) as raised, cluster_locked([other], "fab train"):
             pytest.fail("both hold it")
         said = str(raised.value)
         assert said.startswith("n0: fab bootstrap of ")
         assert "at work on this cluster" in said
         assert "Nothing was changed" in said
-    with claimed([other], "fab train"):
+    with cluster_locked([other], "fab train"):
         pass
 
 
@@ -70,8 +70,11 @@ def test_who_is_killed_leaves_no_lock(head: Host, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"claimed\n"
-        with pytest.raises(UserError, match="fab bootstrap of"), claimed([head], "fab clean"):
+        assert process.stdout.readline() == b"cluster_locked\n"
+        with (
+            pytest.raises(UserError, match="fab bootstrap of"),
+            cluster_locked([head], "fab clean"),
+        ):
             pytest.fail("both hold it")
         process.send_signal(signal.SIGKILL)
     wait_for_the_lock(head)
@@ -85,7 +88,7 @@ def test_who_is_cut_off_holds_it_no_longer_than_the_lease(
     other = LocalHost(head.node, head.layout.root)
 
     def cut_off() -> None:
-        with claimed([head], "fab bootstrap"):
+        with cluster_locked([head], "fab bootstrap"):
             long_ago = time.time() - 60 * cluster_lock.LEASE_MINUTES
             os.utime(Path(head.layout.root) / cluster_lock.LEASE, (long_ago, long_ago))
             wait_for_the_lock(other)
@@ -96,7 +99,7 @@ def test_who_is_cut_off_holds_it_no_longer_than_the_lease(
 
 def test_who_says_that_it_lives_keeps_it(head: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_lock, "RENEW_SECONDS", 0.1)
-    with claimed([head], "fab bootstrap"):
+    with cluster_locked([head], "fab bootstrap"):
         lease = Path(head.layout.root) / cluster_lock.LEASE
         a_minute_ago = time.time() - 60
         os.utime(lease, (a_minute_ago, a_minute_ago))
@@ -123,19 +126,22 @@ def test_a_cleaned_cluster_is_his_who_waited_for_it(head: Host) -> None:
 
     def wait() -> None:
         while not over.is_set():  # on a slow machine it may have waited too long
-            with contextlib.suppress(UserError), claimed([other], "fab bootstrap"):
+            with contextlib.suppress(UserError), cluster_locked([other], "fab bootstrap"):
                 has_it.set()
                 over.wait()
 
     waiting = threading.Thread(target=wait)
     try:
-        with claimed([head], "fab clean", gone=True):
+        with cluster_locked([head], "fab clean", gone=True):
             waiting.start()
             while not waits_for_the_lock(head.layout.root):
                 time.sleep(0.02)
         assert has_it.wait(SECONDS)
         assert (Path(head.layout.root) / cluster_lock.LOCK).exists()
-        with pytest.raises(UserError, match="fab bootstrap of"), claimed([third], "fab train"):
+        with (
+            pytest.raises(UserError, match="fab bootstrap of"),
+            cluster_locked([third], "fab train"),
+        ):
             pytest.fail("both hold it")
     finally:
         over.set()
@@ -143,7 +149,7 @@ def test_a_cleaned_cluster_is_his_who_waited_for_it(head: Host) -> None:
 
 
 def test_a_cleaned_cluster_that_nobody_waits_for_has_no_folder(head: Host) -> None:
-    with claimed([head], "fab clean", gone=True):
+    with cluster_locked([head], "fab clean", gone=True):
         pass
     assert not Path(head.layout.root).exists()
 
@@ -153,9 +159,9 @@ def test_a_lock_that_is_lost_ends_the_work_on_every_node(head: Host, tmp_path: P
     ended = []
 
     def work() -> None:
-        with claimed([head, worker], "fab bootstrap"):
+        with cluster_locked([head, worker], "fab bootstrap"):
             (Path(head.layout.root) / cluster_lock.LOCK).unlink()
-            with claimed([LocalHost(head.node, head.layout.root)], "fab bootstrap"):
+            with cluster_locked([LocalHost(head.node, head.layout.root)], "fab bootstrap"):
                 for host in (worker, head):
                     with pytest.raises(Interrupted):
                         host.run("sleep 1000")
@@ -171,6 +177,6 @@ def test_a_folder_that_cannot_be_made_is_one_message(tmp_path: Path) -> None:
     head = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "file" / "root"))
     with (
         pytest.raises(UserError, match="file/root cannot be written"),
-        claimed([head], "fab clean"),
+        cluster_locked([head], "fab clean"),
     ):
         pytest.fail("it is held where nothing can be")

@@ -25,7 +25,7 @@ print([each.laddr for each in found if each.status == psutil.CONN_LISTEN])
 def host(tmp_path: Path) -> LocalHost:
     """A cluster of one machine."""
     made = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
-    cluster_ssh.alone(made, Inventory("local", "local", (made.node,)))
+    cluster_ssh.set_up_single(made, Inventory("local", "local", (made.node,)))
     return made
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.node.job import Job, JobNode
-from bootstrap.node.worker_nodes import Peers
+from bootstrap.node.worker_nodes import WorkerNodes
 from bootstrap.setup import cluster_ssh
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import HostKey
@@ -97,7 +97,7 @@ def test_from_node_to_node(hosts: list[Host], servers: list[Sshd]) -> None:
     for host in hosts:
         assert isinstance(host, SshHost)
         keys[host.name] = [host.host_key]
-    assert cluster_ssh.join(hosts, inventory, keys, lambda host, text: None) == {}
+    assert cluster_ssh.set_up(hosts, inventory, keys, lambda host, text: None) == {}
     head, worker = hosts
     ssh = [head.layout.ssh, worker.node.address]
     home = str(Path(worker.layout.root).parent)
@@ -118,8 +118,8 @@ def test_from_node_to_node(hosts: list[Host], servers: list[Sshd]) -> None:
     assert there_and_back == head.run("sha256sum", stdin=blob).stdout
     nodes = tuple(JobNode(host.name, host.node.address, 1) for host in hosts)
     job = Job("x", head.layout.root, nodes, (), ssh=head.layout.ssh)
-    assert Peers(job).ask(nodes[1], ["printf", "%s", '{"a": 1}']) == '{"a": 1}'
-    assert Peers(job).ask(nodes[1], ["false"]) is None
+    assert WorkerNodes(job).ask(nodes[1], ["printf", "%s", '{"a": 1}']) == '{"a": 1}'
+    assert WorkerNodes(job).ask(nodes[1], ["false"]) is None
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from bootstrap.errors import ConnectionLost, UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.ssh import transfer
 from bootstrap.ssh.host import Host
+from bootstrap.ssh.local_files import PARTIAL
 from bootstrap.ssh.open_hosts import open_hosts
-from bootstrap.ssh.own_files import PARTIAL
 from tests.sshd import Sshd, make_key, serving
 
 

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from bootstrap.commands import check
 from bootstrap.commands.checks import links, nodes
-from bootstrap.commands.checks.report import Finding, show
+from bootstrap.commands.checks.report import CheckResult, show
 from bootstrap.errors import TimedOut, UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.node.reports import node_report
 from bootstrap.setup.python.package_pins import Lock
-from bootstrap.ssh.host import Finished, LocalHost
+from bootstrap.ssh.host import CommandResult, LocalHost
 from tests.oneccl import BROKEN, put_intel_packages
 
 LOCK = Lock("upstream", {"torch": "2.13.0", "typing_extensions": "4.1"}, {})
@@ -45,14 +45,14 @@ def handed_out(root: Path) -> Path:
 def test_a_changed_and_a_missing_picture_are_named(tmp_path: Path) -> None:
     folder = handed_out(tmp_path)
     head = node_report.report(tmp_path)
-    assert all(finding.well for finding in nodes.files("n0", head, head))
+    assert all(finding.passed for finding in nodes.files("n0", head, head))
     (folder / "1.jpeg").write_bytes(b"another")
     (folder / "0.jpeg").unlink()
     (tmp_path / "activate").unlink()
     found = nodes.files("n1", node_report.report(tmp_path), head)
-    told = {finding.what: finding for finding in found if not finding.well}
+    told = {finding.what: finding for finding in found if not finding.passed}
     assert set(told) == {"paths", "data/dicoo"}
-    assert "0.jpeg is not what was handed out; 1.jpeg is" in told["data/dicoo"].found
+    assert "0.jpeg is not what was copied there; 1.jpeg is" in told["data/dicoo"].found
     assert told["data/dicoo"].fix == "fab bootstrap"
     assert "activate" in told["paths"].found
 
@@ -62,7 +62,7 @@ def test_another_hand_out_and_a_missing_folder_are_told(tmp_path: Path) -> None:
     head: dict[str, Any] = node_report.report(tmp_path)
     other = json.loads(json.dumps(head))
     other["folders"]["data/dicoo"]["digest"] = "0" * 64
-    assert "of another hand-out than the head's" in nodes.files("n1", other, head)[1].found
+    assert "differs from the head's" in nodes.files("n1", other, head)[1].found
     other["folders"] = {}
     assert nodes.files("n1", other, head)[1].found == "is not there"
 
@@ -87,8 +87,8 @@ def test_the_report_is_one_line_of_json(tmp_path: Path) -> None:
 def test_a_wrong_package_is_named(installed: dict[str, str], says: str) -> None:
     finding = nodes.packages("n1", {"packages": installed}, LOCK)
     assert finding.found == says
-    assert finding.well == ("pinned" in says)
-    assert finding.fix == ("" if finding.well else "fab bootstrap")
+    assert finding.passed == ("pinned" in says)
+    assert finding.fix == ("" if finding.passed else "fab bootstrap")
 
 
 def test_a_full_disk_and_a_skewed_clock_are_named() -> None:
@@ -136,12 +136,12 @@ class Hanging(LocalHost):
         super().__init__(Node(name=name, address=name), str(root))
         self.hangs_at, self.garbles = hangs_at, garbles
 
-    def run(self, command: Any, **how: Any) -> Finished:
+    def run(self, command: Any, **how: Any) -> CommandResult:
         line = command if isinstance(command, str) else " ".join(command)
         if self.hangs_at and self.hangs_at in line:
             raise TimedOut(f"{self.name}: that was not done after 60 s and was ended.")
         if self.garbles and self.garbles in line:
-            return Finished(0, "Welcome to this machine!\n", "")
+            return CommandResult(0, "Welcome to this machine!\n", "")
         return super().run(command, **how)
 
 
@@ -167,7 +167,7 @@ def test_a_question_that_hangs_is_a_line_of_the_table(
         hosts.append(Hanging(name, tmp_path / name, **fault))
         answering(tmp_path / name)
     found = check.check(hosts, lambda text: None)
-    bad = [finding for finding in found if not finding.well and finding.what == what]
+    bad = [finding for finding in found if not finding.passed and finding.what == what]
     assert [finding.where.startswith(where) for finding in bad] == [True], found
     assert bad[0].fix
     assert {"clock", "ssh between nodes"} <= {finding.what for finding in found}
@@ -199,8 +199,11 @@ def answering(root: Path) -> None:
 
 def test_the_table_has_a_line_for_each_failure_and_one_for_what_is_well() -> None:
     out = io.StringIO()
-    findings = [Finding("disk", f"n{i}", True, "plenty") for i in range(9)]
-    findings += [Finding("clock", "n0", True, "right"), Finding("clock", "n1", False, "late", "do")]
+    findings = [CheckResult("disk", f"n{i}", True, "plenty") for i in range(9)]
+    findings += [
+        CheckResult("clock", "n0", True, "right"),
+        CheckResult("clock", "n1", False, "late", "do"),
+    ]
     show(findings, Console(file=out, width=120))
     text = out.getvalue()
     assert "n0, n1 and 7 more" in text
@@ -213,14 +216,14 @@ def test_nodes_that_answer_everything_are_well(tmp_path: Path) -> None:
     hosts = [Hanging(name, tmp_path / name) for name in ("n0", "n1")]
     for host in hosts:
         answering(Path(host.layout.root))
-    bad = [finding for finding in check.check(hosts, lambda text: None) if not finding.well]
+    bad = [finding for finding in check.check(hosts, lambda text: None) if not finding.passed]
     # What is installed here is not the lock's, and how full this disk is nobody knows.
     assert {finding.what for finding in bad} - {"disk"} == {"packages"}
 
 
 def test_a_blocked_pair_of_workers_is_not_summed_over(tmp_path: Path) -> None:
     hosts = [LocalHost(Node(f"n{i}", f"10.0.0.{i}"), str(tmp_path)) for i in range(4)]
-    found = [Finding("ssh between nodes", "n2 to n1", False, "refused", "fab bootstrap")]
+    found = [CheckResult("ssh between nodes", "n2 to n1", False, "refused", "fab bootstrap")]
     assert [host.name for host in check._all_to_all(hosts, found)] == ["n0", "n1", "n3"]
 
 

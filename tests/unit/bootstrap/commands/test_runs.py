@@ -11,7 +11,7 @@ import pytest
 from bootstrap.commands import runs
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.runs import runs_on_head
-from bootstrap.runs.results import Fetched, note_fetched
+from bootstrap.runs.results import Fetched, record_fetched
 from bootstrap.ssh.host import LocalHost
 
 
@@ -39,7 +39,7 @@ def test_what_is_there_and_here(
     assert "no run yet" in capsys.readouterr().out
     for name in ("old", "dicoo", ".hidden"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-    note_fetched("c", "dicoo", Fetched(1.0, 40))
+    record_fetched("c", "dicoo", Fetched(1.0, 40))
     new = a_run("new", "training")
     begun = a_run("begun", "starting", start=None, step=None, checkpoint=None, results_until=0)
     shown(monkeypatch, a_run("dicoo", "done"), new, begun)

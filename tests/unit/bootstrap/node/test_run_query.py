@@ -1,4 +1,4 @@
-"""What the commands about runs read and say: checkpoints, events, money, leftovers, names."""
+"""What the commands about runs read and say: checkpoints, events, money, processes, names."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def test_the_newest_whole_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_travels_whole(tmp_path: Path) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     write_checkpoint(there, 4)
-    checkpoints.bring_in(here, checkpoints.export(there, 4))
+    checkpoints.import_files(here, checkpoints.export(there, 4))
     assert checkpoints.newest(here) == checkpoints.newest(there)
     assert {p.name for p in here.iterdir()} == {p.name for p in there.iterdir()}
     with pytest.raises(UserError, match="is not a file of a checkpoint"):
-        checkpoints.bring_in(here, {"../evil": ""})
+        checkpoints.import_files(here, {"../evil": ""})
     with pytest.raises(UserError, match="arrived damaged"):
-        checkpoints.bring_in(here, {"checkpoint-4/state.json": "?"})
+        checkpoints.import_files(here, {"checkpoint-4/state.json": "?"})
 
 
 def test_a_checkpoint_that_a_kill_left_half_replaced_counts(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_checkpoint_that_a_kill_left_half_replaced_counts(tmp_path: Path) -> N
         write_checkpoint(there, step)
     (there / "checkpoint-4").rename(there / ".checkpoint-4.77.old")
     assert checkpoints.newest(there)["step"] == 4
-    checkpoints.bring_in(here, checkpoints.export(there, 4))
+    checkpoints.import_files(here, checkpoints.export(there, 4))
     assert checkpoints.newest(here)["step"] == 4
     assert (here / "checkpoint-4").is_dir()
     write_checkpoint(there, 4, b"newer")  # one of that name counts before it
@@ -143,14 +143,14 @@ def test_what_has_not_come_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert results.unfetched("c", run) == (
         "rows and samples up to checkpoint-4, the whole pipeline (--full)"
     )
-    results.note_fetched("c", "x", results.Fetched(1.0, 50))
+    results.record_fetched("c", "x", results.Fetched(1.0, 50))
     assert "rows" in results.unfetched("c", run)  # noted, and not here any more
     (tmp_path / "runs" / "x").mkdir(parents=True)
     assert results.unfetched("c", run) == "the whole pipeline (--full)"
-    results.note_fetched("c", "x", results.Fetched(1.0, 50, full_until=50))
+    results.record_fetched("c", "x", results.Fetched(1.0, 50, full_until=50))
     assert results.unfetched("c", run) == ""
     # A pipeline that is written later, by a run that went on, has not come home.
-    results.note_fetched("c", "x", results.Fetched(1.0, 70, full_until=50))
+    results.record_fetched("c", "x", results.Fetched(1.0, 70, full_until=50))
     later = run | {"results_until": 70}
     assert results.unfetched("c", later) == "the whole pipeline (--full)"
     assert "rows" in results.unfetched("c", run | {"results_until": 71})
@@ -254,7 +254,7 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranges([8, 0, 1, 2]) == "0-2,8"
 
 
-def test_leftovers_are_found_by_the_runs_own_mark(tmp_path: Path) -> None:
+def test_processes_are_found_by_the_runs_own_mark(tmp_path: Path) -> None:
     run, other = str(tmp_path / "run"), str(tmp_path / "run-2")
     wait = [sys.executable, "-c", "import sys; sys.stdin.read()"]
     started = [

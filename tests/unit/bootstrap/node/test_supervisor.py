@@ -108,11 +108,11 @@ def test_whatever_goes_wrong_no_ranks_are_left_and_it_is_said(
     with_tries(made, monkeypatch, full)
     ended: list[object] = []
 
-    def end_leftovers(nodes: object) -> list[str]:
+    def end_processes(nodes: object) -> list[str]:
         ended.append(nodes)
         return []
 
-    monkeypatch.setattr(made.peers, "end_leftovers", end_leftovers)
+    monkeypatch.setattr(made.workers, "end_processes", end_processes)
     monkeypatch.setattr(run_state, "append_event", full)
     assert made.run() == 1
     assert len(ended) == 2  # before the try, and after the failure

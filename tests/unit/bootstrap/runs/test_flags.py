@@ -19,7 +19,7 @@ PROG = ("prog", "text")
 def test_every_key_of_the_training_is_a_flag() -> None:
     assert set(flags.schema()) == set(TextualInversionConfig.model_fields)
     described = flags.described()
-    for key in set(flags.schema()) - set(flags.DECIDED):
+    for key in set(flags.schema()) - set(flags.RESERVED):
         assert f"--{key.replace('_', '-')} " in described
 
 

@@ -48,19 +48,19 @@ def write_run(head: LocalHost, began: float, step: int = 0, seed: int = 7) -> Pa
 
 def test_another_runs_results_are_not_written_over(head: LocalHost) -> None:
     write_run(head, 1.0)
-    here = results.bring_home(head, "c", "x")
+    here = results.fetch_results(head, "c", "x")
     assert json.loads((here / ".origin").read_text()) == {"cluster": "c", "began": 1.0}
-    results.bring_home(head, "c", "x")
+    results.fetch_results(head, "c", "x")
     write_run(head, 2.0)  # begun over, from the same seed
     with pytest.raises(UserError, match=r"runs/x/ here holds the results of another run.*--run"):
-        results.bring_home(head, "c", "x")
+        results.fetch_results(head, "c", "x")
     with pytest.raises(UserError, match="mv runs/x"):
         results_owner.refuse_taken("x")
     assert (here / "rows").read_text() == "1.0"
     assert not list(Path(head.layout.runs).glob(".gathered/*"))
     here.rename("old")
     results_owner.refuse_taken("x")
-    results.bring_home(head, "c", "x")
+    results.fetch_results(head, "c", "x")
     assert (here / "rows").read_text() == "2.0"
 
 
@@ -70,21 +70,21 @@ def test_a_folder_of_unknown_origin_is_another_runs(head: LocalHost) -> None:
     here.mkdir(parents=True)
     (here / "rows").write_text("mine")
     with pytest.raises(UserError, match="another run"):
-        results.bring_home(head, "c", "x")
+        results.fetch_results(head, "c", "x")
     assert [path.name for path in here.iterdir()] == ["rows"]
     (here / "rows").unlink()
-    results.bring_home(head, "c", "x")
+    results.fetch_results(head, "c", "x")
 
 
 def test_a_run_resumed_on_a_new_head_keeps_its_first_loss_curve(head: LocalHost) -> None:
     first = (write_run(head, 1.0) / "events.jsonl").read_text()
-    here = results.bring_home(head, "c", "x")
+    here = results.fetch_results(head, "c", "x")
     write_run(head, 2.0, step=5, seed=8)
     with pytest.raises(UserError, match="another run"):
-        results.bring_home(head, "c", "x")
+        results.fetch_results(head, "c", "x")
     second = (write_run(head, 3.0, step=5) / "events.jsonl").read_text()
     for _ in range(2):
-        results.bring_home(head, "c", "x")
+        results.fetch_results(head, "c", "x")
     assert (here / "events-1.0.jsonl").read_text() == first
     assert (here / "events.jsonl").read_text() == second
     assert json.loads((here / ".origin").read_text())["began"] == 3.0
@@ -93,12 +93,12 @@ def test_a_run_resumed_on_a_new_head_keeps_its_first_loss_curve(head: LocalHost)
 def test_full_covers_what_was_there(head: LocalHost) -> None:
     folder = write_run(head, 1.0)
     (folder / "model_index.json").write_text("{}")
-    results.bring_home(head, "c", "x", full=True)
+    results.fetch_results(head, "c", "x", full=True)
     assert results.unfetched("c", run_query.summary(folder)) == ""
-    results.bring_home(head, "c", "x")
+    results.fetch_results(head, "c", "x")
     assert results.unfetched("c", run_query.summary(folder)) == ""
     run_state.append_event(folder, "done", step=9)
-    results.bring_home(head, "c", "x")
+    results.fetch_results(head, "c", "x")
     assert results.unfetched("c", run_query.summary(folder)) == "the whole pipeline (--full)"
 
 
@@ -106,19 +106,19 @@ def test_a_disk_that_cannot_be_written_is_said_once(head: LocalHost) -> None:
     write_run(head, 1.0)
     Path("runs").write_text("in the way")
     with pytest.raises(UserError, match=r"runs/x/: .*fab fetch goes on"):
-        results.bring_home(head, "c", "x")
+        results.fetch_results(head, "c", "x")
     console = Console(record=True, width=300, force_terminal=False)
     with RunProgress("x", console) as progress:
-        bringer = attach.Bringer(head, "c", "x", progress)
-        bringer._over = True
+        fetcher = attach.ResultsFetcher(head, "c", "x", progress)
+        fetcher._over = True
         for _ in range(2):
-            bringer.more()
-            bringer._bring()
+            fetcher.more()
+            fetcher._fetch()
         assert console.export_text().count("not fetched yet") == 1
         Path("runs").unlink()
-        bringer.more()
-        bringer._bring()
-    assert bringer.problem == ""
+        fetcher.more()
+        fetcher._fetch()
+    assert fetcher.problem == ""
     assert Path("runs/x/rows").exists()
 
 

@@ -39,7 +39,7 @@ def authorize(host: LocalHost, line: str) -> None:
 
 
 def leave(host: LocalHost) -> None:
-    cluster_ssh.leave(host, Inventory("c", "file", (host.node,)))
+    cluster_ssh.remove(host, Inventory("c", "file", (host.node,)))
 
 
 def test_lines_in_any_encoding_stay_and_ours_goes_again(host: LocalHost, keys: Path) -> None:

@@ -14,9 +14,9 @@ from bootstrap.inventory.inventory import Node
 from bootstrap.setup import model_and_data
 from bootstrap.setup.model_and_data import (
     Input,
-    bring,
     content_key,
     download_line,
+    fetch_to_head,
     read_input,
     tree_sha256,
 )
@@ -43,7 +43,7 @@ def quiet(text: str) -> None:
 
 def test_a_folder_of_the_persons(head: LocalHost, pictures: Path) -> None:
     wanted = read_input("pictures", str(pictures))
-    tree = bring(head, wanted, quiet)
+    tree = fetch_to_head(head, wanted, quiet)
     assert tree.path == f"{head.layout.data}/my-cat"
     assert sorted(path.name for path in Path(tree.path).iterdir()) == [
         "0 of 3.jpg", "1 of 3.jpg", "2 of 3.jpg",
@@ -57,12 +57,12 @@ def test_a_changed_picture_is_sent_and_an_unchanged_folder_is_not(
     head: LocalHost, pictures: Path
 ) -> None:
     said: list[str] = []
-    first = bring(head, read_input("pictures", str(pictures)), said.append)
-    assert bring(head, read_input("pictures", str(pictures)), said.append) == first
+    first = fetch_to_head(head, read_input("pictures", str(pictures)), said.append)
+    assert fetch_to_head(head, read_input("pictures", str(pictures)), said.append) == first
     assert len(said) == 1
     (pictures / "1 of 3.jpg").write_bytes(b"another")
     (pictures / "2 of 3.jpg").unlink()
-    second = bring(head, read_input("pictures", str(pictures)), said.append)
+    second = fetch_to_head(head, read_input("pictures", str(pictures)), said.append)
     assert second.files == 2
     assert (Path(second.path) / "1 of 3.jpg").read_bytes() == b"another"
     assert tree_sha256(second) == content_key(pictures)
@@ -71,10 +71,10 @@ def test_a_changed_picture_is_sent_and_an_unchanged_folder_is_not(
 def test_pictures_that_a_kill_left_half_replaced_are_there_again(
     head: LocalHost, pictures: Path
 ) -> None:
-    first = Path(bring(head, read_input("pictures", str(pictures)), quiet).path)
+    first = Path(fetch_to_head(head, read_input("pictures", str(pictures)), quiet).path)
     first.rename(first.with_name(f"{first.name}.old"))
     said: list[str] = []
-    bring(head, read_input("pictures", str(pictures)), said.append)
+    fetch_to_head(head, read_input("pictures", str(pictures)), said.append)
     assert said == []
     assert sorted(path.name for path in first.parent.iterdir()) == ["my-cat", "my-cat.sha256"]
 

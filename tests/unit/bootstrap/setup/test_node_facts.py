@@ -1,4 +1,4 @@
-"""What the probe's script prints, taken apart; and the script itself on this machine."""
+"""What the gather_facts's script prints, taken apart; and the script itself on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.inventory.inventory import Node
-from bootstrap.setup.node_facts import Probe, probe, read_probe, read_pythons, read_route
+from bootstrap.setup.node_facts import NodeFacts, gather_facts, read_facts, read_pythons, read_route
 from bootstrap.ssh.host import LocalHost
 from tests.unit.bootstrap.setup.test_processor import SAPPHIRE_RAPIDS, topology
 
@@ -46,7 +46,7 @@ def recorded(**changes: str) -> str:
 
 
 def test_a_node_of_azure() -> None:
-    found = read_probe(recorded())
+    found = read_facts(recorded())
     assert found.hostname == "vm-swift-1"
     assert found.system == "Ubuntu 24.04.2 LTS"
     assert found.processor.generation == "Sapphire Rapids"
@@ -57,11 +57,11 @@ def test_a_node_of_azure() -> None:
     assert [python.path for python in found.pythons] == ["/usr/bin/python3.12"]
     assert (found.interface, found.address) == ("eth0", "10.0.0.5")
     assert found.tcmalloc == "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"
-    assert Probe.model_validate_json(found.model_dump_json()) == found
+    assert NodeFacts.model_validate_json(found.model_dump_json()) == found
 
 
 def test_a_node_without_python_without_ip_without_tcmalloc() -> None:
-    found = read_probe(recorded(pythons="", tcmalloc="", route="", route_by_python=""))
+    found = read_facts(recorded(pythons="", tcmalloc="", route="", route_by_python=""))
     assert found.pythons == ()
     assert found.tcmalloc is None
     assert (found.interface, found.address) == (None, None)
@@ -69,7 +69,7 @@ def test_a_node_without_python_without_ip_without_tcmalloc() -> None:
 
 def test_output_that_ends_early() -> None:
     with pytest.raises(ValueError, match="ended early"):
-        read_probe(recorded().partition("=== numa")[0])
+        read_facts(recorded().partition("=== numa")[0])
 
 
 def test_the_head_is_on_the_interface_that_holds_its_address() -> None:
@@ -91,7 +91,7 @@ def test_the_newest_python_comes_first() -> None:
 
 def test_this_machine(tmp_path: Path) -> None:
     host = LocalHost(Node("here", "127.0.0.1"), str(tmp_path / "not there yet"))
-    found = probe(host, "127.0.0.1")
+    found = gather_facts(host, "127.0.0.1")
     assert found.hostname == os.uname().nodename
     assert found.machine == os.uname().machine
     assert found.writable

@@ -6,21 +6,21 @@ import pytest
 
 from bootstrap.errors import UserError
 from bootstrap.setup import node_requirements
-from bootstrap.setup.node_facts import Probe, read_probe
+from bootstrap.setup.node_facts import NodeFacts, read_facts
 from tests.unit.bootstrap.setup.test_node_facts import recorded
 from tests.unit.bootstrap.setup.test_processor import ICE_LAKE
 
 DISK = "/dev/root 129886128 100 {} 5% /"
 
 
-def node(**changes: str) -> Probe:
-    return read_probe(recorded(**changes))
+def node(**changes: str) -> NodeFacts:
+    return read_facts(recorded(**changes))
 
 
-def refusals(probe: Probe, **changes: bool) -> str:
+def refusals(gather_facts: NodeFacts, **changes: bool) -> str:
     choice = {"conda": False, "equipped": False, **changes}
     return "\n".join(
-        node_requirements.refusals("n1", probe, stack="intel", root="/home/me/x", **choice)
+        node_requirements.refusals("n1", gather_facts, stack="intel", root="/home/me/x", **choice)
     )
 
 

@@ -15,8 +15,8 @@ from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.node import run_state
 from bootstrap.setup import cluster_ssh, setup_steps
 from bootstrap.setup.python.package_pins import Lock
-from bootstrap.setup.python.payload import Kit
-from bootstrap.setup.step_runner import Together
+from bootstrap.setup.python.payload import Payload
+from bootstrap.setup.step_runner import ClusterStep
 from bootstrap.ssh import transfer
 from bootstrap.ssh.host import LocalHost
 from bootstrap.ssh.host_keys import HostKeyRefused
@@ -63,7 +63,7 @@ def test_bootstrap_stops_before_it_chooses_while_a_run_is_live(
     setup = setup_steps.NodeSetup(
         inventory=Inventory("mine", "file", (host.node, other.node)),
         lock=Lock("upstream", {}, {}),
-        kit=cast(Kit, None),
+        payload=cast(Payload, None),
         environment="auto",
         conda_lock=Lock("conda", {}, {}),
         conda_channel=None,
@@ -73,7 +73,7 @@ def test_bootstrap_stops_before_it_chooses_while_a_run_is_live(
         say=lambda text: None,
     )
     choose = next(step for step in setup.steps([host, other]) if step.name == "choose")
-    assert isinstance(choose, Together)
+    assert isinstance(choose, ClusterStep)
     with run_state.held(Path(host.layout.root)):
         failed = choose.run([host, other], lambda host, text: None)
     assert failed is not None

@@ -9,7 +9,7 @@ import pytest
 
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
-from bootstrap.setup.step_runner import Say, Step, Together, run_steps
+from bootstrap.setup.step_runner import ClusterStep, Say, Step, run_steps
 from bootstrap.ssh.host import Host, LocalHost
 
 
@@ -20,14 +20,14 @@ class Seen:
         self.events: list[tuple[str, str, str]] = []
 
     def began(self, host: Host, step: str) -> None:
-        """See `Watcher`."""
+        """See `StepListener`."""
 
     def said(self, host: Host, text: str) -> None:
-        """See `Watcher`."""
+        """See `StepListener`."""
         self.events.append((host.name, "said", text))
 
     def ended(self, host: Host, step: str, seconds: float, error: UserError | None) -> None:
-        """See `Watcher`."""
+        """See `StepListener`."""
         self.events.append((host.name, step, "failed" if error else "done"))
 
 
@@ -82,12 +82,12 @@ def test_together_gets_those_that_are_left_and_says_who_failed(hosts: list[Host]
 
     got: list[str] = []
 
-    def hand_out(left: object, say: object) -> dict[str, UserError]:
+    def copy(left: object, say: object) -> dict[str, UserError]:
         assert isinstance(left, list)
         got.extend(host.name for host in left)
         return {"c": UserError("late")}
 
-    failed = run_steps(hosts, [Step("x", early), Together("hand out", hand_out)], Seen())
+    failed = run_steps(hosts, [Step("x", early), ClusterStep("broadcast", copy)], Seen())
     assert got == ["a", "c"]
     assert {name: str(error) for name, error in failed.items()} == {"b": "early", "c": "late"}
 
@@ -97,7 +97,9 @@ def test_what_needs_the_head_does_not_start_without_it(hosts: list[Host]) -> Non
         if host.name == "a":
             raise UserError("head is ill")
 
-    failed = run_steps(hosts, [Step("x", early), Together("hand out", lambda h, s: None)], Seen())
+    failed = run_steps(
+        hosts, [Step("x", early), ClusterStep("broadcast", lambda h, s: None)], Seen()
+    )
     assert sorted(failed) == ["a", "b", "c"]
     assert "waits for a" in str(failed["b"])
 

@@ -12,7 +12,7 @@ import pytest
 import tests.hub
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
-from bootstrap.setup.model_and_data import bring, read_input
+from bootstrap.setup.model_and_data import fetch_to_head, read_input
 from bootstrap.ssh.host import LocalHost
 from tests.hub import COMMIT, serving
 
@@ -112,10 +112,10 @@ def test_a_password_of_a_mirror_is_shown_and_written_nowhere(
     monkeypatch.delenv("HF_HOME", raising=False)
     with serving({"a/model": pipeline}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint.replace("//", "//me:geheim@"))
-        tree = bring(head, read_input("model", "a/model"), logged.append)
+        tree = fetch_to_head(head, read_input("model", "a/model"), logged.append)
     assert "model_index.json" in tree.manifest
     with pytest.raises(UserError) as caught:
-        bring(head, read_input("model", "another/model"), logged.append)
+        fetch_to_head(head, read_input("model", "another/model"), logged.append)
     assert "could not be fetched from http://***@127.0.0.1:" in str(caught.value)
     told = [*logged, str(caught.value)]
     files = [

@@ -24,7 +24,7 @@ from bootstrap.inventory.inventory import Node
 from bootstrap.node.downloads import conda_node, conda_packages
 from bootstrap.setup.python import conda, packages
 from bootstrap.setup.python.package_pins import CONDA, read_lock
-from bootstrap.setup.python.payload import Kit, make_kit, send_kit
+from bootstrap.setup.python.payload import Payload, make_payload, send_payload
 from bootstrap.ssh.command_output import Output
 from bootstrap.ssh.host import LocalHost
 from tests.conda_channel import Channel, make_channel
@@ -39,7 +39,7 @@ BIG = os.urandom(1 << 20)
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with py-rattler's wheel, as the head hands it out."""
+    """A folder with py-rattler's wheel, as it lies on the head."""
     folder = tmp_path_factory.mktemp("wheels")
     lock = ROOT / "requirements" / "node-conda.txt"
     for wheel in fetch_wheels([lock]).glob("py_rattler-*.whl"):
@@ -48,14 +48,14 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
-    return make_kit(ROOT, tmp_path_factory.mktemp("records"))
+def payload(tmp_path_factory: pytest.TempPathFactory) -> Payload:
+    return make_payload(ROOT, tmp_path_factory.mktemp("records"))
 
 
 @pytest.fixture
-def host(tmp_path: Path, kit: Kit) -> LocalHost:
+def host(tmp_path: Path, payload: Payload) -> LocalHost:
     found = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
-    send_kit(found, kit)
+    send_payload(found, payload)
     return found
 
 
@@ -72,16 +72,16 @@ def server(channel: Channel) -> Iterator[FileServer]:
 
 
 def fetch(
-    host: LocalHost, kit: Kit, wheels: str, url: str, said: list[str] | None = None
+    host: LocalHost, payload: Payload, wheels: str, url: str, said: list[str] | None = None
 ) -> conda.Packages:
     said = [] if said is None else said
-    return conda.fetch(host, kit, sys.executable, wheels, url, said.append)
+    return conda.fetch(host, payload, sys.executable, wheels, url, said.append)
 
 
-def install(host: LocalHost, kit: Kit, wheels: str, folder: str) -> Path:
+def install(host: LocalHost, payload: Payload, wheels: str, folder: str) -> Path:
     home = f"{host.layout.envs}/mine"
     for line in conda.install_lines(
-        f"{kit.path(host)}/{kit.wheel}", sys.executable, wheels, folder, home
+        f"{payload.path(host)}/{payload.wheel}", sys.executable, wheels, folder, home
     ):
         host.run(line)
     return Path(home)
@@ -99,10 +99,10 @@ def left_behind(host: LocalHost) -> list[str]:
 
 
 def test_from_a_channel_to_an_environment_and_the_second_one_without_it(
-    host: LocalHost, kit: Kit, wheels: str, server: FileServer, channel: Channel
+    host: LocalHost, payload: Payload, wheels: str, server: FileServer, channel: Channel
 ) -> None:
     said: list[str] = []
-    found = fetch(host, kit, wheels, server.url, said)
+    found = fetch(host, payload, wheels, server.url, said)
     assert sorted(fetched(server)) == sorted(
         path.name for path in channel.folder.rglob("*") if path.name.endswith(KINDS)
     )
@@ -112,7 +112,7 @@ def test_from_a_channel_to_an_environment_and_the_second_one_without_it(
     asked = len(server.requests)
     server.close()  # From here on there is no network.
 
-    home = install(host, kit, wheels, found.folder)
+    home = install(host, payload, wheels, found.folder)
     printed = host.run([f"{home}/bin/python", "-I", "-c", "import sys; print(sys.prefix)"]).stdout
     assert printed.strip() == str(home)
     assert f"/python-{found.python}." in (Path(found.folder) / conda_node.EXPLICIT).read_text()
@@ -126,28 +126,28 @@ def test_from_a_channel_to_an_environment_and_the_second_one_without_it(
     assert about["url"] == f"{server.url}/linux-64/gperftools-2.10-0.tar.bz2"
     assert set(about["files"]) == {"lib/libtcmalloc.so.4", "lib/libtcmalloc.so.4.5.10"}
 
-    assert fetch(host, kit, wheels, server.url) == found
+    assert fetch(host, payload, wheels, server.url) == found
     assert len(server.requests) == asked
     assert left_behind(host) == []
 
 
 def test_what_is_handed_out_is_a_channel_itself(
-    host: LocalHost, kit: Kit, wheels: str, server: FileServer
+    host: LocalHost, payload: Payload, wheels: str, server: FileServer
 ) -> None:
-    found = fetch(host, kit, wheels, server.url)
+    found = fetch(host, payload, wheels, server.url)
     explicit = (Path(found.folder) / conda_node.EXPLICIT).read_text()
     assert "@EXPLICIT" in explicit.splitlines()
     assert re.search(
         rf"^{server.url}/noarch/tzdata-2026b-0.tar.bz2#[0-9a-f]{{32}}$", explicit, re.M
     )
     again = LocalHost(Node("n1", "127.0.0.1"), f"{host.layout.root}-n1")
-    send_kit(again, kit)
-    assert fetch(again, kit, wheels, f"file://{found.folder}").python == found.python
+    send_payload(again, payload)
+    assert fetch(again, payload, wheels, f"file://{found.folder}").python == found.python
 
 
 def test_a_password_is_written_nowhere(
     host: LocalHost,
-    kit: Kit,
+    payload: Payload,
     wheels: str,
     server: FileServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -160,8 +160,8 @@ def test_a_password_is_written_nowhere(
         return stream(line, *arguments, **more)
 
     monkeypatch.setattr(host, "stream", noting)
-    found = fetch(host, kit, wheels, server.url.replace("//", "//me:geheim@"))
-    home = install(host, kit, wheels, found.folder)
+    found = fetch(host, payload, wheels, server.url.replace("//", "//me:geheim@"))
+    home = install(host, payload, wheels, found.folder)
     for path in [*Path(found.folder).rglob("*"), *home.glob("conda-meta/*")]:
         if path.is_file():
             assert b"geheim" not in path.read_bytes(), path
@@ -173,7 +173,7 @@ def test_a_password_is_written_nowhere(
     server.close()
     shutil.rmtree(found.folder)
     with pytest.raises(UserError) as caught:
-        fetch(host, kit, wheels, server.url.replace("//", "//me:geheim@"))
+        fetch(host, payload, wheels, server.url.replace("//", "//me:geheim@"))
     assert not [text for text in [*logged, str(caught.value)] if "geheim" in text]
 
 
@@ -188,11 +188,17 @@ def test_a_password_is_written_nowhere(
     ],
 )
 def test_a_fault_of_the_channel_is_one_line_and_the_next_try_goes_on(
-    host: LocalHost, kit: Kit, wheels: str, server: FileServer, fault: str, only: str, said: str
+    host: LocalHost,
+    payload: Payload,
+    wheels: str,
+    server: FileServer,
+    fault: str,
+    only: str,
+    said: str,
 ) -> None:
     server.fail(fault, only=only)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=said) as caught:
-        fetch(host, kit, wheels, server.url)
+        fetch(host, payload, wheels, server.url)
     text = str(caught.value)
     assert text.startswith("n0: ")
     assert "\n" not in text
@@ -200,7 +206,7 @@ def test_a_fault_of_the_channel_is_one_line_and_the_next_try_goes_on(
     assert not Path(conda.folder_of(host)).exists()
     server.mend()
     before = len(fetched(server))
-    fetch(host, kit, wheels, server.url)
+    fetch(host, payload, wheels, server.url)
     again = fetched(server)[before:]
     assert "gperftools-2.10-0.tar.bz2" in again
     # Those that came before it had arrived whole.
@@ -209,7 +215,7 @@ def test_a_fault_of_the_channel_is_one_line_and_the_next_try_goes_on(
 
 
 def test_a_package_whose_hash_is_not_listed_is_refused(
-    host: LocalHost, kit: Kit, wheels: str, server: FileServer, channel: Channel
+    host: LocalHost, payload: Payload, wheels: str, server: FileServer, channel: Channel
 ) -> None:
     path = channel.folder / "noarch" / "repodata.json"
     listed = json.loads(path.read_text())
@@ -217,11 +223,11 @@ def test_a_package_whose_hash_is_not_listed_is_refused(
         del about["sha256"]
     path.write_text(json.dumps(listed))
     with pytest.raises(UserError, match=r"lists tzdata-2026b-0\.tar\.bz2 without SHA-256"):
-        fetch(host, kit, wheels, server.url)
+        fetch(host, payload, wheels, server.url)
 
 
 def test_a_name_that_the_channel_does_not_have(
-    host: LocalHost, kit: Kit, wheels: str, server: FileServer, tmp_path: Path
+    host: LocalHost, payload: Payload, wheels: str, server: FileServer, tmp_path: Path
 ) -> None:
     other = Channel(tmp_path / "other")
     other.add("gperftools2", "1.0", {"lib/a": b"a"})
@@ -230,37 +236,37 @@ def test_a_name_that_the_channel_does_not_have(
     other.index()
     server.folder = other.folder
     with pytest.raises(UserError, match=r"no package gperftools \(nearest: gperftools2\)"):
-        fetch(host, kit, wheels, server.url)
+        fetch(host, payload, wheels, server.url)
     assert not Path(conda.folder_of(host)).exists()
 
 
 def test_a_package_whose_name_leads_elsewhere_is_refused(
-    host: LocalHost, kit: Kit, wheels: str, server: FileServer, channel: Channel
+    host: LocalHost, payload: Payload, wheels: str, server: FileServer, channel: Channel
 ) -> None:
     path = channel.folder / "noarch" / "repodata.json"
     text = path.read_text().replace('"tzdata-2026b-0.tar.bz2"', '"../tzdata-2026b-0.tar.bz2"')
     path.write_text(text)
     with pytest.raises(UserError, match=r"127\.0\.0\.1.*: .*tzdata"):
-        fetch(host, kit, wheels, server.url)
+        fetch(host, payload, wheels, server.url)
     assert not list(Path(host.layout.root).rglob("tzdata*"))
 
 
 def test_versions_that_do_not_fit_together(
-    host: LocalHost, kit: Kit, wheels: str, server: FileServer, channel: Channel
+    host: LocalHost, payload: Payload, wheels: str, server: FileServer, channel: Channel
 ) -> None:
     channel.add("gperftools", "2.10", {"lib/a": b"a"}, depends=["python >=3.14"])
     channel.index()
     with pytest.raises(UserError, match=r"no packages that fit together: .*python") as caught:
-        fetch(host, kit, wheels, server.url)
+        fetch(host, payload, wheels, server.url)
     assert "\n" not in str(caught.value)
 
 
 def test_an_attempt_that_was_killed_goes_on_where_it_was(
-    host: LocalHost, kit: Kit, wheels: str, server: FileServer
+    host: LocalHost, payload: Payload, wheels: str, server: FileServer
 ) -> None:
     filling = f"{conda.folder_of(host)}.fetching"
-    kit_wheel = f"{kit.path(host)}/{kit.wheel}"
-    line = conda.node_line(sys.executable, kit_wheel, "fetch", wheels, filling)
+    wheel = f"{payload.path(host)}/{payload.wheel}"
+    line = conda.node_line(sys.executable, wheel, "fetch", wheels, filling)
     server.fail("slow", only="llvm-openmp", bytes_per_second=100_000)
     process = subprocess.Popen(["sh", "-c", f"exec {line}"], stdin=subprocess.PIPE)
     assert process.stdin is not None
@@ -273,7 +279,7 @@ def test_an_attempt_that_was_killed_goes_on_where_it_was(
     server.mend()
     assert not list(Path(filling).rglob("llvm-openmp*.bz2"))
     before = fetched(server)
-    fetch(host, kit, wheels, server.url)
+    fetch(host, payload, wheels, server.url)
     again = fetched(server)[len(before) :]
     assert again[0] == "llvm-openmp-20.1.8-0.tar.bz2"
     assert "gperftools-2.10-0.tar.bz2" not in again
@@ -281,13 +287,13 @@ def test_an_attempt_that_was_killed_goes_on_where_it_was(
 
 
 def test_a_damaged_package_makes_no_environment(
-    host: LocalHost, kit: Kit, wheels: str, server: FileServer
+    host: LocalHost, payload: Payload, wheels: str, server: FileServer
 ) -> None:
-    found = fetch(host, kit, wheels, server.url)
+    found = fetch(host, payload, wheels, server.url)
     package = Path(found.folder) / "linux-64" / "llvm-openmp-20.1.8-0.tar.bz2"
     shutil.copyfile(package.with_name("gperftools-2.10-0.tar.bz2"), package)
     with pytest.raises(CommandFailed, match=r"llvm-openmp-20\.1\.8-0\.tar\.bz2 is damaged"):
-        install(host, kit, wheels, found.folder)
+        install(host, payload, wheels, found.folder)
     assert not (Path(host.layout.envs) / "mine").exists()
     assert left_behind(host) == []
 
@@ -300,14 +306,18 @@ def test_auto_goes_by_whether_the_channel_answers(host: LocalHost, server: FileS
 
 
 def test_a_proxy_of_the_environment_is_used(
-    host: LocalHost, kit: Kit, wheels: str, server: FileServer, monkeypatch: pytest.MonkeyPatch
+    host: LocalHost,
+    payload: Payload,
+    wheels: str,
+    server: FileServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The server is asked for the whole URL, as proxies are; it answers by the path in it."""
     monkeypatch.setenv("HTTP_PROXY", server.url)
     monkeypatch.setenv("http_proxy", server.url)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    found = fetch(host, kit, wheels, "http://conda.invalid")
+    found = fetch(host, payload, wheels, "http://conda.invalid")
     assert (
         "http://conda.invalid/linux-64/gperftools"
         in (Path(found.folder) / conda_node.EXPLICIT).read_text()

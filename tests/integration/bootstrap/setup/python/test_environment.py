@@ -16,11 +16,11 @@ import pytest
 
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
-from bootstrap.setup.node_facts import Python, probe
+from bootstrap.setup.node_facts import Python, gather_facts
 from bootstrap.setup.python import environment, packages
 from bootstrap.setup.python.environment import Plan, installed, set_up, venv_lines
 from bootstrap.setup.python.package_pins import Lock
-from bootstrap.setup.python.payload import Kit, make_kit, send_kit
+from bootstrap.setup.python.payload import Payload, make_payload, send_payload
 from bootstrap.setup.python.project_wheel import build, source_key
 from bootstrap.ssh.host import LocalHost
 from tests.rig.stand_in import PackageIndex, serving_packages
@@ -34,25 +34,25 @@ def quiet(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
-    return make_kit(ROOT, tmp_path_factory.mktemp("records"))
+def payload(tmp_path_factory: pytest.TempPathFactory) -> Payload:
+    return make_payload(ROOT, tmp_path_factory.mktemp("records"))
 
 
 @pytest.fixture
-def host(tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
+def host(tmp_path: Path, payload: Payload, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
     # What this machine's pip is set to must make no difference.
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
     found = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
-    send_kit(found, kit)
+    send_payload(found, payload)
     return found
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
-    root = tmp_path_factory.mktemp("probe")
-    return probe(LocalHost(Node("n0", "127.0.0.1"), str(root)), "127.0.0.1").pythons[0]
+    root = tmp_path_factory.mktemp("gather_facts")
+    return gather_facts(LocalHost(Node("n0", "127.0.0.1"), str(root)), "127.0.0.1").pythons[0]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def lock_of(index: PackageIndex, **codes: str) -> Lock:
 
 
 def fetch(
-    host: LocalHost, lock: Lock, kit: Kit, python: Python, index: PackageIndex
+    host: LocalHost, lock: Lock, payload: Payload, python: Python, index: PackageIndex
 ) -> tuple[str, ...]:
     return tuple(
         packages.fetch(
@@ -80,7 +80,7 @@ def fetch(
             lock,
             python=python.path,
             version=python.version,
-            pip=kit.pip(host),
+            pip=payload.pip(host),
             package_index=index.simple,
             say=quiet,
         )
@@ -88,18 +88,25 @@ def fetch(
 
 
 def make(
-    host: LocalHost, lock: Lock, kit: Kit, python: Python, wheels: tuple[str, ...], said: list[str]
+    host: LocalHost,
+    lock: Lock,
+    payload: Payload,
+    python: Python,
+    wheels: tuple[str, ...],
+    said: list[str],
 ) -> Plan:
-    plan = Plan(lock, kit, None, python.version, wheels, imports=("first", "second", "bootstrap"))
+    plan = Plan(
+        lock, payload, None, python.version, wheels, imports=("first", "second", "bootstrap")
+    )
     set_up(host, plan, venv_lines(python.path, plan.home(host)), None, said.append)
     return plan
 
 
 def test_from_an_index_to_an_environment(
-    host: LocalHost, kit: Kit, python: Python, index: PackageIndex
+    host: LocalHost, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
     lock = lock_of(index)
-    wheels = fetch(host, lock, kit, python, index)
+    wheels = fetch(host, lock, payload, python, index)
     assert sorted(path.name for path in Path(*wheels).iterdir()) == [
         "first-1.0-py3-none-any.whl",
         "pins.txt",
@@ -108,7 +115,7 @@ def test_from_an_index_to_an_environment(
     before = len(index.requests)
     index.close()  # from here on the internet is not needed
     said: list[str] = []
-    plan = make(host, lock, kit, python, wheels, said)
+    plan = make(host, lock, payload, python, wheels, said)
     where = host.run([host.python, "-I", "-c", "import second; print(second.__file__)"]).stdout
     assert where.startswith(f"{host.layout.env}/lib/")
     assert Path(host.layout.env).resolve().name == plan.name
@@ -118,28 +125,28 @@ def test_from_an_index_to_an_environment(
     assert found["packages"]["xeon-diffusion"]
     assert found["stack"] == "upstream"
     assert found["environment"] == "venv"
-    assert found["kit"] == kit.key
+    assert found["payload"] == payload.key
     assert "no tcmalloc on this system: training does without it" in said
 
 
 def test_a_second_time_nothing_is_asked_and_nothing_changes(
-    host: LocalHost, kit: Kit, python: Python, index: PackageIndex
+    host: LocalHost, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
     lock = lock_of(index)
-    wheels = fetch(host, lock, kit, python, index)
-    plan = make(host, lock, kit, python, wheels, [])
+    wheels = fetch(host, lock, payload, python, index)
+    plan = make(host, lock, payload, python, wheels, [])
     before = (Path(plan.home(host)) / "installed.json").stat().st_mtime_ns
     index.close()
-    assert fetch(host, lock, kit, python, index) == wheels
+    assert fetch(host, lock, payload, python, index) == wheels
     said: list[str] = []
-    make(host, lock, kit, python, wheels, said)
+    make(host, lock, payload, python, wheels, said)
     assert said == ["already there"]
     assert (Path(plan.home(host)) / "installed.json").stat().st_mtime_ns == before
 
 
 def test_a_password_of_an_index_is_shown_and_written_nowhere(
     host: LocalHost,
-    kit: Kit,
+    payload: Payload,
     python: Python,
     index: PackageIndex,
     monkeypatch: pytest.MonkeyPatch,
@@ -151,11 +158,11 @@ def test_a_password_of_an_index_is_shown_and_written_nowhere(
     )
     logged: list[str] = []
     host.log = logged.append
-    fetch(host, lock_of(index), kit, python, index)
+    fetch(host, lock_of(index), payload, python, index)
     host.run("echo geheim, by itself")
     index.fail("error")
     with pytest.raises(UserError, match=r"not to be had from http://\*\*\*@127") as caught:
-        fetch(host, lock_of(index, third=""), kit, python, index)
+        fetch(host, lock_of(index, third=""), payload, python, index)
     told = [*logged, str(caught.value)]
     told += [
         path.read_text(errors="replace")
@@ -167,7 +174,7 @@ def test_a_password_of_an_index_is_shown_and_written_nowhere(
 
 def test_a_broken_index_is_named_and_the_next_try_goes_on(
     host: LocalHost,
-    kit: Kit,
+    payload: Payload,
     python: Python,
     index: PackageIndex,
     monkeypatch: pytest.MonkeyPatch,
@@ -177,78 +184,78 @@ def test_a_broken_index_is_named_and_the_next_try_goes_on(
     lock = lock_of(index)
     index.fail("error", only="second")
     with pytest.raises(UserError, match=r"n0: .*127\.0\.0\.1(.|\n)*second(.|\n)*--package-index"):
-        fetch(host, lock, kit, python, index)
+        fetch(host, lock, payload, python, index)
     first, second = packages.folders_of(host, lock, python.version)
     assert Path(first).is_dir()
     assert not Path(second).exists()
     index.mend()
     fetched = len([path for _, path in index.requests if path.endswith(".whl")])
-    fetch(host, lock, kit, python, index)
+    fetch(host, lock, payload, python, index)
     again = [path for _, path in index.requests if path.endswith(".whl")][fetched:]
     assert [path for path in again if "second" in path]
     assert not [path for path in again if "first" in path]
 
 
 def test_a_wheel_that_is_not_the_locks_is_refused(
-    host: LocalHost, kit: Kit, python: Python, index: PackageIndex
+    host: LocalHost, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
     lock = lock_of(index)
     tiny_wheel(index.folder, "second", "1.0", "print('somebody else was here')\n")
     with pytest.raises(UserError, match="second"):
-        fetch(host, lock, kit, python, index)
+        fetch(host, lock, payload, python, index)
     assert not Path(*packages.folders_of(host, lock, python.version)).exists()
 
 
 def test_a_package_that_does_not_import_leaves_the_old_environment_in_use(
-    host: LocalHost, kit: Kit, python: Python, index: PackageIndex
+    host: LocalHost, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
     good = lock_of(index)
-    old = make(host, good, kit, python, fetch(host, good, kit, python, index), [])
+    old = make(host, good, payload, python, fetch(host, good, payload, python, index), [])
     bad = lock_of(index, third="", second="import nothing_of_that_name\n")
-    wheels = fetch(host, bad, kit, python, index)
+    wheels = fetch(host, bad, payload, python, index)
     with pytest.raises(UserError, match=r"nothing_of_that_name(.|\n)*do not work together on n0"):
-        make(host, bad, kit, python, wheels, [])
+        make(host, bad, payload, python, wheels, [])
     assert Path(host.layout.env).resolve() == Path(old.home(host)).resolve()
     assert installed(host)["packages"]["second"] == "1.0"
 
 
 def test_an_environment_cut_short_is_made_anew(
-    host: LocalHost, kit: Kit, python: Python, index: PackageIndex
+    host: LocalHost, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
     lock = lock_of(index)
-    wheels = fetch(host, lock, kit, python, index)
-    plan = Plan(lock, kit, None, python.version, wheels)
+    wheels = fetch(host, lock, payload, python, index)
+    plan = Plan(lock, payload, None, python.version, wheels)
     home = Path(plan.home(host))
     for line in venv_lines(python.path, str(home)):
         host.run(["mkdir", "-p", host.layout.envs])
         host.run(line)
     shutil.rmtree(home / "bin")
     (home / "stale").touch()
-    make(host, lock, kit, python, wheels, [])
+    make(host, lock, payload, python, wheels, [])
     assert not (home / "stale").exists()
     host.run([host.python, "-I", "-c", "import second"])
 
 
 def test_new_code_of_the_checkout_goes_into_the_environment_that_is_there(
-    host: LocalHost, kit: Kit, python: Python, index: PackageIndex
+    host: LocalHost, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
     lock = lock_of(index)
-    wheels = fetch(host, lock, kit, python, index)
-    make(host, lock, kit, python, wheels, [])
-    newer = dataclasses.replace(kit, key="another")
-    shutil.copytree(kit.path(host), newer.path(host))
+    wheels = fetch(host, lock, payload, python, index)
+    make(host, lock, payload, python, wheels, [])
+    newer = dataclasses.replace(payload, key="another")
+    shutil.copytree(payload.path(host), newer.path(host))
     said: list[str] = []
     make(host, lock, newer, python, wheels, said)
     assert said[:2] == ["this checkout's code", "first import"]
-    assert installed(host)["kit"] == "another"
+    assert installed(host)["payload"] == "another"
 
 
 def test_only_a_library_that_loads_is_preloaded(
-    host: LocalHost, kit: Kit, python: Python, index: PackageIndex, tmp_path: Path
+    host: LocalHost, payload: Payload, python: Python, index: PackageIndex, tmp_path: Path
 ) -> None:
     lock = lock_of(index)
-    wheels = fetch(host, lock, kit, python, index)
-    plan = Plan(lock, kit, None, python.version, wheels, imports=("first",))
+    wheels = fetch(host, lock, payload, python, index)
+    plan = Plan(lock, payload, None, python.version, wheels, imports=("first",))
     broken = tmp_path / "libtcmalloc.so.4"
     broken.write_bytes(b"not a library")
     set_up(host, plan, venv_lines(python.path, plan.home(host)), str(broken), quiet)

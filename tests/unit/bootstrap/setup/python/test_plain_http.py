@@ -62,7 +62,7 @@ def test_the_command_refuses_before_it_touches_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bootstrap, "make_kit", lambda *_: pytest.fail("something was begun"))
+    monkeypatch.setattr(bootstrap, "make_payload", lambda *_: pytest.fail("something was begun"))
     words = ["--inventory", "local", "--package-index", "http://mirror/simple"]
     assert bootstrap.main(words) == 1
     assert "no hash of oneccl-bind-pt" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.setup import model_and_data
 from bootstrap.ssh.host import LocalHost
-from bootstrap.ssh.own_files import PARTIAL, files_of
+from bootstrap.ssh.local_files import PARTIAL, files_of
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_the_listing_that_is_hashed_is_the_one_that_is_sent(folder: Path, tmp_pa
     (folder / f"b.png{PARTIAL}x").touch()
     assert list(files_of(folder)) == ["a.png", "a/1.png", "a/up.png", "b.png", "link.png"]
     host = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
-    tree = model_and_data.bring(
+    tree = model_and_data.fetch_to_head(
         host, model_and_data.read_input("pictures", str(folder)), lambda text: None
     )
     assert [line[68:] for line in tree.manifest.splitlines()] == list(files_of(folder))

@@ -8,25 +8,25 @@ import pytest
 
 from bootstrap.commands import generate
 from bootstrap.errors import UserError
-from bootstrap.runs.run_words import refuse_without_word, word_of
+from bootstrap.runs.prompt_check import placeholder_token_of, require_placeholder_token
 
 
 def test_the_word_of_a_run() -> None:
-    assert word_of('placeholder_token = "<buddy>"\n[run]\nid = "a"\n') == "<buddy>"
-    assert word_of("seed = 1") is None
-    assert word_of("") is None
-    assert word_of('placeholder_token = "<bu') is None
+    assert placeholder_token_of('placeholder_token = "<buddy>"\n[run]\nid = "a"\n') == "<buddy>"
+    assert placeholder_token_of("seed = 1") is None
+    assert placeholder_token_of("") is None
+    assert placeholder_token_of('placeholder_token = "<bu') is None
 
 
 def test_a_slip_of_the_word_is_named() -> None:
-    refuse_without_word(["a <buddy>", "two <buddy>s and a <other>"], "<buddy>", "x")
+    require_placeholder_token(["a <buddy>", "two <buddy>s and a <other>"], "<buddy>", "x")
     for prompt, said in (
         ("a photo of a <budy>", "is written <buddy>: <budy> is not it."),
         ("a photo of Buddy", "is written <buddy>: Buddy is not it."),
         ("a photo of a cat", "is written <buddy>. Nothing"),
     ):
         with pytest.raises(UserError) as raised:
-            refuse_without_word(["a <buddy>", prompt], "<buddy>", "x")
+            require_placeholder_token(["a <buddy>", prompt], "<buddy>", "x")
         assert said in str(raised.value)
         assert prompt in str(raised.value)
 

@@ -12,7 +12,7 @@ CONFIG = "config.toml"
 IN_BRACKETS = re.compile(r"<[^<>\s]+>")
 
 
-def word_of(config: str) -> str | None:
+def placeholder_token_of(config: str) -> str | None:
     """The word in the text of a run's config.toml; None where it teaches none, or says nothing."""
     try:
         word = tomllib.loads(config).get("placeholder_token")
@@ -21,7 +21,7 @@ def word_of(config: str) -> str | None:
     return word if isinstance(word, str) and word else None
 
 
-def refuse_without_word(prompts: Sequence[str], word: str, run: str) -> None:
+def require_placeholder_token(prompts: Sequence[str], word: str, run: str) -> None:
     """Make sure that every prompt has the run's word, as it is written.
 
     What else is in angle brackets may be a word of the model's: that is for the head to say.
