@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -119,3 +119,45 @@ def read_events(text: str) -> list[dict[str, Any]]:
             if all(isinstance(event.get(key), int | float) for key in numbers):
                 events.append(event)
     return events
+
+
+class Journal:
+    """What the supervisor writes of a run: its state, its events, a line per decision in its log.
+
+    Attributes:
+        state: as state.json has it.
+    """
+
+    def __init__(self, folder: Path, state: dict[str, Any]) -> None:
+        self._folder, self.state = folder, state
+
+    def note(self, **values: Any) -> None:
+        """Change state.json."""
+        self.state |= values
+        write_state(self._folder, self.state)
+
+    def say(self, text: str) -> None:
+        """A line in supervisor.log."""
+        print(f"[supervisor {time.strftime('%H:%M:%S')}] {text}", flush=True)
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Add an event to events.jsonl."""
+        append_event(self._folder, kind, **values)
+
+    def end(self, phase: str, reason: str) -> None:
+        """Write down how the run ended."""
+        if phase == "failed":
+            self.event("gave_up", text=reason, tries=self.state["tries"])
+        self.say(f"{phase}{': ' + reason if reason else ''}")
+        self._note_end(phase, reason)
+
+    def end_somehow(self, phase: str, reason: str) -> None:
+        """The same where the disk may be full: as much of it as can be written."""
+        with suppress(Exception):
+            self.end(phase, reason)
+        with suppress(Exception):  # no events can be written, a state may
+            if self.state["phase"] != phase:
+                self._note_end(phase, reason)
+
+    def _note_end(self, phase: str, reason: str) -> None:
+        self.note(phase=phase, reason=reason, mpirun=None, ended=round(time.time(), 3))

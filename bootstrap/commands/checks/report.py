@@ -17,20 +17,20 @@ class CheckResult:
     Attributes:
         what: the check.
         where: a node's name, two names, or "cluster".
-        well: whether it is as it must be.
+        passed: whether it is as it must be.
         found: what was seen.
-        fix: the command that mends it; "" where it is well.
+        fix: the command that mends it; "" where it passed.
     """
 
     what: str
     where: str
-    well: bool
+    passed: bool
     found: str
     fix: str = ""
 
 
 def table(findings: Sequence[CheckResult]) -> Rows:
-    """One line for each check that is well everywhere, one for each node where one is not."""
+    """One line for each check that passed everywhere, one for each node where one failed."""
     drawn = Rows("", "check", "where", "found", "what to do")
     for what in dict.fromkeys(finding.what for finding in findings):
         of_it = [finding for finding in findings if finding.what == what]

@@ -1,8 +1,8 @@
 """Environments made by conda: Python, tcmalloc and libiomp5 from conda-forge, the rest from wheels.
 
 By py-rattler, conda's solver and installer as a library, which comes as a wheel and needs any
-Python from 3.10. The head alone talks to the channel: it solves, fetches each package once, and
-its folder, copied to every node, is a channel itself; every node installs from that, without a network.
+Python from 3.10. The head alone talks to the channel: it solves and fetches each package once. Its
+folder of packages, copied to every node, is a channel itself, from which nodes install offline.
 """
 
 from __future__ import annotations

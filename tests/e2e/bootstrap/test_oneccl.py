@@ -57,7 +57,7 @@ def test_the_node_is_named_and_the_run_goes_on_with_gloo_everywhere(
     assert [finding.passed for finding in found] == [True, False, True]
     assert found[1].where == broken.name
     assert "libccl.so.1.0" in found[1].found
-    assert not summed.well
+    assert not summed.passed
     assert f"rank 1 ({broken.name} pid " in summed.found
     capfd.readouterr()
     assert train.main([*FLAGS, "--run", "broken"]) == 0

@@ -93,15 +93,15 @@ def test_a_wrong_package_is_named(installed: dict[str, str], says: str) -> None:
 
 def test_a_full_disk_and_a_skewed_clock_are_named() -> None:
     full = nodes.disk("n1", {"disk_free": 1 << 20}, "/home/ana/.xeon-diffusion")
-    assert (full.well, full.found) == (False, "0.0 GiB free")
+    assert (full.passed, full.found) == (False, "0.0 GiB free")
     assert "/home/ana/.xeon-diffusion/runs" in full.fix
-    assert nodes.disk("n1", {"disk_free": 1 << 40}, "/r").well
+    assert nodes.disk("n1", {"disk_free": 1 << 40}, "/r").passed
     head = nodes.Clock(0.3, 0.1)
-    assert nodes.clock("n1", nodes.Clock(1.3, 0.1), head).well
+    assert nodes.clock("n1", nodes.Clock(1.3, 0.1), head).passed
     late = nodes.clock("n1", nodes.Clock(-9.7, 0.1), head)
-    assert (late.well, late.found) == (False, "-10.0 s to the head's, within 0.2 s")
+    assert (late.passed, late.found) == (False, "-10.0 s to the head's, within 0.2 s")
     # A slow line cannot tell: what it may be off by is allowed for.
-    assert nodes.clock("n1", nodes.Clock(-9.7, 9.0), head).well
+    assert nodes.clock("n1", nodes.Clock(-9.7, 9.0), head).passed
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_pairs_are_asked_at_once_and_told_apart(host: LocalHost, tmp_path: Path)
         LocalHost(Node(name=f"n{i}", address=f"10.0.0.{4 + i}"), str(tmp_path)) for i in (1, 2, 3)
     ]
     found = {finding.where: finding for finding in links.pairs(host, others)}
-    assert found["n0 to n1"].well
+    assert found["n0 to n1"].passed
     assert "host key" in found["n0 to n2"].found
     assert "drops packets" in found["n0 to n3"].found
     assert "10.0.0.6 true" in found["n0 to n2"].fix
@@ -250,7 +250,7 @@ def test_the_node_whose_oneccl_bindings_do_not_import_is_named(tmp_path: Path) -
     reports: dict[Any, Any] = {host: {} for host in hosts[:2]} | {hosts[2]: UserError("mute")}
     with ThreadPoolExecutor() as threads:
         whole, found = check._oneccl(threads, hosts, reports)
-    assert (whole.where, whole.well) == ("n0", True)
-    assert (found.where, found.well) == ("n1", False)
+    assert (whole.where, whole.passed) == ("n0", True)
+    assert (found.where, found.passed) == ("n1", False)
     assert "libccl.so.1.0: cannot open shared object file" in found.found
     assert "gloo on every node" in found.fix

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from bootstrap.node import run_state, supervisor
+from bootstrap.node import restart_policy, run_state
 from bootstrap.node.job import Job, JobNode
-from bootstrap.node.supervisor import Attempt, Supervisor, activated
+from bootstrap.node.mpirun import activated
+from bootstrap.node.restart_policy import Attempt, RestartPolicy, outcome
+from bootstrap.node.supervisor import Supervisor
 
 
 def make(tmp_path: Path, **changes: Any) -> Supervisor:
@@ -35,8 +37,8 @@ def with_tries(
         resumed.append(resume)
         return tries[len(resumed) - 1]()
 
-    monkeypatch.setattr(supervisor, "BETWEEN_TRIES", 0.01)
-    monkeypatch.setattr(made, "_mpirun", mpirun)
+    monkeypatch.setattr(restart_policy, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(made, "_train", mpirun)
     return resumed
 
 
@@ -81,7 +83,7 @@ def test_a_job_that_is_to_resume_does_so_at_once(
 def test_the_pause_between_tries_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make(tmp_path, tries=4)
     with_tries(made, monkeypatch, *[dies] * 4)
-    monkeypatch.setattr(supervisor, "BETWEEN_TRIES", 5.0)
+    monkeypatch.setattr(restart_policy, "FIRST_PAUSE", 5.0)
     waited: list[float | None] = []
     monkeypatch.setattr(made.stop, "wait", waited.append)
     assert made.run() == 1
@@ -95,7 +97,7 @@ def test_stopped_before_there_is_a_checkpoint(
     made.stop.set()
     with_tries(made, monkeypatch, dies)
     assert made.run() == 0
-    assert made.state["reason"] == "died; no checkpoint yet"
+    assert made.journal.state["reason"] == "died; no checkpoint yet"
 
 
 def test_whatever_goes_wrong_no_ranks_are_left_and_it_is_said(
@@ -145,3 +147,19 @@ def test_a_job_is_not_written_while_another_runs(tmp_path: Path) -> None:
     text = json.dumps({**json.loads(made.job.text()), "minimum_nodes": 2, "tries": 1})
     subprocess.run(words, input=text, capture_output=True, text=True, check=False)
     assert path.read_text() == text
+
+
+def test_a_new_checkpoint_begins_the_count_of_failures_anew() -> None:
+    policy = RestartPolicy(tries=2, best_step=-1).after_failure(-1)
+    assert (policy.failures, policy.gives_up, policy.newest) == (1, False, "no checkpoint yet")
+    further = policy.after_failure(25)
+    assert (further.failures, further.gives_up) == (1, False)
+    last = further.after_failure(25)
+    assert (last.failures, last.gives_up, last.newest) == (2, True, "checkpoint-25 is the newest")
+
+
+def test_an_exit_code_says_whether_another_try_may_do_better() -> None:
+    assert outcome(0, True, "") == Attempt("done")
+    assert outcome(9, True, "") == Attempt("stopped")
+    assert not outcome(2, False, "no such folder").again
+    assert outcome(9, False, "killed") == Attempt("failed", "mpirun ended with 9: killed", True)
