@@ -19,10 +19,10 @@ from bootstrap.setup import cluster_ssh
 from bootstrap.setup.cluster_lock import cluster_locked
 from bootstrap.setup.setup_progress import step_progress_on_terminal
 from bootstrap.setup.step_runner import Say, Step, run_steps
+from bootstrap.ssh.command import script
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
 from bootstrap.ssh.open_hosts import open_hosts
-from bootstrap.ssh.transfer import script
 from bootstrap.terminal import exit_status, say
 
 # Standard input: the root, so that no process's words hold it on our account. Prints who runs.

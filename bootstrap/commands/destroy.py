@@ -28,7 +28,7 @@ def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
             head = hosts[0]
             if head.unreachable is not None:
                 raise head.unreachable
-            there = head.run(["test", "-d", head.layout.runs], check=False).exit_code == 0
+            there = head.exists(head.layout.runs, "d")
             runs = runs_on_head.all_runs(head) if there else []
     except UserError as error:
         first = str(error).splitlines()[0]

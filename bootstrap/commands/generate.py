@@ -91,9 +91,7 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
 
         finished = head.run(command(head, name, chosen), on_line=tell, check=False)
         if finished.exit_code != 0:
-            said = finished.stderr.strip().splitlines() or ["it said nothing"]
-            errors = [line for line in said if line.startswith("error: ")]
-            raise UserError(f"{head.name}: {(errors or said)[-1].removeprefix('error: ')}")
+            raise UserError(f"{head.name}: {finished.error_line}")
         drawn = f"{head.name}: the pictures that it drew"
         for path in answers.read_last_line(list[str], finished.stdout, drawn):
             target = under(here / "generated", path.rpartition("/")[2], head.name)

@@ -115,13 +115,12 @@ def describe(job: Job, placed: Sequence[NodePlacement], head: Host) -> str:
     more = ["--resume_from_checkpoint=latest"] if job.resume else []
     nodefile = f"{job.folder}/nodefile"
     words = mpi.command(job, job.nodes, nodefile, MASTER_PORT, more)
-    activate, env = shlex.quote(head.layout.activate), shlex.quote(head.layout.env)
-    activation = head.run(f"cat {activate} 2>/dev/null || :").stdout.strip()
+    activation = head.text_of(head.layout.activate).strip()
     parts = [
         "# placement", rank_placement.shown(placed),
         f"# {nodefile}", mpi.nodefile_text(job.nodes).strip(),
         f"# environment: {head.layout.activate}, and what the command sets",
-        activation or f"export PATH={env}/bin:$PATH",
+        activation or f"export PATH={shlex.quote(head.layout.env)}/bin:$PATH",
         "# command (MASTER_PORT is chosen free at each start)", mpi.shown(words),
     ]  # fmt: skip
     return "\n".join(parts)

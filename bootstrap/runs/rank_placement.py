@@ -13,7 +13,6 @@ from bootstrap.runs import core_pinning
 from bootstrap.runs.core_pinning import Machine, Placement
 from bootstrap.setup.node_facts import NodeFacts, gather_facts
 from bootstrap.ssh.host import Host
-from bootstrap.ssh.transfer import script
 
 CCL = "import importlib.util as u; print(u.find_spec('oneccl_bindings_for_pytorch') is not None)"
 LOOPBACK = "lo"
@@ -48,7 +47,7 @@ def uses_ccl(head: Host) -> bool:
 
 def preloaded(head: Host) -> str:
     """LD_PRELOAD as `activate` sets it; "" where it does not."""
-    text = head.run(script('cat "$1" 2>/dev/null || :', head.layout.activate)).stdout
+    text = head.text_of(head.layout.activate)
     for line in text.splitlines():
         name, _, value = line.removeprefix("export ").partition("=")
         if name == "LD_PRELOAD":

@@ -18,7 +18,8 @@ from bootstrap.paths import records
 from bootstrap.runs import results_owner, runs_on_head
 from bootstrap.runs.run_messages import Gathered
 from bootstrap.runs.run_names import local_folder
-from bootstrap.ssh.host import Host, OnBytes
+from bootstrap.ssh.command import OnBytes
+from bootstrap.ssh.host import Host
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from bootstrap.runs.flags import TrainOptions
 from bootstrap.setup import model_and_data
 from bootstrap.setup.broadcast import broadcast, seal
 from bootstrap.ssh.host import Host
-from bootstrap.ssh.transfer import script
 from bootstrap.terminal import say_on
 
 MODEL, PICTURES, EMBEDS = "pretrained_model_name_or_path", "train_data_dir", "initial_embeds"
@@ -87,11 +86,8 @@ def _complete(
     hosts: Sequence[Host], key: str, path: str, console: Console, send: bool
 ) -> None:  # fmt: skip
     """What the nodes that lack `path` get from one that has it."""
-    there = [
-        host.run(script('test -e "$1"', path), check=False).exit_code == 0 for host in hosts
-    ]  # fmt: skip
-    having = [host for host, yes in zip(hosts, there, strict=True) if yes]
-    lacking = [host for host, yes in zip(hosts, there, strict=True) if not yes]
+    having = [host for host in hosts if host.exists(path)]
+    lacking = [host for host in hosts if host not in having]
     if not having:
         name = path.rpartition("/")[2]
         raise UserError(
@@ -118,12 +114,8 @@ def _raise(what: str, failed: dict[str, UserError]) -> None:
 
 def _record(head: Host, kind: str) -> dict[str, Any]:
     path = f"{head.layout.cluster}/{model_and_data.RECORD[kind]}"
-    text = head.run(script('cat "$1" 2>/dev/null || :', path)).stdout
+    text = head.text_of(path)
     return dict(answers.read(model_and_data.Record, text, f"{head.name}: {path}")) if text else {}
-
-
-def _is_there(head: Host, path: str) -> bool:
-    return head.run(script('test -d "$1"', path), check=False).exit_code == 0
 
 
 def _model(head: Host, given: str | None) -> str:
@@ -135,7 +127,7 @@ def _model(head: Host, given: str | None) -> str:
     if record and given in (record["source"], record["name"], record["path"]):
         return str(record["path"])
     for path in (given, f"{head.layout.models}/{given.rstrip('/').rpartition('/')[2]}"):
-        if path.startswith("/") and _is_there(head, path):
+        if path.startswith("/") and head.exists(path, "d"):
             return path
     raise UserError(
         f"--pretrained-model-name-or-path {given}: the nodes do not have it. "
@@ -157,7 +149,7 @@ def _pictures(hosts: Sequence[Host], given: str | None, console: Console, send: 
             _broadcast(hosts, wanted, console)
         return wanted.path(head)
     for path in (given, f"{head.layout.data}/{given.rpartition('/')[2]}"):
-        if path.startswith("/") and _is_there(head, path):
+        if path.startswith("/") and head.exists(path, "d"):
             return path
     raise UserError(f"--train-data-dir {given}: is no folder here, and the nodes have none so "
                     "called.")  # fmt: skip

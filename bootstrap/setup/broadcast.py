@@ -12,14 +12,14 @@ import queue
 import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootstrap.errors import UserError
 from bootstrap.names import relative
-from bootstrap.setup.fanout import FanOut
-from bootstrap.ssh.transfer import script
+from bootstrap.setup.fanout import run_fan_out
+from bootstrap.ssh.command import script
 
 if TYPE_CHECKING:
     from bootstrap.ssh.host import Host
@@ -249,60 +249,36 @@ def broadcast(
     Returns:
         by name, why a target did not get it. All others have it.
     """
-    failures: dict[str, UserError] = {}
-    by_name = {host.node.name: host for host in (*sources, *targets)}
-    having = [host.node.name for host in sources]
+    by_name = {host.name: host for host in (*sources, *targets)}
+    looked = _look(tree, targets)
+    lacking = {name: found for name, found in looked.items() if isinstance(found, list)}
+    having = [host.name for host in sources]
+    having += [name for name, found in looked.items() if found is None]
 
-    lacks: dict[str, list[str]] = {}
+    def send(sender: str, receiver: str) -> None:
+        target = by_name[receiver]
+        files = lacking.pop(receiver, None)
+        if files is None:  # a second try: some of it has arrived, or all
+            files = missing(target, tree)
+        if files is not None:
+            copy(by_name[sender], target, tree, files, lambda text: say(target, text))
 
-    def look(host: Host) -> bool | UserError:
+    failures = {name: found for name, found in looked.items() if isinstance(found, UserError)}
+    return failures | run_fan_out(having, list(lacking), send)
+
+
+def _look(tree: Tree, hosts: Sequence[Host]) -> dict[str, list[str] | UserError | None]:
+    """By name, what `missing` says of each node, asked at once."""
+
+    def look(host: Host) -> list[str] | UserError | None:
         try:
-            found = missing(host, tree)
+            return missing(host, tree)
         except UserError as error:
             return error
-        lacks[host.node.name] = found or []
-        return found is None
 
-    def transfer(pair: tuple[str, str]) -> UserError | None:
-        sender, receiver = (by_name[name] for name in pair)
-        try:
-            lacking = lacks.pop(receiver.node.name, None)
-            if lacking is None:  # A second try: some of it has arrived, or all.
-                lacking = missing(receiver, tree)
-            if lacking is None:
-                return None
-            copy(sender, receiver, tree, lacking, lambda text: say(receiver, text))
-        except UserError as error:
-            return error
-        return None
-
-    with ThreadPoolExecutor(max_workers=max(1, len(targets))) as pool:
-        lacking = []
-        for host, found in zip(targets, pool.map(look, targets), strict=True):
-            if isinstance(found, UserError):
-                failures[host.node.name] = found
-            elif found:
-                having.append(host.node.name)
-            else:
-                lacking.append(host.node.name)
-        fan_out = FanOut(having, lacking)
-        running: dict[Future[UserError | None], tuple[str, str]] = {}
-        while not fan_out.over:
-            for pair in fan_out.start():
-                running[pool.submit(transfer, pair)] = pair
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                pair = running.pop(future)
-                problem = future.result()
-                if problem is None:
-                    fan_out.finished(*pair)
-                else:
-                    failures[pair[1]] = problem
-                    fan_out.failed(*pair)
-    left = set(fan_out.left_out)
-    return {
-        name: problem for name, problem in failures.items() if name in left or name not in lacking
-    }
+    with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as threads:
+        found = threads.map(look, hosts)
+        return dict(zip((host.name for host in hosts), found, strict=True))
 
 
 def broadcast_each(

@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterator, Sequence
 
 from bootstrap.errors import UserError
-from bootstrap.ssh.host import CommandResult, Host
-from bootstrap.ssh.transfer import script
+from bootstrap.ssh.command import CommandResult, script
+from bootstrap.ssh.host import Host
 
 WAIT_SECONDS = 3
 """For one that is just ending."""

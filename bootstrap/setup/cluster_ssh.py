@@ -17,10 +17,11 @@ from ipaddress import ip_address
 from bootstrap.errors import CommandFailed, UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.paths import Layout
+from bootstrap.ssh.command import script
 from bootstrap.ssh.framing import PRINT_MARK
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import HostKey
-from bootstrap.ssh.transfer import put, script
+from bootstrap.ssh.transfer import put
 
 MARK = "xeon-diffusion:"
 CONNECT_SECONDS = 10

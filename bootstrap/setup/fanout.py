@@ -1,15 +1,18 @@
-"""Who sends to whom, so that N nodes have a tree after about log2 N rounds: no input, no output."""
+"""Fan-out: N nodes have a folder after about log2 N rounds, as each that has it sends it on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from bootstrap.errors import UserError
 
 TRIES = 2
 """How often a node is sent to before it is left out: by two different senders."""
 
 
 class FanOut:
-    """Senders and receivers of one tree; each node that has it sends it on.
+    """Senders and receivers of one folder: decides who sends to whom, and does no I/O.
 
     A sender serves one receiver at a time: two would share its link and both be late.
 
@@ -67,3 +70,34 @@ class FanOut:
             if sender not in self._failures.get(receiver, []) or not others:
                 return receiver
         return None
+
+
+def run_fan_out(
+    sources: Sequence[str], targets: Sequence[str], send: Callable[[str, str], None]
+) -> dict[str, UserError]:
+    """Run a fan-out, each transfer in a thread of its own.
+
+    Args:
+        sources: names of the nodes that have it.
+        targets: names of the nodes that lack it.
+        send: transfers from a sender to a receiver; raises UserError where that failed.
+
+    Returns:
+        By name, why a target was left out.
+    """
+    fan_out, failures = FanOut(sources, targets), dict[str, UserError]()
+    running: dict[Future[None], tuple[str, str]] = {}
+    with ThreadPoolExecutor(max_workers=max(1, len(targets))) as threads:
+        while not fan_out.over:
+            for pair in fan_out.start():
+                running[threads.submit(send, *pair)] = pair
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                sender, receiver = running.pop(future)
+                try:
+                    future.result()
+                    fan_out.finished(sender, receiver)
+                except UserError as error:
+                    failures[receiver] = error
+                    fan_out.failed(sender, receiver)
+    return {name: failures[name] for name in fan_out.left_out}

@@ -18,8 +18,8 @@ from bootstrap.answers import read
 from bootstrap.errors import UserError
 from bootstrap.node.downloads.hub_files import PICTURES
 from bootstrap.setup.broadcast import PUT_IN_PLACE, RESTORE, Say, Tree, seal, untouched
+from bootstrap.ssh.command import script
 from bootstrap.ssh.local_files import files_of
-from bootstrap.ssh.transfer import script
 
 if TYPE_CHECKING:
     from bootstrap.ssh.host import Host
@@ -172,7 +172,7 @@ def download_line(host: Host, wanted: Input, folder: str) -> str:
 def is_on_head(head: Host, wanted: Input) -> bool:
     """Whether the head has an input as it is asked for; its content is not looked at."""
     about_it = f"{head.layout.cluster}/{RECORD[wanted.kind]}"
-    known = head.run(script('cat "$1" 2>/dev/null || :', about_it)).stdout
+    known = head.text_of(about_it)
     there = head.run(script(f'{RESTORE} test -d "$1"', wanted.path(head)), check=False)
     return there.exit_code == 0 and _key_in(known) == wanted.key()
 
@@ -189,7 +189,7 @@ def fetch_to_head(head: Host, wanted: Input, say: Say, record: bool = True) -> T
     path = wanted.path(head)
     about_it = f"{head.layout.cluster}/{RECORD[wanted.kind]}"
     key = wanted.key()
-    known = head.run(script('cat "$1" 2>/dev/null || :', about_it)).stdout
+    known = head.text_of(about_it)
     there = head.run(script(f'{RESTORE} test -d "$1"', path), check=False).exit_code == 0
     if there and _key_in(known) == key and untouched(head, path):
         return seal(head, path)

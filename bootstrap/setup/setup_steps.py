@@ -32,9 +32,9 @@ from bootstrap.setup.python.payload import Payload, send_payload
 from bootstrap.setup.python.rank_environment import cluster_environment
 from bootstrap.setup.step_runner import ClusterStep, Say, SayFor, Step, without_head
 from bootstrap.ssh import transfer
+from bootstrap.ssh.command import script
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import Pins
-from bootstrap.ssh.transfer import script
 
 Failures = dict[str, UserError]
 
@@ -132,7 +132,7 @@ class NodeSetup:
         self.by_conda = self._by_conda(head)
         failed: Failures = {}
         for host in hosts:
-            there = host.run(script('test -e "$1"', host.layout.env), check=False).exit_code == 0
+            there = host.exists(host.layout.env)
             refused = node_requirements.refusals(
                 host.name,
                 self.facts[host.name],

@@ -11,33 +11,22 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from bootstrap import urls
 from bootstrap.errors import CommandFailed, UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.paths import Layout, node_root
 from bootstrap.ssh import transfer
+from bootstrap.ssh.command import Command, CommandResult, OnBytes, OnLine, one_line, script
 from bootstrap.ssh.command_output import Output
-from bootstrap.ssh.shell_watchdog import GRACE_SECONDS, one_line, watched
+from bootstrap.ssh.shell_watchdog import GRACE_SECONDS, watched
 
 CHUNK = 1 << 16
 LAST_LINES = 12
 LOGGED_CHARACTERS = 500
 Ask = Callable[[str], bool]
-OnLine = Callable[[str], None]
-OnBytes = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class CommandResult:
-    """A command's end, and what it printed (what is not UTF-8 is replaced)."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
 
 
 class Host(ABC):
@@ -117,7 +106,7 @@ class Host(ABC):
             source.write(stdin)
             source.seek(0)
             output = self.stream(
-                line, source, len(stdin), timeout=timeout, on_line=on_line, keep=keep
+                Command(line, source, len(stdin), timeout=timeout, on_line=on_line, keep=keep)
             )
         finished = CommandResult(
             output.exit_code, output.stdout_text, self._shown(output.stderr_text)
@@ -165,20 +154,18 @@ class Host(ABC):
         """Copy a file or a folder of the node to the person: only what differs, resumed."""
         transfer.fetch(self, path, target, on_bytes)
 
+    def exists(self, path: str, kind: Literal["e", "d", "f"] = "e") -> bool:
+        """Whether there is such a path; as `test` has it, "d": a folder, "f": a file."""
+        line = script(f'test -{kind} "$1"', path)
+        return self.run(line, check=False).exit_code == 0
+
+    def text_of(self, path: str) -> str:
+        """A small file's text; "" where there is none that can be read."""
+        return self.run(script('cat "$1" 2>/dev/null || :', path)).stdout
+
     @abstractmethod
-    def stream(
-        self,
-        line: str,
-        stdin: IO[bytes],
-        stdin_bytes: int,
-        *,
-        timeout: float | None = None,
-        on_line: OnLine | None = None,
-        sink: Callable[[bytes], None] | None = None,
-        on_bytes: OnBytes | None = None,
-        keep: bool = True,
-    ) -> Output:
-        """Run a shell line; `sink` takes its standard output in place of `Output`."""
+    def stream(self, command: Command) -> Output:
+        """Run a command and hand on what it prints until it has ended."""
 
     def interrupt(self) -> None:
         """End what is running: `run`, in whichever thread, raises `Interrupted`, now and later."""
@@ -187,9 +174,7 @@ class Host(ABC):
             output.interrupt()
 
     @contextmanager
-    def _taking(
-        self, line: str, on_line: OnLine | None, sink: Callable[[bytes], None] | None, keep: bool
-    ) -> Iterator[Output]:
+    def _taking(self, command: Command) -> Iterator[Output]:
         """Where a command's output goes; known to `interrupt` for as long."""
         if self.unreachable:
             raise self.unreachable
@@ -198,12 +183,12 @@ class Host(ABC):
             self.log(self._shown(text))
 
         def tell(text: str) -> None:
-            if on_line:
-                on_line(self._without_hidden(text))
+            if command.on_line:
+                command.on_line(self._without_hidden(text))
 
-        log(f"$ {' '.join(line.split())[:LOGGED_CHARACTERS]}")
-        what = self.step or self._shown(line)[:LOGGED_CHARACTERS]
-        output = Output(self.name, what, log, tell, sink, keep=keep)
+        log(f"$ {' '.join(command.line.split())[:LOGGED_CHARACTERS]}")
+        what = self.step or self._shown(command.line)[:LOGGED_CHARACTERS]
+        output = Output(self.name, what, log, tell, command.sink, keep=command.keep)
         self._outputs.add(output)
         if self._interrupted:
             output.interrupt()
@@ -224,22 +209,11 @@ class LocalHost(Host):
     def __init__(self, node: Node, root: str | None = None) -> None:
         super().__init__(node, root or node_root(str(Path.home())))
 
-    def stream(
-        self,
-        line: str,
-        stdin: IO[bytes],
-        stdin_bytes: int,
-        *,
-        timeout: float | None = None,
-        on_line: OnLine | None = None,
-        sink: Callable[[bytes], None] | None = None,
-        on_bytes: OnBytes | None = None,
-        keep: bool = True,
-    ) -> Output:
+    def stream(self, command: Command) -> Output:
         """See `Host.stream`."""
-        with self._taking(line, on_line, sink, keep) as output:
+        with self._taking(command) as output:
             process = subprocess.Popen(
-                ["sh", "-c", watched(line, stdin_bytes, output.mark)],
+                ["sh", "-c", watched(command.line, command.stdin_bytes, output.mark)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -253,9 +227,9 @@ class LocalHost(Host):
                 _start(_pump, process.stdout, output.out),
                 _start(_pump, process.stderr, output.err),
             ]
-            feeder = _start(_feed, process.stdin, stdin, stdin_bytes, on_bytes)
+            feeder = _start(_feed, process.stdin, command)
             try:
-                output.wait(timeout)
+                output.wait(command.timeout)
                 output.exit_code = process.wait()
             except BaseException:
                 _end(process, pumps)
@@ -287,16 +261,20 @@ def _pump(pipe: IO[bytes], take: Callable[[bytes], None]) -> None:
         take(b"")
 
 
-def _feed(pipe: IO[bytes], source: IO[bytes], size: int, on_bytes: OnBytes | None) -> None:
-    # The pipe stays open: as long as it is, somebody here waits (see remote_shell).
-    try:
-        while size > 0 and (piece := source.read(min(CHUNK, size))):
-            pipe.write(piece)
-            size -= len(piece)
-            if on_bytes:
-                on_bytes(len(piece))
-    except OSError:
-        pass  # It does not read its input; its exit code says what that means.
+def _feed(pipe: IO[bytes], command: Command) -> None:
+    # The pipe stays open: as long as it is, somebody here waits (see shell_watchdog).
+    with contextlib.suppress(OSError):  # It does not read its input: its exit code says more.
+        feed(pipe.write, command)
+
+
+def feed(write: Callable[[bytes], object], command: Command) -> None:
+    """Write a command's input, and tell how much has gone out."""
+    left = command.stdin_bytes
+    while command.stdin and left > 0 and (piece := command.stdin.read(min(CHUNK, left))):
+        write(piece)
+        left -= len(piece)
+        if command.on_bytes:
+            command.on_bytes(len(piece))
 
 
 def _end(process: subprocess.Popen[bytes], pumps: Sequence[threading.Thread]) -> None:

@@ -10,7 +10,6 @@ the watcher ends the whole process group.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 
 from bootstrap.ssh.framing import PRINT_MARK, Mark
 
@@ -30,11 +29,6 @@ WRAPPER = (
     f"exec 3<&0 4>&2 2>/dev/null; sh -c '{WATCHER}' \"$1\" 4>&- | {{ exec 3<&-; read -r watcher;"
     ' sh -c "$2" 2>&4 4>&-; code=$?; kill -s KILL "$watcher"; exit $code; }'
 )
-
-
-def one_line(command: str | Sequence[str]) -> str:
-    """A shell line; the words of a sequence are quoted."""
-    return command if isinstance(command, str) else shlex.join(command)
 
 
 def watched(command: str, stdin_bytes: int, mark: Mark) -> str:

@@ -7,16 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any
+from typing import Any
 
 import paramiko
 
 from bootstrap.errors import ConnectionLost, Interrupted, UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.paths import node_root, records
+from bootstrap.ssh.command import Command
 from bootstrap.ssh.command_output import Output
 from bootstrap.ssh.connection import CONNECT_SECONDS, Connector, StrictConnection, Unreachable
-from bootstrap.ssh.host import CHUNK, Ask, Host, OnBytes, OnLine
+from bootstrap.ssh.host import CHUNK, Ask, Host, feed
 from bootstrap.ssh.host_keys import HostKey, HostKeyRefused, Pins, compare, question
 from bootstrap.ssh.shell_watchdog import GRACE_SECONDS, watched
 
@@ -45,27 +46,16 @@ class SshHost(Host):
         key = self._connection.transport.get_remote_server_key()
         return HostKey(key.get_name(), key.asbytes())
 
-    def stream(
-        self,
-        line: str,
-        stdin: IO[bytes],
-        stdin_bytes: int,
-        *,
-        timeout: float | None = None,
-        on_line: OnLine | None = None,
-        sink: Callable[[bytes], None] | None = None,
-        on_bytes: OnBytes | None = None,
-        keep: bool = True,
-    ) -> Output:
+    def stream(self, command: Command) -> Output:
         """See `Host.stream`."""
-        with self._one_of_the_sessions(), self._taking(line, on_line, sink, keep) as output:
+        with self._one_of_the_sessions(), self._taking(command) as output:
             channel = self._channel()
             try:
-                channel.exec_command(watched(line, stdin_bytes, output.mark))
+                channel.exec_command(watched(command.line, command.stdin_bytes, output.mark))
                 _start(_pump, channel.recv, output.out)
                 _start(_pump, channel.recv_stderr, output.err)
-                _start(_feed, channel, stdin, stdin_bytes, on_bytes)
-                output.wait(timeout, IDLE_SECONDS, self._check_answers)
+                _start(_feed, channel, command)
+                output.wait(command.timeout, IDLE_SECONDS, self._check_answers)
                 output.exit_code = channel.recv_exit_status()
             except paramiko.SSHException as error:
                 raise self._lost() from error
@@ -276,14 +266,10 @@ def _pump(receive: Callable[[int], bytes], take: Callable[[bytes], None]) -> Non
     take(b"")
 
 
-def _feed(channel: Any, source: IO[bytes], size: int, on_bytes: OnBytes | None) -> None:
-    # The writing side stays open: as long as it is, somebody here waits (see remote_shell).
+def _feed(channel: Any, command: Command) -> None:
+    # The writing side stays open: as long as it is, somebody here waits (see shell_watchdog).
     with contextlib.suppress(OSError, ValueError, EOFError, paramiko.SSHException):
-        while size > 0 and (piece := source.read(min(CHUNK, size))):
-            channel.sendall(piece)
-            size -= len(piece)
-            if on_bytes:
-                on_bytes(len(piece))
+        feed(channel.sendall, command)
 
 
 def _end(channel: Any) -> None:

@@ -23,13 +23,13 @@ from typing import IO, TYPE_CHECKING
 from bootstrap import answers
 from bootstrap.errors import UserError
 from bootstrap.names import under
+from bootstrap.ssh.command import Command, OnBytes, script
 from bootstrap.ssh.command_output import TEXT_LIMIT, Lines
 from bootstrap.ssh.local_files import PARTIAL, files_of
 
 if TYPE_CHECKING:
     from bootstrap.ssh.host import Host
 
-OnBytes = Callable[[int], None]
 SPOOLED = 8 << 20
 SMALL = 1 << 20
 BATCH = 64 << 20
@@ -137,20 +137,6 @@ class Entry:
     sha256: str
 
 
-def script(text: str, *arguments: object) -> str:
-    """The line that runs a shell script with arguments."""
-    return shlex.join(["sh", "-c", text, "sh", *map(str, arguments)])
-
-
-def bash_script(text: str, *arguments: object) -> str:
-    """The same in bash: what sources `activate` needs it, as oneCCL's own script does.
-
-    --norc, as bash takes itself for a login's first shell where SSH's variables are set, and prints
-    what ~/.bashrc prints.
-    """
-    return shlex.join(["bash", "--norc", "-c", text, "bash", *map(str, arguments)])
-
-
 def write(host: Host, path: str, content: bytes, mode: int) -> None:
     """See `Host.write`."""
     host.run(script(WRITE, path, len(content), f"{mode:o}"), stdin=content)
@@ -171,8 +157,7 @@ def read_lines(host: Host, path: str, on_line: Callable[[str], None]) -> None:
 
 
 def _cat(host: Host, path: str, sink: Callable[[bytes], None]) -> None:
-    with tempfile.TemporaryFile() as nothing:
-        output = host.stream(f"cat -- {shlex.quote(path)}", nothing, 0, sink=sink)
+    output = host.stream(Command(f"cat -- {shlex.quote(path)}", sink=sink))
     if output.exit_code != 0:
         raise UserError(f"{host.name}: {path} cannot be read: {output.stderr_text.strip()}")
 
@@ -218,9 +203,9 @@ def fetch(host: Host, path: str, target: Path, on_bytes: OnBytes | None) -> None
 
     What begins with a dot stays there: it is being written, or a record that is kept here.
     """
-    is_file = host.run(script('[ -f "$1" ]', path), check=False).exit_code == 0
+    is_file = host.exists(path, "f")
     there = _listed(host, path)
-    if not there and host.run(script('[ -d "$1" ]', path), check=False).exit_code != 0:
+    if not there and not host.exists(path, "d"):
         raise UserError(f"{host.name}: {path} does not exist there; nothing was fetched.")
     folder = path.rpartition("/")[0] if is_file else path
     if is_file and len(there) > 1:
@@ -265,8 +250,7 @@ def _has(path: Path, entry: Entry) -> bool:
 def _listed(host: Host, path: str) -> dict[str, Entry]:
     """What lies in a folder on the node, by its name there; a file is listed as itself."""
     listing = Limited(TEXT_LIMIT, f"{host.name}: its list of {path}")
-    with tempfile.TemporaryFile() as nothing:
-        host.stream(script(LIST, path), nothing, 0, sink=listing.take)
+    host.stream(Command(script(LIST, path), sink=listing.take))
     listed = {}
     for line in listing.content.decode("utf-8", "surrogateescape").split("\0"):
         found = LISTED.fullmatch(line)
@@ -329,7 +313,7 @@ def _send_alone(
 
 
 def _checked(host: Host, line: str, stream: IO[bytes], size: int, on_bytes: OnBytes | None) -> None:
-    output = host.stream(line, stream, size, on_bytes=on_bytes)
+    output = host.stream(Command(line, stream, size, on_bytes=on_bytes))
     if output.exit_code != 0:
         said = output.stderr_text.strip() or f"exit code {output.exit_code}"
         raise UserError(f"{host.name}: {host.step or 'sending'} failed: {said}")
@@ -353,7 +337,7 @@ def _fetch_together(
     wanted = "".join(f"{entry.size}\0./{name}\0" for name, entry in entries.items())
     names = wanted.encode("utf-8", "surrogateescape")
     with tempfile.SpooledTemporaryFile(max_size=SPOOLED) as stream:
-        host.stream(script(TOGETHER, folder), io.BytesIO(names), len(names), sink=take)
+        host.stream(Command(script(TOGETHER, folder), io.BytesIO(names), len(names), sink=take))
         stream.seek(0)
         for name, entry in entries.items():
             _place(host, name, local[name], stream.read(entry.size), entry)
@@ -376,7 +360,7 @@ def _fetch_alone(
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}{PARTIAL}{entry.sha256[:12]}")
     have = partial.stat().st_size if partial.exists() else 0
-    with partial.open("ab") as file, tempfile.TemporaryFile() as nothing:
+    with partial.open("ab") as file:
 
         def take(piece: bytes) -> None:
             check_room(file.tell() + len(piece), entry.size, f"{host.name}: {path}")
@@ -385,7 +369,7 @@ def _fetch_alone(
                 on_bytes(len(piece))
 
         line = script(REST, path, have + 1, max(entry.size - have, 0))
-        host.stream(line, nothing, 0, sink=take)
+        host.stream(Command(line, sink=take))
         _sync(file)
     if not _has(partial, entry):
         with contextlib.suppress(OSError):

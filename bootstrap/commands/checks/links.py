@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from bootstrap.commands.checks.nodes import ACTIVATED
 from bootstrap.commands.checks.report import CheckResult
+from bootstrap.ssh.command import bash_script, script
 from bootstrap.ssh.host import Host
-from bootstrap.ssh.transfer import bash_script, script
 
 PAIR_SECONDS = 15
 AT_ONCE = 4
@@ -67,7 +67,7 @@ def hostnames(head: Host, hosts: Sequence[Host]) -> CheckResult:
     finished = head.run(_mpirun(head, hosts, ["hostname"]), check=False, timeout=MPIRUN_SECONDS)
     names = sorted(set(finished.stdout.split()))
     well = finished.exit_code == 0 and len(finished.stdout.split()) == len(hosts)
-    said = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    said = finished.error_line
     found = ", ".join(names) if len(names) <= 4 else f"{len(names)} nodes"
     return CheckResult(
         "mpirun hostname", "cluster", well, found if well else said, "" if well else BOOTSTRAP
@@ -82,7 +82,7 @@ def all_reduce(head: Host, hosts: Sequence[Host], backend: str) -> CheckResult:
     try:
         figures = json.loads(finished.stdout.splitlines()[-1])
     except (IndexError, json.JSONDecodeError):
-        said = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        said = finished.error_line
         return CheckResult(what, "cluster", False, said, LOOK_BEFORE)
     found = (
         f"{figures['latency_seconds'] * 1e6:.0f} µs for 4 bytes,"

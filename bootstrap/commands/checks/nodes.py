@@ -12,8 +12,8 @@ from bootstrap.commands.checks.report import CheckResult
 from bootstrap.errors import UserError
 from bootstrap.runs.node_version import check_version
 from bootstrap.setup.python.package_pins import Lock
+from bootstrap.ssh.command import bash_script
 from bootstrap.ssh.host import Host
-from bootstrap.ssh.transfer import bash_script
 
 LEAST_FREE_GIB = 2.0
 """Room for checkpoints, samples, a whole pipeline in bf16."""
@@ -59,7 +59,7 @@ def read_report(host: Host) -> dict[str, Any]:
     finished = host.run(command, check=False, timeout=REPORT_SECONDS)
     if finished.exit_code != 0:
         check_version(host, finished.stderr)
-        said = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        said = finished.error_line
         raise UserError(f"{host.name}: its environment does not start: {said}")
     found: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     return found
@@ -149,7 +149,7 @@ def step_alone(host: Host, model: str, pictures: str) -> CheckResult:
     try:
         event = json.loads(finished.stdout.splitlines()[-1])
     except (IndexError, json.JSONDecodeError):
-        said = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        said = finished.error_line
         return CheckResult("one step alone", host.name, False, said, BOOTSTRAP)
     return CheckResult("one step alone", host.name, True, f"loss {event['loss']:.4f}")
 
@@ -160,7 +160,7 @@ def oneccl(host: Host) -> CheckResult:
     line = bash_script(ACTIVATED, host.layout.activate, *program)
     finished = host.run(line, check=False, timeout=STEP_SECONDS)
     well = finished.exit_code == 0
-    said = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    said = finished.error_line
     fix = f"{BOOTSTRAP}; without it fab train uses gloo on every node"
     return CheckResult(
         "oneCCL's bindings", host.name, well, "import" if well else f"do not import: {said}",

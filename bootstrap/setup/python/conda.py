@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from bootstrap.errors import UserError
 from bootstrap.node.downloads.conda_node import EXPLICIT
 from bootstrap.setup.broadcast import PUT_IN_PLACE, Say
-from bootstrap.ssh.transfer import script
+from bootstrap.ssh.command import script
 from bootstrap.urls import secrets, shown
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def fetch(
     """
     head.hide(secrets(channel))
     target = folder_of(head)
-    if head.run(script('test -d "$1"', target), check=False).exit_code != 0:
+    if not head.exists(target, "d"):
         filling = f"{target}.fetching"
         head.run(["mkdir", "-p", filling])
         finished = head.run(
@@ -121,7 +121,7 @@ def fetch(
             check=False,
         )
         if finished.exit_code != 0:
-            raise UserError(f"{head.name}: {_reason(finished.stderr)}. {_advice(channel)}")
+            raise UserError(f"{head.name}: {finished.error_line.rstrip('.')}. {_advice(channel)}")
         head.run(script(PUT_IN_PLACE, filling, target))
     explicit = head.read(f"{target}/{EXPLICIT}")
     return Packages(target, hashlib.sha256(explicit).hexdigest()[:12], _python(explicit.decode()))
@@ -140,11 +140,6 @@ def _python(explicit: str) -> str:
     if not found:
         raise UserError("the channel's packages have no Python among them.")
     return found[1]
-
-
-def _reason(stderr: str) -> str:
-    lines = stderr.strip().splitlines() or ["it said nothing"]
-    return lines[-1].removeprefix("error: ").rstrip(".")
 
 
 def _advice(channel: str) -> str:

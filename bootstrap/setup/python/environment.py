@@ -20,7 +20,7 @@ from bootstrap.setup.python.package_pins import ONECCL_PACKAGE, Lock
 from bootstrap.setup.python.packages import PINS
 from bootstrap.setup.python.payload import Payload
 from bootstrap.setup.python.pip_zip import pip_command
-from bootstrap.ssh.transfer import script
+from bootstrap.ssh.command import script
 
 if TYPE_CHECKING:
     from bootstrap.ssh.host import Host
@@ -130,7 +130,7 @@ def set_up(
         UserError: a wheel does not install or a package does not import; `env` is as it was.
     """
     home, payload, pip = plan.home(host), plan.payload.path(host), plan.payload.pip(host)
-    there = host.run(script('cat "$1" 2>/dev/null || :', f"{home}/{PAYLOAD}")).stdout.strip()
+    there = host.text_of(f"{home}/{PAYLOAD}").strip()
     whole = _as_recorded(host, home)
     if whole and there == plan.payload.key:
         say("already there")
@@ -154,7 +154,7 @@ def set_up(
 
 def _as_recorded(host: Host, home: str) -> bool:
     """Whether an environment was finished, and holds the packages that it held then."""
-    if host.run(script('test -f "$1"', f"{home}/{PRELOAD}"), check=False).exit_code != 0:
+    if not host.exists(f"{home}/{PRELOAD}", "f"):
         return False
     said = host.run(
         [f"{home}/bin/python", "-I", "-m", "bootstrap.node.reports.environment_report"], check=False

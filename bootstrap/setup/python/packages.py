@@ -14,7 +14,7 @@ from bootstrap.errors import UserError
 from bootstrap.setup.broadcast import PUT_IN_PLACE, Say
 from bootstrap.setup.python.package_pins import CONDA, ONECCL_INDEX, ONECCL_PACKAGE, Lock, Part
 from bootstrap.setup.python.pip_zip import pip_command
-from bootstrap.ssh.transfer import script
+from bootstrap.ssh.command import script
 
 if TYPE_CHECKING:
     from bootstrap.ssh.host import Host
@@ -88,7 +88,7 @@ def fetch(
     head.hide(urls.secrets(package_index or ""))
     folders = folders_of(head, lock, version)
     for part, folder in zip(lock.parts(package_index), folders, strict=True):
-        if head.run(script('test -d "$1"', folder), check=False).exit_code != 0:
+        if not head.exists(folder, "d"):
             filling = f"{folder}.fetching"
             head.run(["mkdir", "-p", filling])
             line = download_line(python, version, pip, part, filling)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from bootstrap.setup.python.pip_zip import NAME as PIP_ZIP
 from bootstrap.setup.python.pip_zip import pack_pip
 from bootstrap.setup.python.project_wheel import build
-from bootstrap.ssh.transfer import script
 
 if TYPE_CHECKING:
     from bootstrap.ssh.host import Host
@@ -63,7 +62,7 @@ def make_payload(checkout: Path, folder: Path) -> Payload:
 def send_payload(head: Host, payload: Payload) -> str:
     """Bring it to the head, unless it is there; returns its folder."""
     path = payload.path(head)
-    if head.run(script('test -d "$1"', path), check=False).exit_code != 0:
+    if not head.exists(path, "d"):
         head.run(["mkdir", "-p", head.layout.wheels])
         head.send(payload.folder, f"{path}.sending", exact=True)
         head.run(["mv", "-T", f"{path}.sending", path])

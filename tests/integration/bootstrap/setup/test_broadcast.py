@@ -7,12 +7,12 @@ same and counts what travels.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,8 +21,9 @@ from bootstrap.inventory.inventory import Node
 from bootstrap.setup import broadcast as module
 from bootstrap.setup import fanout
 from bootstrap.setup.broadcast import Tree, broadcast, broadcast_each, missing, seal, untouched
+from bootstrap.ssh.command import Command, script
+from bootstrap.ssh.command_output import Output
 from bootstrap.ssh.host import Host, LocalHost
-from bootstrap.ssh.transfer import script
 
 ROOT = "/root-of-every-node"
 SSH = """#!/bin/sh
@@ -49,32 +50,36 @@ class FolderHost(LocalHost):
         ssh.write_text(SSH.format(nodes=nodes, root=ROOT, log=log).replace("$SENDER", name))
         ssh.chmod(0o755)
 
-    def stream(self, line: str, *arguments: Any, **named: Any) -> Any:
+    def stream(self, command: Command) -> Output:
         """Where this node's root is named, its folder is meant; not in what goes to another."""
+        line = command.line
         if "/cluster/ssh" in line:
             line = line.replace(f"{ROOT}/cluster/ssh", f"{self.place}/cluster/ssh")
             line = line.replace(f"tar -C {ROOT}", f"tar -C {self.place}")
         else:
             line = line.replace(ROOT, str(self.place))
-        return super().stream(line, *arguments, **named)
+        return super().stream(dataclasses.replace(command, line=line))
 
 
 class PlainHost(FolderHost):
     """One without Python."""
 
-    def stream(self, line: str, *arguments: Any, **named: Any) -> Any:
+    def stream(self, command: Command) -> Output:
         """Its shell does not find it."""
+        line = command.line
         assert "python3" not in line or "command -v python3" in line
-        return super().stream(line.replace("command -v python3", "false"), *arguments, **named)
+        line = line.replace("command -v python3", "false")
+        return super().stream(dataclasses.replace(command, line=line))
 
 
 class KilledHost(FolderHost):
     """One that dies between the two renames that put a folder in another's place."""
 
-    def stream(self, line: str, *arguments: Any, **named: Any) -> Any:
+    def stream(self, command: Command) -> Output:
         """The shell kills itself before the second."""
         assert module.PUT_IN_PLACE.count(SECOND_RENAME) == 1
-        return super().stream(line.replace(SECOND_RENAME, "kill -9 $$"), *arguments, **named)
+        line = command.line.replace(SECOND_RENAME, "kill -9 $$")
+        return super().stream(dataclasses.replace(command, line=line))
 
 
 @pytest.fixture

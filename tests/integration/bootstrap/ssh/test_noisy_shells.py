@@ -14,11 +14,11 @@ from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.node.job import Job, JobNode
 from bootstrap.node.worker_nodes import WorkerNodes
 from bootstrap.setup import cluster_ssh
+from bootstrap.ssh.command import bash_script, script
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import HostKey
 from bootstrap.ssh.open_hosts import open_hosts
 from bootstrap.ssh.ssh_host import SshHost
-from bootstrap.ssh.transfer import bash_script, script
 from tests.sshd import Sshd, make_key, serving
 
 NOISY = {

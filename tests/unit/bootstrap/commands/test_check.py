@@ -21,7 +21,8 @@ from bootstrap.errors import TimedOut, UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.node.reports import node_report
 from bootstrap.setup.python.package_pins import Lock
-from bootstrap.ssh.host import CommandResult, LocalHost
+from bootstrap.ssh.command import CommandResult
+from bootstrap.ssh.host import LocalHost
 from tests.oneccl import BROKEN, put_intel_packages
 
 LOCK = Lock("upstream", {"torch": "2.13.0", "typing_extensions": "4.1"}, {})

@@ -9,8 +9,8 @@ import pytest
 from bootstrap.errors import CommandFailed
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.setup import cluster_ssh
+from bootstrap.ssh.command import script
 from bootstrap.ssh.host import LocalHost
-from bootstrap.ssh.transfer import script
 
 FOREIGN = (
     b"ssh-ed25519 AAA anna@m\xfcller\n",  # Latin-1, and what a crashed editor has left

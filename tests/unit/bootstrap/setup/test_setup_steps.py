@@ -18,6 +18,7 @@ from bootstrap.setup.python.package_pins import Lock
 from bootstrap.setup.python.payload import Payload
 from bootstrap.setup.step_runner import ClusterStep
 from bootstrap.ssh import transfer
+from bootstrap.ssh.command import script
 from bootstrap.ssh.host import LocalHost
 from bootstrap.ssh.host_keys import HostKeyRefused
 
@@ -110,7 +111,7 @@ def test_a_file_s_mode_is_put_right_too(host: LocalHost) -> None:
 
 
 def test_a_cluster_s_key_that_others_may_read_is_kept_and_closed(host: LocalHost) -> None:
-    line = transfer.script(cluster_ssh.MAKE_KEY, host.layout.cluster_key, "mark")
+    line = script(cluster_ssh.MAKE_KEY, host.layout.cluster_key, "mark")
     public = host.run(line).stdout
     Path(host.layout.cluster_key).chmod(0o644)
     assert host.run(line).stdout == public

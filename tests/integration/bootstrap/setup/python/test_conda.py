@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,6 +24,7 @@ from bootstrap.node.downloads import conda_node, conda_packages
 from bootstrap.setup.python import conda, packages
 from bootstrap.setup.python.package_pins import CONDA, read_lock
 from bootstrap.setup.python.payload import Payload, make_payload, send_payload
+from bootstrap.ssh.command import Command
 from bootstrap.ssh.command_output import Output
 from bootstrap.ssh.host import LocalHost
 from tests.conda_channel import Channel, make_channel
@@ -155,9 +155,9 @@ def test_a_password_is_written_nowhere(
     lines: list[str] = []
     stream = host.stream
 
-    def noting(line: str, *arguments: Any, **more: Any) -> Output:
-        lines.append(line)
-        return stream(line, *arguments, **more)
+    def noting(command: Command) -> Output:
+        lines.append(command.line)
+        return stream(command)
 
     monkeypatch.setattr(host, "stream", noting)
     found = fetch(host, payload, wheels, server.url.replace("//", "//me:geheim@"))
