@@ -30,14 +30,14 @@ from bootstrap.runs import (
     attach,
     deallocation,
     flags,
-    rank_placement,
     results_owner,
     resume,
     runs_on_head,
 )
-from bootstrap.runs.core_pinning import too_little_memory
 from bootstrap.runs.flags import TrainOptions
-from bootstrap.runs.rank_placement import NodePlacement
+from bootstrap.runs.placement import rank_placement
+from bootstrap.runs.placement.core_pinning import too_little_memory
+from bootstrap.runs.placement.rank_placement import NodePlacement
 from bootstrap.runs.run_names import check_name, free_name
 from bootstrap.runs.training_inputs import inputs_of, inputs_of_resumed
 from bootstrap.setup.cluster_lock import cluster_locked

@@ -10,8 +10,8 @@ import pytest
 from bootstrap.errors import UserError
 from bootstrap.node import mpi
 from bootstrap.node.job import Job, JobNode, read_job
-from bootstrap.runs import rank_placement
-from bootstrap.runs.core_pinning import Placement
+from bootstrap.runs.placement import rank_placement
+from bootstrap.runs.placement.core_pinning import Placement
 
 PRELOAD = "/root/env/lib/libiomp5.so:/usr/lib/libtcmalloc.so.4"
 NODES = tuple(JobNode(f"n{i}", f"10.0.0.{i}", 2, {"OMP_NUM_THREADS": "27"}) for i in range(1, 5))

@@ -30,7 +30,7 @@ from bootstrap.node import (
 )
 from bootstrap.node.mpi import RUN_VARIABLE
 from bootstrap.runs import results
-from bootstrap.runs.rank_placement import ranges
+from bootstrap.runs.placement.rank_placement import ranges
 from bootstrap.runs.run_names import check_name, free_name
 from bootstrap.runs.run_progress import RunProgress
 

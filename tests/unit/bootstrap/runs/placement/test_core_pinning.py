@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from bootstrap.errors import UserError
-from bootstrap.runs.core_pinning import (
+from bootstrap.runs.placement.core_pinning import (
     GIB,
     Machine,
     Placement,

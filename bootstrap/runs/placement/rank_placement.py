@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from bootstrap.errors import UserError
 from bootstrap.node.job import JobNode
-from bootstrap.runs import core_pinning
-from bootstrap.runs.core_pinning import Machine, Placement
+from bootstrap.runs.placement import core_pinning
+from bootstrap.runs.placement.core_pinning import Machine, Placement
 from bootstrap.setup.node_facts import NodeFacts, gather_facts
 from bootstrap.ssh.host import Host
 

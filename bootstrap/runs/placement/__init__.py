@@ -1,0 +1,1 @@
+"""Which ranks run where: how many per node, and on which cores."""
