@@ -30,8 +30,13 @@ class Layout:
         return f"{self.root}/env"
 
     @property
+    def python(self) -> str:
+        """The environment's interpreter."""
+        return f"{self.env}/bin/python"
+
+    @property
     def envs(self) -> str:
-        """Environments, one a stack and lock."""
+        """Environments, one per stack and lock."""
         return f"{self.root}/envs"
 
     @property
@@ -41,12 +46,12 @@ class Layout:
 
     @property
     def models(self) -> str:
-        """Base models, one a folder."""
+        """Base models, one per folder."""
         return f"{self.root}/models"
 
     @property
     def data(self) -> str:
-        """Pictures, one data set a folder."""
+        """Pictures, one data set per folder."""
         return f"{self.root}/data"
 
     @property
@@ -76,7 +81,7 @@ class Layout:
 
     @property
     def nodefile(self) -> str:
-        """One address a line, head first: for `mpirun -f`."""
+        """One address per line, head first: for `mpirun -f`."""
         return f"{self.cluster}/nodefile"
 
     @property
@@ -111,7 +116,7 @@ class Layout:
 
     @property
     def homes(self) -> str:
-        """One file a node; nodes that see each other's share a home folder."""
+        """One file per node; nodes that see each other's share a home folder."""
         return f"{self.root}/homes"
 
 

@@ -1,1 +1,1 @@
-"""What a person runs: one module a `fab` task."""
+"""What a person runs: one module per `fab` task."""

@@ -1,8 +1,8 @@
 """Set up every node of the cluster, from bare machines to ones that train.
 
 Nodes come from the selected Pulumi stack, or from --inventory: a file that `pulumi stack output
---json` wrote; a nodefile, one user@host:port a line, the head first (your own machines: no sudo is
-needed, ~/.ssh/config and the agent are respected); or `local`, this machine alone, without SSH.
+--json` wrote; a nodefile, one user@host:port per line, the head first (your own machines: no sudo
+is needed, ~/.ssh/config and the agent are respected); or `local`, this machine alone, without SSH.
 Only the head has to be reachable from here: everything else goes through it, and the head alone
 fetches from the internet.
 

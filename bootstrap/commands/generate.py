@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`fab generate`."""
     parser = command_line.parser("generate", __doc__)
     parser.add_argument("--prompt", action="append", required=True, help="may be repeated")
-    parser.add_argument("--num-images", type=int, help="pictures a prompt [1]")
+    parser.add_argument("--num-images", type=int, help="pictures per prompt [1]")
     parser.add_argument("--seed", type=int, help="of the first picture [0]")
     parser.add_argument("--step", type=int, help="with the rows of this step [the final ones]")
     parser.add_argument("--num-inference-steps", type=int, help="[as in training]")

@@ -1,4 +1,4 @@
-"""A nodefile: `user@host:port` a line, the head first, `#` starts a comment.
+"""A nodefile: one `user@host:port` per line, the head first, `#` starts a comment.
 
 What a line does not say is taken from ~/.ssh/config.
 """
@@ -57,7 +57,7 @@ def read_nodefile(path: Path, text: str) -> Inventory:
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise UserError(
-            f"{path} is not a nodefile:\n{listed}\nIt holds one machine a line, the head first,"
+            f"{path} is not a nodefile:\n{listed}\nIt holds one machine per line, the head first,"
             " such as anna@10.0.0.4:22; the user and the port may be left out, # starts a comment."
         )
     return Inventory(cluster_name(path), "nodefile", tuple(nodes), user=nodes[0].user)

@@ -77,7 +77,7 @@ def read_inventory(where: str | None = None) -> Inventory:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(
             f"{path} cannot be read ({reason}). --inventory takes a file that `pulumi stack"
-            " output --json` wrote, a nodefile (user@host:port a line, the head first), or local."
+            " output --json` wrote, a nodefile (user@host:port per line, head first), or local."
         ) from error
     if text.lstrip().startswith("{"):
         return _from_outputs(text, str(path), cluster_name(path), "file")

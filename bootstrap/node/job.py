@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bootstrap.errors import UserError
+from bootstrap.paths import Layout
 
 FILE_NAME = "job.json"
 METHOD = "textual_inversion"
@@ -71,14 +72,19 @@ class Job:
     method: str = METHOD
 
     @property
+    def layout(self) -> Layout:
+        """Where things lie on every node."""
+        return Layout(self.root)
+
+    @property
     def folder(self) -> Path:
         """The run's own."""
-        return Path(self.root) / "runs" / self.name
+        return Path(self.layout.runs) / self.name
 
     @property
     def python(self) -> str:
         """The environment's interpreter, at the same place on every node."""
-        return f"{self.root}/env/bin/python"
+        return self.layout.python
 
     @property
     def ranks(self) -> int:

@@ -27,7 +27,7 @@ def command(
     """
     used = [node for node in nodes if node.ranks]
     # Ranks notice a loss by themselves and say whose it was; mpirun's own way is to kill them.
-    words = [f"{job.root}/env/bin/mpirun", "-disable-auto-cleanup"]
+    words = [f"{job.layout.env}/bin/mpirun", "-disable-auto-cleanup"]
     if job.ssh is not None:
         words += ["-launcher", "ssh", "-launcher-exec", job.ssh]
     alike = all(
@@ -54,12 +54,12 @@ def command(
 
 
 def nodefile_text(nodes: Sequence[JobNode]) -> str:
-    """One address a line, head first."""
+    """One address per line, head first."""
     return "".join(f"{node.address}\n" for node in nodes if node.ranks)
 
 
 def shown(words: Sequence[str]) -> str:
-    """A command as a person may paste it into a shell, a flag a line."""
+    """A command as a person may paste it into a shell, one flag per line."""
     lines: list[str] = []
     for word in words:
         quoted = shlex.quote(word)

@@ -79,9 +79,9 @@ def words_of(job: Job, nodes: Sequence[JobNode], resume: bool) -> list[str]:
 
 def activated(job: Job, words: Sequence[str]) -> list[str]:
     """A command in the environment that bootstrap has written for this node."""
-    script = f"PATH={shlex.quote(f'{job.root}/env/bin')}:$PATH; export PATH; "
-    if (Path(job.root) / "activate").exists():
-        script = f". {shlex.quote(f'{job.root}/activate')}; "
+    script = f"PATH={shlex.quote(f'{job.layout.env}/bin')}:$PATH; export PATH; "
+    if Path(job.layout.activate).exists():
+        script = f". {shlex.quote(job.layout.activate)}; "
     return ["bash", "--norc", "-c", f'{script}exec "$@"', "mpirun", *words]
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from bootstrap.node import checkpoints, run_state
 from bootstrap.node.job import FILE_NAME as JOB
+from bootstrap.paths import Layout
 
 RESULTS = ("checkpoint", "sample", "done", "stopped")
 """Events after which there is something new to bring home."""
@@ -82,7 +83,7 @@ def _results_until(raw: bytes) -> int:
 
 def names(root: Path) -> list[str]:
     """The runs of a root, the one started last at the end."""
-    found = [path.parent for path in (root / "runs").glob(f"*/{JOB}")]
+    found = [path.parent for path in Path(Layout(str(root)).runs).glob(f"*/{JOB}")]
     return [path.name for path in sorted(found, key=lambda path: (path / JOB).stat().st_mtime)]
 
 
@@ -164,7 +165,7 @@ def stop(folder: Path) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module."""
     what, root, *rest = sys.argv[1:] if argv is None else argv
-    runs = Path(root) / "runs"
+    runs = Path(Layout(root).runs)
     if what == "list":
         print(json.dumps([summary(runs / name) for name in names(Path(root))]))
     elif what == "follow":

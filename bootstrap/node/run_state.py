@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from bootstrap import atomic_files
 from bootstrap.node.process_identity import identity
+from bootstrap.paths import Layout
 
 STATE = "state.json"
 EVENTS = "events.jsonl"
@@ -44,7 +45,7 @@ def held(root: Path, seconds: float = LOCK_SECONDS) -> Iterator[IO[str] | None]:
     Args:
         seconds: how long to try: who only looks holds it for an instant too.
     """
-    path = root / "runs" / LOCK
+    path = Path(Layout(str(root)).runs) / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds
     with path.open("a+") as file:

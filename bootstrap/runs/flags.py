@@ -40,12 +40,12 @@ REFERENCE: dict[str, Any] = {
 }
 """What is trained when nobody says otherwise: the reference run on a cluster, with checkpoints."""
 OWN_FLAGS = {
-    "inventory": ("text", "cluster.json, a nodefile (user@host:port a line), or local"),
+    "inventory": ("text", "cluster.json, a nodefile (one user@host:port per line), or local"),
     "config": ("text", "a TOML file with the training's keys; flags win over it"),
     "run": ("text", "the run's name; its folder is runs/NAME here and on the nodes"),
     "method": ("text", f"what is trained [{METHOD}]"),
     "n": ("integer", "ranks in all, as mpirun's -n [chosen from the nodes' topology]"),
-    "ppn": ("integer", "ranks a node, as mpirun's -ppn [one a NUMA node, more on large ones]"),
+    "ppn": ("integer", "ranks per node, as mpirun's -ppn [one per NUMA node, more on large ones]"),
     "dry-run": ("flag", "print command, environment and placement; start nothing"),
     "resume": ("flag", "go on with a run from the newest checkpoint that any node has"),
     "minimum-nodes": ("integer", "with fewer nodes that answer the run does not go on [1]"),

@@ -193,7 +193,7 @@ def shared_files(
 
 
 def known_hosts(nodes: Sequence[Node], keys: dict[str, list[HostKey]]) -> str:
-    """A line a key, under the alias that `ssh_config` looks for."""
+    """One line per key, under the alias that `ssh_config` looks for."""
     return "".join(
         f"{_alias(node)} {key.text}\n" for node in nodes for key in keys.get(node.name, ())
     )

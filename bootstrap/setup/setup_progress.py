@@ -50,7 +50,7 @@ class PlainLines:
 
 
 class LiveTable:
-    """Node, step, elapsed; one row a node."""
+    """Node, step, elapsed; one row per node."""
 
     def __init__(self, hosts: Sequence[Host]) -> None:
         self._lock = threading.Lock()

@@ -61,7 +61,7 @@ class Host(ABC):
     @property
     def python(self) -> str:
         """The interpreter of the node's environment, by its absolute path."""
-        return f"{self.layout.env}/bin/python"
+        return self.layout.python
 
     def hide(self, secrets: Iterable[str]) -> None:
         """From now on *** stands for these in the lines and errors of commands, and in the log."""

@@ -2,9 +2,9 @@
 
 The rules, each with its reason:
 
-* One rank a NUMA node, so that a rank's memory is its own socket's. A NUMA node of more than
+* One rank per NUMA node, so that a rank's memory is its own socket's. A NUMA node of more than
   `CORES_PER_RANK` cores is shared by as many ranks as it takes: at batch 1 the layers of a UNet
-  do not keep more cores busy. The reference cluster (two sockets of 56 cores) ran four ranks a
+  do not keep more cores busy. The reference cluster (two sockets of 56 cores) ran four ranks per
   node; so does this rule there.
 * No more ranks than fit in memory: `BYTES_PER_RANK` each, `BYTES_KEPT` for the system.
 * Ranks of a node get equally many cores, as each step waits for the slowest. Hyper-threads are
@@ -46,7 +46,7 @@ class Placement:
 
     Attributes:
         domains: the cores of each rank, by its local number; CPU numbers.
-        workers: the cores kept for oneCCL, one a rank; empty where none are kept.
+        workers: the cores kept for oneCCL, one per rank; empty where none are kept.
     """
 
     domains: tuple[tuple[int, ...], ...]

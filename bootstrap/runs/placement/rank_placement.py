@@ -107,7 +107,7 @@ def mask(cores: Sequence[int]) -> str:
 
 
 def shown(placed: Sequence[NodePlacement]) -> str:
-    """The placement, for people: a line a rank."""
+    """The placement, for people: one line per rank."""
     lines = []
     for each in placed:
         if not each.node.ranks:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
+from bootstrap.paths import Layout
+
 
 def activation(root: str, variables: Mapping[str, str], oneccl_setvars: str | None = None) -> str:
     """The script's text; for bash and any POSIX shell. Sourcing it twice changes nothing more.
@@ -15,9 +17,10 @@ def activation(root: str, variables: Mapping[str, str], oneccl_setvars: str | No
         oneccl_setvars: oneCCL's own script, where its bindings are installed. It comes first, and
             what is set here wins.
     """
-    script = shlex.quote(f"{root}/activate")
+    layout = Layout(root)
+    script = shlex.quote(layout.activate)
     lines = [f"# Written by fab bootstrap. In bash on this node: . {script}"]
-    binaries = shlex.quote(f"{root}/env/bin")
+    binaries = shlex.quote(f"{layout.env}/bin")
     lines += [
         f"case :$PATH: in *:{binaries}:*) ;; *) PATH={binaries}:$PATH ;; esac",
         "export PATH",

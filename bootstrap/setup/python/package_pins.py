@@ -77,7 +77,7 @@ class Lock:
 
         Args:
             package_index: asked in place of all others.
-            batch: lines a portion at most.
+            batch: lines per portion at most.
         """
         by_index: dict[str | None, list[str]] = {index: [] for index in OWN_INDEX.values()}
         for name, line in self.lines.items():

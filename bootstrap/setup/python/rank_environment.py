@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bootstrap.paths import Layout
+
 MASTER_PORT = 29500
 """Where the ranks meet on the head, as torch.distributed's own default has it."""
 CCL_WORKERS = 1
@@ -35,17 +37,17 @@ def cluster_environment(
         conda: whether the environment is conda's. Its lib folder holds an OpenSSL and a libstdc++
             of its own, which the system's ssh must not meet.
     """
-    environment = f"{root}/env"
+    layout = Layout(root)
     variables = {
-        "HF_HOME": f"{root}/hf",
+        "HF_HOME": layout.hf,
         # What matplotlib and others keep for the next time goes when all else of ours goes.
         "MPLCONFIGDIR": f"{root}/cache/matplotlib",
         "XDG_CACHE_HOME": f"{root}/cache",
         "MASTER_ADDR": master_address,
         "MASTER_PORT": str(master_port),
-        "I_MPI_ROOT": environment,
+        "I_MPI_ROOT": layout.env,
         "I_MPI_HYDRA_BOOTSTRAP": "ssh",
-        "I_MPI_HYDRA_BOOTSTRAP_EXEC": f"{root}/cluster/ssh",
+        "I_MPI_HYDRA_BOOTSTRAP_EXEC": layout.ssh,
         # Else what is started on mpirun's own machine inherits the port, open to everybody, that
         # mpirun listens on until all have come.
         "I_MPI_HYDRA_BOOTSTRAP_AUTOFORK": "0",
@@ -56,7 +58,7 @@ def cluster_environment(
     }
     if not conda:
         # Intel MPI's library and its libfabric, for what calls MPI itself (oneCCL does).
-        variables["LD_LIBRARY_PATH"] = f"{environment}/lib"
+        variables["LD_LIBRARY_PATH"] = f"{layout.env}/lib"
     if interface is not None:
         variables["I_MPI_HYDRA_IFACE"] = interface
         variables["FI_TCP_IFACE"] = interface
