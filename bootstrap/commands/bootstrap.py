@@ -35,7 +35,7 @@ from bootstrap.setup.setup_progress import step_progress
 from bootstrap.setup.setup_steps import NodeSetup
 from bootstrap.setup.step_runner import run_steps
 from bootstrap.ssh.host import Host
-from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
+from bootstrap.ssh.host_keys import ACCEPT_FLAG
 from bootstrap.ssh.node_log import log_file
 from bootstrap.ssh.open_hosts import open_hosts
 from bootstrap.ssh.ssh_host import BootLog
@@ -122,9 +122,12 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
             waits.add(text)
             say_on(console, f"waiting up to {chosen.wait:.0f} s: {text}")
 
-    ask = accept_all if chosen.accept_host_keys else ask_on_terminal
     opened = open_hosts(
-        inventory, ask, wait_seconds=chosen.wait, boot_log=boot_log, on_wait=on_wait
+        inventory,
+        command_line.question_of(chosen),
+        wait_seconds=chosen.wait,
+        boot_log=boot_log,
+        on_wait=on_wait,
     )
     with opened as hosts, _one_at_a_time(hosts):
         failed = bootstrap(hosts, setup, console)

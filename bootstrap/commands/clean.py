@@ -21,7 +21,7 @@ from bootstrap.setup.setup_progress import step_progress_on_terminal
 from bootstrap.setup.step_runner import Say, Step, run_steps
 from bootstrap.ssh.command import script
 from bootstrap.ssh.host import Host
-from bootstrap.ssh.host_keys import ACCEPT_FLAG, accept_all, ask_on_terminal
+from bootstrap.ssh.host_keys import ACCEPT_FLAG
 from bootstrap.ssh.open_hosts import open_hosts
 from bootstrap.terminal import exit_status, say
 
@@ -145,8 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
     chosen = parser.parse_args(argv)
     inventory = inventory_to_remove(chosen.inventory)
-    ask = accept_all if chosen.accept_host_keys else ask_on_terminal
-    with open_hosts(inventory, ask) as hosts:
+    with open_hosts(inventory, command_line.question_of(chosen)) as hosts:
         return clean(inventory, hosts, chosen.yes, chosen.inventory)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
     if inventory.kind != "stack":
         raise UserError("fab destroy is for the selected Pulumi stack. These machines are not "
                         "its own: fab clean removes what was put on them.")  # fmt: skip
-    head_only = Inventory(**{**vars(inventory), "nodes": (inventory.head,)})
+    head_only = dataclasses.replace(inventory, nodes=(inventory.head,))
     lost = losses(head_only, chosen.accept_host_keys)
     if lost and not chosen.yes and not _agreed(lost):
         say("Nothing is gone.")
