@@ -1,6 +1,13 @@
-"""Pictures with a learned word: `python -m training.generate RUN_FOLDER --prompt "a photo of <x>"`.
+"""Draw pictures of prompts: with the word that a run has learned, or with any model and files.
 
-The same prompt, seed and step draw the same picture, in the run's own precision.
+  python -m training.generate runs/dicoo --prompt "a <dicoo> on the beach" --num_images 4
+  python -m training.generate --model stable-diffusion-v1-5/stable-diffusion-v1-5 \\
+      --embeds cat.safetensors --lora style.safetensors:0.8 --prompt "a <cat> in the snow"
+  python -m training.generate runs/dicoo --prompt "a <dicoo>" \\
+      --lora lcm-lora.safetensors --scheduler lcm --num_inference_steps 4 --vae taesd/
+  python -m training.generate --again runs/dicoo/generated/a-dicoo.png
+
+The pictures' paths are printed as a JSON list. docs/generate.md has an example of every flag.
 """
 
 from __future__ import annotations
@@ -12,36 +19,131 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.errors import UserError
-from training.inference.generate import generate
+from training.inference.ask import Asked, draw
+from training.inference.schedulers import SAMPLERS
 from training.machine import vector_math
+from training.outputs.progress import StepProgress
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags, by what they say."""
+    made = argparse.ArgumentParser(
+        prog="python -m training.generate",
+        usage="%(prog)s [RUN_FOLDER | --model MODEL | --again PICTURE.png] [--KEY VALUE ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = made.add_argument_group("what to draw")
+    what.add_argument("--prompt", action="append", help="may be repeated")
+    what.add_argument("--prompt_file", type=Path, metavar="FILE", help="one prompt a line")
+    what.add_argument("--negative_prompt", metavar="TEXT", help="what not to draw")
+    what.add_argument("--num_images", type=int, metavar="N", help="pictures a prompt [1]")
+    what.add_argument("--seed", type=int, help="of the first picture; the next have the next [0]")
+    what.add_argument("--height", type=int, help="in pixels, a multiple of 8 [as in training]")
+    what.add_argument("--width", type=int, help="in pixels, a multiple of 8 [as in training]")
+    weights = made.add_argument_group("with which weights")
+    weights.add_argument("folder", type=Path, nargs="?", metavar="RUN_FOLDER",
+                         help="a run: its model, word, precision and defaults")  # fmt: skip
+    weights.add_argument("--step", type=int, help="the run's word as of this step [the final one]")
+    weights.add_argument(
+        "--model",
+        help="without a run: a pipeline folder, a name on the hub, or a .safetensors file of 1.x",
+    )
+    weights.add_argument(
+        "--embeds",
+        action="append",
+        metavar="[WORD=]PATH",
+        help="a learned word: diffusers', A1111's or kohya's file; written as in the file, or as "
+        "the file is called (A1111, kohya), or as WORD says; may be repeated",
+    )
+    weights.add_argument(
+        "--lora",
+        action="append",
+        metavar="PATH[:WEIGHT]",
+        help="a LoRA of diffusers or kohya, and how much of it [1]; may be repeated",
+    )
+    weights.add_argument(
+        "--vae",
+        type=Path,
+        metavar="PATH",
+        help="draws in place of the model's: an AutoencoderTiny, which is fast, or AutoencoderKL",
+    )
+    how = made.add_argument_group("how")
+    how.add_argument(
+        "--scheduler",
+        metavar="NAME",
+        help=f"{', '.join(SAMPLERS)} [dpmpp_2m; ddim for a model of zero terminal signal]",
+    )
+    how.add_argument(
+        "--num_inference_steps",
+        type=int,
+        metavar="N",
+        help="[as in training, or 20; lcm and tcd 4]",
+    )
+    how.add_argument(
+        "--guidance_scale",
+        type=float,
+        metavar="X",
+        help="how closely the prompt is followed; 1: no guidance, twice as fast "
+        "[as in training, or 7.5; lcm and tcd 1]",
+    )
+    how.add_argument(
+        "--engine",
+        choices=("torch", "compiled", "openvino"),
+        help="compiled: minutes to compile, then faster (needs g++); openvino: what "
+        "training.export has written [torch]",
+    )
+    how.add_argument(
+        "--exported", type=Path, metavar="FOLDER", help="where that is, if not in the run's folder"
+    )
+    how.add_argument(
+        "--mixed_precision",
+        choices=("auto", "no", "bf16"),
+        help="auto: bf16 where the CPU computes in it [the run's; without a run auto]",
+    )
+    out = made.add_argument_group("where to, and again")
+    out.add_argument(
+        "--output_dir", type=Path, help="[RUN_FOLDER/generated; without a run generated]"
+    )
+    out.add_argument(
+        "--again",
+        type=Path,
+        metavar="PICTURE.png",
+        help="draw a picture again from the settings inside it; further flags change it",
+    )
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw, and print the paths as a JSON list."""
-    parser = argparse.ArgumentParser(prog="python -m training.generate", description=__doc__)
-    parser.add_argument("folder", type=Path, help="the run folder")
-    parser.add_argument("--prompt", action="append", required=True, help="may be repeated")
-    parser.add_argument("--num_images", type=int, default=1, help="pictures a prompt [1]")
-    parser.add_argument("--seed", type=int, default=0, help="of the first picture [0]")
-    parser.add_argument("--step", type=int, help="rows of this step [the final ones]")
-    parser.add_argument("--num_inference_steps", type=int, help="[as in training]")
-    parser.add_argument("--guidance_scale", type=float, help="[as in training]")
-    asked = parser.parse_args(argv)
+    asked = Asked(**vars(parser().parse_args(argv)))
     vector_math.resolve_kernels()
     try:
-        paths = generate(
-            asked.folder,
-            asked.prompt,
-            range(asked.seed, asked.seed + max(1, asked.num_images)),
-            asked.step,
-            asked.num_inference_steps,
-            asked.guidance_scale,
-        )
+        drawn = draw(asked, _say, _Progress)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps([str(path) for path in paths]))
+    if drawn.grid is not None:
+        _say(f"all of them: {drawn.grid}")
+    print(json.dumps([str(path) for path in drawn.pictures]))
     return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Progress(StepProgress):
+    """Denoising steps of all pictures, and which one is being drawn."""
+
+    def __init__(self, steps: int, pictures: int) -> None:
+        super().__init__("drawing", steps * pictures, 0, shown=True)
+        self.pictures = pictures
+
+    def __call__(self, done: int, picture: int) -> None:
+        """`done` steps are done in all; the picture of that number (from 0) is being drawn."""
+        self.step(done, f"picture {picture + 1} of {self.pictures}")
 
 
 if __name__ == "__main__":

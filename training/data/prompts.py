@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from diffusers.loaders import TextualInversionLoaderMixin
@@ -51,37 +52,54 @@ def prompts_for(learnable_property: str, placeholder_tokens: list[str]) -> list[
     return [template.format(word) for template in TEMPLATES[learnable_property]]
 
 
-def check_prompt(prompt: str, tokenizer: Any, placeholder_tokens: list[str]) -> list[str]:
+def check_prompt(
+    prompt: str,
+    tokenizer: Any,
+    *words: Sequence[str],
+    limit: float | None = None,
+    wanted: bool = True,
+) -> list[str]:
     """What a person should know of a prompt before it is drawn, a line each.
 
-    Prompts go to diffusers' pipeline as they were typed: it replaces the word by all the tokens
+    Prompts go to diffusers' pipeline as they were typed: it replaces a word by all the tokens
     that it stands for, and cuts off what the text encoder does not take.
 
+    Args:
+        words: the tokens that each learned word stands for, the first of them as it is written.
+        limit: how many tokens are drawn; None: the tokenizer's number.
+        wanted: whether the prompt should have a learned word in it.
+
     Raises:
-        UserError: the word itself would be drawn with a part of its rows, or not at all; or a word
+        UserError: a word would be drawn with a part of its rows, or not at all; or a word
             in angle brackets is none that these models know.
     """
-    word = placeholder_tokens[0]
     expanded = TextualInversionLoaderMixin().maybe_convert_prompt(prompt, tokenizer)
     ids = tokenizer(expanded).input_ids
-    rows = tokenizer.convert_tokens_to_ids(placeholder_tokens)
-    if any(token in prompt for token in placeholder_tokens[1:]):
-        raise UserError(
-            f"prompt {prompt!r}: names a row of the new word by itself. Write {word} alone: it "
-            f"stands for all {len(rows)} rows."
-        )
-    _refuse_unknown_words(prompt, tokenizer, word)
-    lines = []
-    if rows[0] not in ids:
-        lines.append(f"prompt {prompt!r}: is drawn without the new word, which is written {word}.")
-    limit = tokenizer.model_max_length
-    if len(ids) > limit:
-        cut = ids[limit - 1 : -1]  # the last place is the end's
-        if set(cut) & set(rows):
+    for word in words:
+        if any(token in prompt for token in word[1:]):
             raise UserError(
-                f"prompt {prompt!r}: has {len(ids)} tokens, the model takes {limit}, and {word} is "
-                "beyond them: put it nearer to the beginning, or say less."
+                f"prompt {prompt!r}: names a row of the new word by itself. Write {word[0]} alone: "
+                f"it stands for all {len(word)} rows."
             )
+    names = [word[0] for word in words]
+    _refuse_unknown_words(prompt, tokenizer, names)
+    lines = []
+    if wanted and names and not set(tokenizer.convert_tokens_to_ids(names)) & set(ids):
+        which = (
+            f"the new word, which is written {names[0]}"
+            if len(names) == 1
+            else f"any of the learned words, which are written {', '.join(names)}"
+        )
+        lines.append(f"prompt {prompt!r}: is drawn without {which}.")
+    limit = tokenizer.model_max_length if limit is None else limit
+    if len(ids) > limit:
+        cut = ids[int(limit) - 1 : -1]  # the last place is the end's
+        for word in words:
+            if set(cut) & set(tokenizer.convert_tokens_to_ids(list(word))):
+                raise UserError(
+                    f"prompt {prompt!r}: has {len(ids)} tokens, the model takes {limit}, and "
+                    f"{word[0]} is beyond them: put it nearer to the beginning, or say less."
+                )
         lines.append(
             f"prompt {prompt!r}: has {len(ids)} tokens, the model takes {limit}: "
             f"{tokenizer.decode(cut)!r} is cut off."
@@ -89,20 +107,29 @@ def check_prompt(prompt: str, tokenizer: Any, placeholder_tokens: list[str]) -> 
     return lines
 
 
-def _refuse_unknown_words(prompt: str, tokenizer: Any, word: str) -> None:
+def _refuse_unknown_words(prompt: str, tokenizer: Any, words: Sequence[str]) -> None:
     """Make sure that what stands in angle brackets is a token: the rest is drawn as letters.
 
     Raises:
         UserError: names the nearest word that is known.
     """
     vocabulary = tokenizer.get_vocab()
-    known = [word, *(token for token in vocabulary if IN_BRACKETS.fullmatch(token))]
-    for found in IN_BRACKETS.findall(prompt.replace(word, " ")):
+    known = [*words, *(token for token in vocabulary if IN_BRACKETS.fullmatch(token))]
+    rest = prompt
+    for word in words:
+        rest = rest.replace(word, " ")
+    for found in IN_BRACKETS.findall(rest):
         if found in vocabulary or f"{found}</w>" in vocabulary:
             continue
         exact = [token for token in known if token.lower() == found.lower()]
         near = exact or difflib.get_close_matches(found, known, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]}?" if near else f"the new word is written {word}."
+        hint = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"the new word is written {words[0]}."
+            if words
+            else "give the file of the learned word (--embeds)."
+        )
         raise UserError(f"prompt {prompt!r}: {found} is no word that this model knows; {hint}")
 
 

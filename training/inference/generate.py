@@ -1,6 +1,6 @@
-"""Pictures of prompts with a run's learned word, kept in its folder.
+"""Pictures of prompts, each kept with all that it takes to draw it again.
 
-The same prompt, seed and step draw the same picture, in the run's own precision.
+The same prompt, seed, weights and settings draw the same picture, on the same machine.
 """
 
 from __future__ import annotations
@@ -8,23 +8,27 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
+from training.config.groups import ModelConfig
 from training.config.textual_inversion import TextualInversionConfig
 from training.data.prompts import check_prompt
 from training.errors import UserError
-from training.inference.samples import build_pipeline, draw, save_picture
-from training.machine.stack import resolve_stack
-from training.models import frozen
+from training.inference import engines, png
+from training.inference.grid import grid_of
+from training.inference.samples import save_picture
+from training.inference.settings import File, Picture, Settings, Source, Word
+from training.machine.cpu import this_cpu
 from training.models.embeds import SUFFIXES, load_embeds
-from training.models.placeholder import models_with_rows
+from training.models.words import FLAG, tokens_of
 from training.storage.events import events_of, read_events
-from training.storage.run_directory import read_config
+from training.storage.run_directory import holds_a_run, read_config
 
 FOLDER = "generated"
 
@@ -65,49 +69,125 @@ def _last_end(folder: Path) -> dict[str, Any]:
     return done[-1] if done else {"step": math.inf}
 
 
-def generate(
-    folder: Path,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    step: int | None = None,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-) -> list[Path]:
-    """Draw each prompt once a seed; returns the pictures' paths.
-
-    Args:
-        num_inference_steps, guidance_scale: the run's own where None.
+def source_of_run(folder: Path, step: int | None) -> tuple[Source, TextualInversionConfig]:
+    """A run's model, word and precision, and its configuration.
 
     Raises:
         UserError: the folder holds no run, or nothing learned.
     """
+    if not holds_a_run(folder):
+        what = "holds no run (there is no config.toml)" if folder.is_dir() else "is not a folder"
+        raise UserError(f"{folder}: {what}. Give a run's folder, or a model (--model).")
     config, record = read_config(folder, TextualInversionConfig)
-    rows_file = learned(folder, step)
-    models = models_with_rows(config, config, load_embeds(rows_file))
-    for prompt in prompts:
-        for line in check_prompt(prompt, models.tokenizer, config.placeholder_tokens):
-            print(line, file=sys.stderr, flush=True)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[record.dtype]
-    models = frozen.prepare(models, "native", resolve_stack("upstream"), dtype)
-    pipeline = build_pipeline(models)
-    paths = []
-    for number, prompt in enumerate(prompts):
-        for seed in seeds:
-            done = number * len(seeds) + seeds.index(seed)
-            print(f"drawing picture {done + 1} of {len(prompts) * len(seeds)}", file=sys.stderr,
-                  flush=True)  # fmt: skip
-            (picture,) = draw(
-                pipeline,
-                prompt,
-                [seed],
-                config.side,
-                num_inference_steps or config.num_inference_steps,
-                config.guidance_scale if guidance_scale is None else guidance_scale,
-            )
-            path = folder / FOLDER / f"{_slug(prompt)}-{rows_file.stem}-seed-{seed}.png"
-            save_picture(path, picture)
-            paths.append(path)
-    return paths
+    word = Word(token=config.placeholder_token, file=File.at(learned(folder, step)))
+    source = Source(
+        model=_model_of(config),
+        words=(word,),
+        dtype="bfloat16" if record.dtype == "bfloat16" else "float32",
+        run=folder,
+    )
+    return source, config
+
+
+def _model_of(config: ModelConfig) -> ModelConfig:
+    """The keys of a run's configuration that name its model."""
+    return ModelConfig(**{key: getattr(config, key) for key in ModelConfig.model_fields})
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What `generate` has written.
+
+    Attributes:
+        pictures: in the order of prompts, and of seeds in each.
+        grid: all of them beside each other; None where there is but one.
+    """
+
+    pictures: list[Path]
+    grid: Path | None
+
+
+def generate(
+    source: Source,
+    settings: Settings,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None],
+    suffix: str = "",
+) -> Drawn:
+    """Draw each prompt once a seed, into `folder`.
+
+    Args:
+        say: takes what the person should know of a prompt, a line each.
+        progress: called with denoising steps done, and the number of the picture (from 0).
+        suffix: of the files' names.
+
+    Raises:
+        UserError: a file or a prompt is wrong (nothing has been drawn then).
+    """
+    artist = engines.load(source, settings, say)
+    _check_prompts(source, settings, prompts, artist, say)
+    paths: list[Path] = []
+    drawn: list[Image.Image] = []
+    made_with = f"torch {torch.__version__}, {this_cpu().model}, {torch.get_num_threads()} threads"
+    steps = settings.num_inference_steps
+    wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
+    for number, (prompt, seed) in enumerate(wanted):
+        progress(number * steps, number)
+
+        def stepped(step: int, number: int = number) -> None:
+            # Some schedulers take a step more than was asked for.
+            progress(number * steps + min(step, steps), number)
+
+        image = artist.draw(prompt, seed, stepped)
+        picture = Picture(
+            source=source, settings=settings, prompt=prompt, seed=seed, made_with=made_with
+        )
+        path = folder / f"{_name(picture)}{suffix}.png"
+        save_picture(path, image, png.texts(picture))
+        paths.append(path)
+        drawn.append(image)
+    if len(paths) == 1:
+        return Drawn(paths, None)
+    together = hashlib.sha256("\n".join(path.name for path in paths).encode()).hexdigest()[:8]
+    grid = folder / f"grid-{together}{suffix}.png"
+    save_picture(grid, grid_of(drawn, len(seeds) if len(prompts) > 1 else None))
+    return Drawn(paths, grid)
+
+
+def _check_prompts(
+    source: Source,
+    settings: Settings,
+    prompts: Sequence[str],
+    artist: engines.Artist,
+    say: Callable[[str], None],
+) -> None:
+    """Tell what is wrong with prompts before the first is drawn."""
+    words = []
+    for word in source.words:
+        rows = len(load_embeds(word.file.path, FLAG))
+        words.append(tokens_of(word.token, rows))
+    limit = math.inf if artist.token_limit is None else artist.token_limit
+    asked = [*((prompt, True) for prompt in prompts), (settings.negative_prompt, False)]
+    for prompt, wanted in asked:
+        for line in check_prompt(prompt, artist.tokenizer, *words, limit=limit, wanted=wanted):
+            say(line)
+    if settings.negative_prompt and settings.guidance_scale <= 1:
+        say(
+            f"prompt {settings.negative_prompt!r}: the negative prompt has no effect without "
+            "guidance (--guidance_scale above 1)."
+        )
+
+
+def _name(picture: Picture) -> str:
+    """A picture's name: another for each that may look another way."""
+    words = picture.source.words
+    rows = f"-{words[0].file.path.stem}" if words else ""
+    how = picture.model_dump_json(exclude={"made_with", "prompt", "seed"})
+    digest = hashlib.sha256(how.encode()).hexdigest()[:6]
+    return f"{_slug(picture.prompt)}{rows}-{digest}-seed-{picture.seed}"
 
 
 def _slug(prompt: str) -> str:

@@ -7,28 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from training import atomic_files
+from training.inference import schedulers
 from training.models.loading import Models
 
 
 def build_pipeline(models: Models) -> Any:
-    """A StableDiffusionPipeline over these models, with a scheduler that needs few steps.
-
-    DPM-Solver++ where it fits, as diffusers' script does; DDIM for models with zero terminal
-    signal-to-noise ratio, whose first step DPM-Solver cannot take.
-    """
-    settings = models.noise_scheduler.config
-    zero_snr = settings.get("rescale_betas_zero_snr", False)
-    scheduler = DDIMScheduler if zero_snr else DPMSolverMultistepScheduler
+    """A StableDiffusionPipeline over these models, with a scheduler that needs few steps."""
+    noise = models.noise_scheduler.config
     pipeline = StableDiffusionPipeline(
         vae=models.vae,
         text_encoder=models.text_encoder,
         tokenizer=models.tokenizer,
         unet=models.unet,
-        scheduler=scheduler.from_config(settings),
+        scheduler=schedulers.build(schedulers.default_name(noise), noise),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -70,9 +66,15 @@ def draw(
     return pictures
 
 
-def save_picture(path: Path, picture: Image.Image) -> None:
-    """Write a PNG, whole or not at all."""
-    atomic_files.write_file(path, lambda temporary: picture.save(temporary, format="PNG"))
+def save_picture(path: Path, picture: Image.Image, texts: PngInfo | None = None) -> None:
+    """Write a PNG, whole or not at all.
+
+    Args:
+        texts: to keep in it.
+    """
+    atomic_files.write_file(
+        path, lambda temporary: picture.save(temporary, format="PNG", pnginfo=texts)
+    )
 
 
 def in_columns(

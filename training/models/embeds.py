@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from training import atomic_files
 from training.config.textual_inversion import a1111_name
 from training.errors import UserError
+from training.models import tensor_files
 
 A1111_KEY = "emb_params"
 SUFFIXES = (".safetensors", ".bin")
@@ -44,34 +44,36 @@ def save_a1111(folder: Path, token: str, rows: torch.Tensor) -> Path:
     return path
 
 
-def load_embeds(path: Path) -> torch.Tensor:
+def load_embeds(path: Path, flag: str = "initial_embeds") -> torch.Tensor:
     """The rows [vectors, width] float32 of a learned_embeds file of either form.
+
+    Args:
+        flag: that names the file in messages.
 
     Raises:
         UserError: absent, torn, or not such a file.
     """
+    return load_named_embeds(path, flag)[1]
+
+
+def load_named_embeds(path: Path, flag: str) -> tuple[str, torch.Tensor]:
+    """The word that a file has its rows under, and the rows (see `load_embeds`).
+
+    "emb_params" and "*" stand for whatever the file is called.
+    """
+    named = f"{flag} {path}"
+    what = "a learned_embeds file with one word's rows"
+    tensors: Any = tensor_files.read(path, named, what)
+    name: str | None = None
+    if isinstance(tensors, dict) and isinstance(tensors.get("string_to_param"), dict):
+        name = tensors.get("name")
+        tensors = tensors["string_to_param"]
     try:
-        tensors: dict[str, Any] = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
+        ((key, rows),) = (
+            (key, value) for key, value in tensors.items() if isinstance(value, torch.Tensor)
         )
-        (rows,) = (value for value in tensors.values() if isinstance(value, torch.Tensor))
-    except OSError as error:
-        raise UserError(
-            f"initial_embeds {path}: cannot be read ({error.strerror or error})."
-        ) from error
-    except (SafetensorError, ValueError, AttributeError, RuntimeError, EOFError) as error:
-        raise UserError(
-            f"initial_embeds {path}: not a learned_embeds file with one word's rows ({error})."
-        ) from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise UserError(
-            f"initial_embeds {path}: a pickle with more than tensors in it; convert it to "
-            "safetensors with the tool that made it."
-        ) from error
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{named}: not {what} ({error}).") from error
     if rows.ndim == 0:
-        raise UserError(f"initial_embeds {path}: holds a number, not rows.")
-    return rows.float().reshape(-1, rows.shape[-1])
+        raise UserError(f"{named}: holds a number, not rows.")
+    return str(name or key), rows.float().reshape(-1, rows.shape[-1])

@@ -1,0 +1,122 @@
+"""PyTorch as it is: diffusers' pipeline over the models in the run's own precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from training.inference import long_prompts, schedulers
+from training.inference.engines import OnStep, Say
+from training.inference.settings import Settings, Source
+from training.machine.stack import resolve_stack
+from training.models import frozen
+from training.models.loading import Models, load_models
+from training.models.lora import fuse_loras
+from training.models.vae import load_vae
+from training.models.words import add_words
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TorchArtist:
+    """Draws with a StableDiffusionPipeline (see `training.inference.engines.Artist`).
+
+    Args:
+        words: the tokens of each learned word.
+    """
+
+    token_limit: int | None = None
+
+    def __init__(self, pipeline: Any, settings: Settings, words: list[list[str]]) -> None:
+        self.pipeline, self.settings, self.words = pipeline, settings, words
+        self.tokenizer = pipeline.tokenizer
+
+    def draw(self, prompt: str, seed: int, on_step: OnStep) -> Image.Image:
+        """One picture."""
+        settings, pipeline = self.settings, self.pipeline
+
+        def stepped(_: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            on_step(step + 1)
+            return values
+
+        with self.computing():
+            result = pipeline(
+                **self._text(prompt),
+                height=settings.height,
+                width=settings.width,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+                generator=torch.Generator().manual_seed(seed),
+                callback_on_step_end=stepped,
+            )
+        picture: Image.Image = result.images[0]
+        return picture
+
+    def computing(self) -> _Computing:
+        """The context that everything is computed in."""
+        return _Computing(self.pipeline.unet.dtype == torch.bfloat16)
+
+    def _text(self, prompt: str) -> dict[str, Any]:
+        """The pipeline's arguments for what to draw: text, or embeddings of longer texts."""
+        both = [prompt, self.settings.negative_prompt]
+        if not any(long_prompts.is_long(text, self.tokenizer) for text in both):
+            return {"prompt": prompt, "negative_prompt": self.settings.negative_prompt or None}
+        embeddings = long_prompts.encode(
+            both, self.tokenizer, self.pipeline.text_encoder, self.words
+        )
+        return dict(zip(("prompt_embeds", "negative_prompt_embeds"), embeddings, strict=True))
+
+
+class _Computing:
+    """No gradients, and autocast where the UNet computes in bf16."""
+
+    def __init__(self, reduced: bool) -> None:
+        self._parts = (torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=reduced))
+
+    def __enter__(self) -> None:
+        for part in self._parts:
+            part.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for part in reversed(self._parts):
+            part.__exit__(*error)
+
+
+def assemble(source: Source) -> tuple[Models, Any, list[list[str]]]:
+    """The models of `source` in float32, words and VAE in place, LoRAs fused; a pipeline over
+    them; and the tokens of each word.
+
+    Whoever exports a source begins with it, too.
+
+    Raises:
+        UserError: a file cannot be read, or is of another base model.
+    """
+    models = load_models(source.model)
+    words = add_words(models, [(word.token, word.file.path) for word in source.words])
+    if source.vae is not None:
+        models.vae = load_vae(source.vae.path, models)
+    pipeline = StableDiffusionPipeline(
+        vae=models.vae,
+        text_encoder=models.text_encoder,
+        tokenizer=models.tokenizer,
+        unet=models.unet,
+        scheduler=models.noise_scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    fuse_loras(pipeline, [(lora.file.path, lora.weight) for lora in source.loras])
+    return models, pipeline, words
+
+
+def load(source: Source, settings: Settings, say: Say) -> TorchArtist:
+    """Get ready to draw with PyTorch (see `training.inference.engines`)."""
+    del say
+    models, pipeline, words = assemble(source)
+    pipeline.scheduler = schedulers.build(settings.scheduler, models.noise_scheduler.config)
+    frozen.prepare(models, "native", resolve_stack("upstream"), DTYPES[source.dtype])
+    return TorchArtist(pipeline, settings, words)
