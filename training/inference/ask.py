@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -15,19 +14,13 @@ from training.config.groups import ModelConfig
 from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
 from training.inference import defaults, png, schedulers
-from training.inference.generate import FOLDER, Drawn, generate, source_of_run
+from training.inference.generate import FOLDER, Drawn, Progress, generate, source_of_run
 from training.inference.settings import File, Lora, Picture, Settings, Source, Word
 from training.machine.cpu import this_cpu
 from training.machine.stack import resolve_dtype
 from training.models.words import word_in
 
 SEEDS = 2**64
-
-
-class Progress(AbstractContextManager[Any], Protocol):
-    """Shown while it is entered; called with steps done and the number of the picture."""
-
-    def __call__(self, done: int, picture: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -88,10 +81,9 @@ def draw(
         asked.again.parent if asked.again else Path(FOLDER) if source.run is None
         else source.run / FOLDER
     )  # fmt: skip
-    with progress(settings.num_inference_steps, len(prompts) * count) as shown:
-        seeds = range(first, first + count)
-        suffix = "-again" if asked.again and asked.output_dir is None else ""
-        drawn = generate(source, settings, prompts, seeds, folder, say, shown, suffix)
+    seeds = range(first, first + count)
+    suffix = "-again" if asked.again and asked.output_dir is None else ""
+    drawn = generate(source, settings, prompts, seeds, folder, say, progress, suffix)
     if before is not None and pixels is not None:
         again, now = png.read(drawn.pictures[0])
         say(_compared(before, again, np.asarray(pixels), np.asarray(now)))

@@ -9,9 +9,10 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -31,6 +32,12 @@ from training.storage.events import events_of, read_events
 from training.storage.run_directory import holds_a_run, read_config
 
 FOLDER = "generated"
+
+
+class Progress(AbstractContextManager[Any], Protocol):
+    """Shown while it is entered; called with steps done and the number of the picture (from 0)."""
+
+    def __call__(self, done: int, picture: int) -> None: ...
 
 
 def learned(folder: Path, step: int | None) -> Path:
@@ -114,14 +121,14 @@ def generate(
     seeds: Sequence[int],
     folder: Path,
     say: Callable[[str], None],
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int], Progress],
     suffix: str = "",
 ) -> Drawn:
     """Draw each prompt once a seed, into `folder`.
 
     Args:
         say: takes what the person should know of a prompt, a line each.
-        progress: called with denoising steps done, and the number of the picture (from 0).
+        progress: makes what shows it, of the steps of a picture and the number of pictures.
         suffix: of the files' names.
 
     Raises:
@@ -134,21 +141,22 @@ def generate(
     made_with = f"torch {torch.__version__}, {this_cpu().model}, {torch.get_num_threads()} threads"
     steps = settings.num_inference_steps
     wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
-    for number, (prompt, seed) in enumerate(wanted):
-        progress(number * steps, number)
+    with progress(steps, len(wanted)) as shown:
+        for number, (prompt, seed) in enumerate(wanted):
+            shown(number * steps, number)
 
-        def stepped(step: int, number: int = number) -> None:
-            # Some schedulers take a step more than was asked for.
-            progress(number * steps + min(step, steps), number)
+            def stepped(step: int, number: int = number) -> None:
+                # Some schedulers take a step more than was asked for.
+                shown(number * steps + min(step, steps), number)
 
-        image = artist.draw(prompt, seed, stepped)
-        picture = Picture(
-            source=source, settings=settings, prompt=prompt, seed=seed, made_with=made_with
-        )
-        path = folder / f"{_name(picture)}{suffix}.png"
-        save_picture(path, image, png.texts(picture))
-        paths.append(path)
-        drawn.append(image)
+            image = artist.draw(prompt, seed, stepped)
+            picture = Picture(
+                source=source, settings=settings, prompt=prompt, seed=seed, made_with=made_with
+            )
+            path = folder / f"{_name(picture)}{suffix}.png"
+            save_picture(path, image, png.texts(picture))
+            paths.append(path)
+            drawn.append(image)
     if len(paths) == 1:
         return Drawn(paths, None)
     together = hashlib.sha256("\n".join(path.name for path in paths).encode()).hexdigest()[:8]

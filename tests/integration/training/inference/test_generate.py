@@ -105,7 +105,7 @@ def test_a_picture_is_drawn_again_bit_for_bit(
 
 def test_the_settings_are_in_the_picture_as_a1111_writes_them(generate: Generate) -> None:
     (path,) = generate("--prompt=a cat", "--negative_prompt=dog", "--seed=4")
-    said = Image.open(path).text["parameters"]
+    said = Image.open(path).info["parameters"]
     assert said == (
         "a cat\nNegative prompt: dog\nSteps: 2, Sampler: DPM++ 2M, CFG scale: 7.5, Seed: 4, "
         "Size: 32x32, Model: tiny"
