@@ -233,3 +233,10 @@ def test_pictures_that_cannot_be_drawn_again(
     save_embeds(tmp_path / "word.safetensors", "<new>", rows() + 1)
     found = refused("--again", str(path), model=False)
     assert "word.safetensors: is another file than when the picture was drawn" in found
+
+
+def test_the_compiled_engine_without_a_compiler(
+    refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    assert "--engine compiled: there is no C++ compiler." in refused("--engine=compiled")
