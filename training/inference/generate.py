@@ -62,7 +62,11 @@ def learned(folder: Path, step: int | None) -> Path:
             found = later
     if not found:
         steps = ", ".join(sorted(path.stem for path in folder.glob("learned_embeds-steps-*")))
-        raise UserError(f"{folder}: holds no {name} (it has: {steps or 'none yet'}).")
+        way_on = "" if steps else (
+            " Its run has not come to its first: wait for it, or go on with it: "
+            f"python -m training.textual_inversion --resume {folder}"
+        )  # fmt: skip
+        raise UserError(f"{folder}: holds no {name} (it has: {steps or 'none yet'}).{way_on}")
     return found[-1]
 
 

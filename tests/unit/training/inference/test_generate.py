@@ -23,6 +23,8 @@ def write(folder: Path, *names: str, done: int | None = None) -> None:
 def test_the_newest_rows_win(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none yet"):
         learned(tmp_path, None)
+    with pytest.raises(UserError, match=f"textual_inversion --resume {tmp_path}"):
+        learned(tmp_path, None)
     write(tmp_path, "-steps-4", "-steps-10")
     assert learned(tmp_path, None).stem == "learned_embeds-steps-10"
     write(tmp_path, "", done=10)
