@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
+
+from tests.short_run import short_run
+from training import export, textual_inversion
+from training.config.groups import ModelConfig
+from training.errors import UserError
+from training.inference.comparison import load_learned
+from training.models.loading import load_models
+from training.openvino.record import read_record
+from training.openvino.write import check_vocabulary
 
 pytestmark = pytest.mark.openvino
 
@@ -31,3 +44,129 @@ def test_the_pinned_packages_work_together_without_torchvision() -> None:
         converted = openvino.convert_model(vae, example_input=latents)
     compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     torch.testing.assert_close(torch.from_numpy(compiled(latents)[0]), expected, atol=1e-4, rtol=0)
+
+
+PROMPT = "a <new> on a red background"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, pictures: Path, latents: Path) -> Path:
+    """A finished run of the bundled model whose word has two vectors."""
+    folder = tmp_path_factory.mktemp("openvino") / "run"
+    changes = {"initializer_token": "cat", "num_vectors": 2, "resolution": 64, "max_train_steps": 2}
+    assert textual_inversion.main(short_run(BUNDLED, pictures, latents, folder, **changes)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> Path:
+    """Its export, in fp32 and of a fixed shape."""
+    folder = run / "openvino"
+    assert export.main([str(run), "--output_dir", str(folder)]) == 0
+    return folder
+
+
+def arrays(pipeline: Any) -> Any:
+    """Pictures of PROMPT [1, 64, 64, 3], 0..1."""
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    return pipeline(
+        PROMPT,
+        height=64,
+        width=64,
+        num_inference_steps=6,
+        guidance_scale=1.5,
+        generator=torch.Generator().manual_seed(7),
+        output_type="np",
+    ).images
+
+
+def test_an_export_draws_what_torch_draws_with_a_word_of_two_vectors(
+    run: Path, exported: Path
+) -> None:
+    from optimum.intel import OVStableDiffusionPipeline
+
+    _, torchs = load_learned(run)
+    precise = {"INFERENCE_PRECISION_HINT": "f32"}
+    ours = OVStableDiffusionPipeline.from_pretrained(
+        exported, ov_config=precise, dynamic_shapes=False
+    )
+    # Its tokenizer knows the tokens by their names: `load_textual_inversion` has not been called.
+    prompt_ids = ours.tokenizer("<new> <new>_1").input_ids[1:-1]
+    assert prompt_ids == [len(ours.tokenizer) - 2, len(ours.tokenizer) - 1]
+    assert ours.unet.model.inputs[0].get_partial_shape().to_shape() == [2, 12, 8, 8]
+    expected = arrays(torchs)
+    assert np.abs(arrays(ours) - expected).max() < 1e-3
+    assert np.abs(arrays(ours) - np.roll(expected, 1, 1)).max() > 1e-1
+
+
+def test_openvino_genai_draws_with_the_word(run: Path, exported: Path) -> None:
+    import openvino_genai
+
+    pipeline = openvino_genai.Text2ImagePipeline(
+        str(exported), "CPU", INFERENCE_PRECISION_HINT="f32"
+    )
+
+    def drawn(prompt: str) -> Any:
+        return pipeline.generate(
+            prompt,
+            width=64,
+            height=64,
+            num_inference_steps=6,
+            guidance_scale=1.5,
+            rng_seed=7,
+        ).data
+
+    assert drawn("a <new> <new>_1").shape == (1, 64, 64, 3)
+    assert np.abs(drawn("a <new> <new>_1").astype(int) - drawn("a <new>").astype(int)).max() > 8
+
+
+def test_int8_weights_take_a_third_of_the_room_and_any_shape_is_left_open(
+    run: Path, exported: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    words = [str(run), "--output_dir", str(small), "--dynamic", "--weights", "int8"]
+    assert export.main(words) == 0
+    size = {
+        folder: (folder / "unet" / "openvino_model.bin").stat().st_size
+        for folder in (small, exported)
+    }
+    assert size[small] < size[exported] / 3
+    record = read_record(small)
+    assert (record.weights, record.height, record.words) == ("int8", None, ["<new>", "<new>_1"])
+    assert record.vocabulary == read_record(exported).vocabulary
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
+
+
+def test_what_cannot_be_exported_is_said_and_nothing_is_written(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(run, unfinished)
+    events = unfinished / "events.jsonl"
+    kept = [line for line in events.read_text().splitlines() if '"done"' not in line]
+    events.write_text("\n".join(kept) + "\n")
+    other = tmp_path / "mine"
+    other.mkdir()
+    output = tmp_path / "out"
+    for words, said in (
+        ([str(unfinished), "--output_dir", str(output)], "has not finished"),
+        ([str(run), "--output_dir", str(output), "--height", "60"], "multiple of 8"),
+        ([str(run), "--output_dir", str(other)], "no export to be replaced"),
+        ([str(tmp_path / "none"), "--output_dir", str(output)], "none"),
+    ):
+        assert export.main(words) == 2
+        assert said in capsys.readouterr().err
+    assert not output.exists()
+    assert list(other.iterdir()) == []
+    models = load_models(ModelConfig(pretrained_model_name_or_path=str(BUNDLED)))
+    models.tokenizer.add_tokens(["<stray>"])
+    with pytest.raises(UserError, match="would read other rows"):
+        check_vocabulary(models)
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Make an export"):
+        read_record(tmp_path)
+    (tmp_path / "export.json").write_text("{}")
+    with pytest.raises(UserError, match="no record of an export"):
+        read_record(tmp_path)

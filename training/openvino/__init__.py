@@ -1,0 +1,1 @@
+"""Pipelines as OpenVINO's intermediate representation (IR), which needs no PyTorch to draw."""

@@ -1,0 +1,62 @@
+"""export.json: what an exported pipeline was made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from training.errors import UserError
+
+FILE = "export.json"
+Weights = Literal["fp32", "bf16", "int8"]
+
+
+class ExportRecord(BaseModel):
+    """What an export was made of.
+
+    Attributes:
+        model: the base model's name or folder.
+        words: the learned words' tokens, all of their vectors.
+        batch_size, height, width: of the pictures, in pixels; None: any.
+        weights: how they are stored, see `training.openvino.write.WEIGHTS`.
+        vocabulary: `vocabulary_digest` of its tokenizer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    words: list[str]
+    batch_size: int | None
+    height: int | None
+    width: int | None
+    weights: Weights
+    vocabulary: str
+
+
+def vocabulary_digest(tokenizer: Any) -> str:
+    """A digest of all tokens and their numbers."""
+    return hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
+
+
+def read_record(folder: Path) -> ExportRecord:
+    """The record of an export.
+
+    Raises:
+        UserError: `folder` holds none, or a damaged one.
+    """
+    path = folder / FILE
+    try:
+        return ExportRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}). Make an export with "
+            f"python -m training.export RUN --output_dir {folder}"
+        ) from error
+    except ValidationError as error:
+        raise UserError(
+            f"{path}: is no record of an export ({error.errors()[0]['msg']}). Export again."
+        ) from error
