@@ -21,6 +21,7 @@ from training.config.groups import ModelConfig
 from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
 from training.inference.generate import learned
+from training.inference.settings import File
 from training.machine import vector_math
 from training.models.embeds import load_embeds
 from training.models.loading import Models, load_models
@@ -57,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     try:
         # What is wrong is told before a model is loaded.
-        write.check_packages()
+        write.check_packages("training.export")
         write.check_shape(asked.batch_size, asked.height or 8, asked.width or 8)
         vector_math.resolve_kernels()
-        models, name, words = _of_model(asked.model) if asked.model else _of_run(asked.run)
+        models, name, words, embeds = _of_model(asked.model) if asked.model else _of_run(asked.run)
         side = models.unet.config.sample_size * 2 ** (len(models.vae.config.block_out_channels) - 1)
         shape = (asked.batch_size, asked.height or side, asked.width or side)
         record = write.write(
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             asked.output_dir,
             name=name,
             words=words,
+            embeds=embeds,
             shape=None if asked.dynamic else shape,
             weights=asked.weights,
         )
@@ -78,11 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _of_model(name: str) -> tuple[Models, str, list[str]]:
-    return load_models(ModelConfig(pretrained_model_name_or_path=name)), name, []
+Exported = tuple[Models, str, list[str], list[str]]
+"""Models, the base model's name, the words' tokens, the digests of the words' files."""
 
 
-def _of_run(folder: Path) -> tuple[Models, str, list[str]]:
+def _of_model(name: str) -> Exported:
+    config = ModelConfig(pretrained_model_name_or_path=name)
+    return load_models(config), config.model_name, [], []
+
+
+def _of_run(folder: Path) -> Exported:
     """A finished run's base model with its word."""
     config, _ = read_config(folder, TextualInversionConfig)
     if not events_of(read_events(folder), "done"):
@@ -90,8 +97,9 @@ def _of_run(folder: Path) -> tuple[Models, str, list[str]]:
             f"{folder}: this run has not finished. Go on with it: "
             f"python -m training.textual_inversion --resume {folder}"
         )
-    models = models_with_rows(config, config, load_embeds(learned(folder, None)))
-    return models, config.model_name, config.placeholder_tokens
+    file = learned(folder, None)
+    models = models_with_rows(config, config, load_embeds(file))
+    return models, config.model_name, config.placeholder_tokens, [File.at(file).sha256]
 
 
 if __name__ == "__main__":

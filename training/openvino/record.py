@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from training.errors import UserError
 
 FILE = "export.json"
+FOLDER = "openvino"
+"""Of a run: its export, where no other place is named."""
 Weights = Literal["fp32", "bf16", "int8"]
 
 
@@ -21,6 +23,7 @@ class ExportRecord(BaseModel):
     Attributes:
         model: the base model's name or folder.
         words: the learned words' tokens, all of their vectors.
+        embeds: the sha256 of the files that these words are from.
         batch_size, height, width: of the pictures, in pixels; None: any.
         weights: how they are stored, see `training.openvino.write.WEIGHTS`.
         vocabulary: `vocabulary_digest` of its tokenizer.
@@ -30,6 +33,7 @@ class ExportRecord(BaseModel):
 
     model: str
     words: list[str]
+    embeds: list[str]
     batch_size: int | None
     height: int | None
     width: int | None
@@ -42,21 +46,25 @@ def vocabulary_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
 
 
-def read_record(folder: Path) -> ExportRecord:
+def read_record(folder: Path, command: str | None = None) -> ExportRecord:
     """The record of an export.
+
+    Args:
+        command: makes the export, for the message.
 
     Raises:
         UserError: `folder` holds none, or a damaged one.
     """
     path = folder / FILE
+    command = command or f"python -m training.export RUN --output_dir {folder}"
     try:
         return ExportRecord.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}). Make an export with "
-            f"python -m training.export RUN --output_dir {folder}"
+            f"{path}: cannot be read ({error.strerror}). Make an export with {command}"
         ) from error
     except ValidationError as error:
         raise UserError(
-            f"{path}: is no record of an export ({error.errors()[0]['msg']}). Export again."
+            f"{path}: is no record of an export ({error.errors()[0]['msg']}). "
+            f"Export again: {command}"
         ) from error

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from training import atomic_files
 from training.errors import UserError
-from training.inference.samples import build_pipeline
 from training.models.loading import Models
 from training.openvino.record import FILE, ExportRecord, Weights, vocabulary_digest
 from training.openvino.tokenizer import write_tokenizer
@@ -24,8 +23,12 @@ bf16 instructions computes with them in bf16. int8: the weights alone, computed 
 expansion."""
 
 
-def check_packages() -> None:
-    """Raises UserError where OpenVINO's packages are missing."""
+def check_packages(program: str) -> None:
+    """Raises UserError where OpenVINO's packages are missing.
+
+    Args:
+        program: the module that needs them.
+    """
     try:
         import nncf  # noqa: F401
         import openvino  # noqa: F401
@@ -34,7 +37,7 @@ def check_packages() -> None:
     except ImportError as error:
         raise UserError(
             f"OpenVINO's packages are missing here ({error.name}). Make their environment with "
-            "`make environment-openvino` and run .venv-openvino/bin/python -m training.export ..."
+            f"`make environment-openvino` and run .venv-openvino/bin/python -m {program} ..."
         ) from error
 
 
@@ -69,6 +72,7 @@ def write(
     *,
     name: str,
     words: list[str],
+    embeds: list[str],
     shape: tuple[int, int, int] | None,
     weights: Weights,
 ) -> ExportRecord:
@@ -77,6 +81,7 @@ def write(
     Args:
         models: in float32, with the words in them.
         name: of the base model, for the record.
+        embeds: the sha256 of the files that the words are from.
         shape: (pictures at a time, height, width in pixels), fixed in the graphs; None: any.
 
     Raises:
@@ -87,6 +92,7 @@ def write(
     record = ExportRecord(
         model=name,
         words=words,
+        embeds=embeds,
         batch_size=batch_size,
         height=height,
         width=width,
@@ -116,9 +122,17 @@ def _fill(
 
     for module in (models.text_encoder, models.vae, models.unet):
         module.requires_grad_(False).eval()
-    pipeline = build_pipeline(models)
-    # openvino_genai knows DDIM, and not DPM-Solver.
-    pipeline.scheduler = DDIMScheduler.from_config(models.noise_scheduler.config)
+    pipeline = StableDiffusionPipeline(
+        vae=models.vae,
+        text_encoder=models.text_encoder,
+        tokenizer=models.tokenizer,
+        unet=models.unet,
+        # openvino_genai knows DDIM, and not DPM-Solver.
+        scheduler=DDIMScheduler.from_config(models.noise_scheduler.config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     stored = WEIGHTS[weights]
     config = OVConfig(dtype="fp32" if stored == "int8" else stored)
     _say("1 of 3: converting text encoder, UNet and VAE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from PIL import Image
 
 from tests.short_run import short_run
-from training import export, textual_inversion
+from training import export, generate, textual_inversion
 from training.config.groups import ModelConfig
 from training.errors import UserError
 from training.inference.comparison import load_learned
@@ -135,6 +137,55 @@ def test_int8_weights_take_a_third_of_the_room_and_any_shape_is_left_open(
     assert (record.weights, record.height, record.words) == ("int8", None, ["<new>", "<new>_1"])
     assert record.vocabulary == read_record(exported).vocabulary
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
+
+
+def test_generate_draws_with_the_export_what_it_draws_with_torch(
+    run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def drawn(*flags: str) -> Any:
+        words = [str(run), "--prompt", PROMPT, "--num_inference_steps", "4", *flags]
+        assert generate.main([*words, "--output_dir", str(tmp_path)]) == 0, capsys.readouterr().err
+        (path,) = json.loads(capsys.readouterr().out)
+        with Image.open(path) as picture:
+            return np.asarray(picture).astype(int)
+
+    ours = drawn("--engine", "openvino")
+    assert np.abs(ours - drawn()).max() <= 1
+    assert np.abs(ours - drawn("--seed", "1")).max() > 25
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--width", "128"], "draws 64 x 64 pixels, not 128 x 64"),
+        (["--guidance_scale", "1"], "made for guidance"),
+        (["--exported", "nowhere"], "--output_dir nowhere"),
+        (["--vae", "tiny"], "no --vae of its own"),
+    ],
+)
+def test_generate_refuses_what_the_export_cannot_draw(
+    run: Path, exported: Path, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(run), "--prompt", PROMPT, "--engine", "openvino", *flags]
+    assert generate.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_generate_refuses_an_export_of_another_word_or_vocabulary(
+    run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(change: dict[str, Any]) -> str:
+        folder = tmp_path / "changed"
+        shutil.copytree(exported, folder, dirs_exist_ok=True)
+        record = json.loads((exported / "export.json").read_text())
+        (folder / "export.json").write_text(json.dumps(record | change))
+        words = [str(run), "--prompt", PROMPT, "--engine", "openvino", "--exported", str(folder)]
+        assert generate.main(words) == 2
+        return capsys.readouterr().err
+
+    assert "other learned words" in refusal({"embeds": ["0" * 64]})
+    assert "another vocabulary" in refusal({"vocabulary": "0" * 64})
+    assert "was exported from another" in refusal({"model": "another"})
 
 
 def test_what_cannot_be_exported_is_said_and_nothing_is_written(

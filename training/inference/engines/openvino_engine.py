@@ -1,0 +1,131 @@
+"""OpenVINO: the pipeline that `python -m training.export` has written, through optimum-intel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from training.errors import UserError
+from training.inference import schedulers
+from training.inference.engines import OnStep, Say
+from training.inference.settings import Settings, Source
+from training.openvino.record import FOLDER, ExportRecord, read_record, vocabulary_digest
+from training.openvino.write import check_packages
+
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVINOArtist:
+    """Draws with an OVStableDiffusionPipeline (see `training.inference.engines.Artist`)."""
+
+    def __init__(self, pipeline: Any, settings: Settings) -> None:
+        self.pipeline, self.settings = pipeline, settings
+        self.tokenizer = pipeline.tokenizer
+        self.token_limit: int | None = pipeline.tokenizer.model_max_length
+
+    def draw(self, prompt: str, seed: int, on_step: OnStep) -> Image.Image:
+        """One picture."""
+
+        def stepped(_: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            on_step(step + 1)
+            return values
+
+        settings = self.settings
+        result = self.pipeline(
+            prompt,
+            negative_prompt=settings.negative_prompt or None,
+            height=settings.height,
+            width=settings.width,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            generator=torch.Generator().manual_seed(seed),
+            callback_on_step_end=stepped,
+        )
+        picture: Image.Image = result.images[0]
+        return picture
+
+
+def load(source: Source, settings: Settings, say: Say) -> OpenVINOArtist:
+    """Get ready to draw with an export (see `training.inference.engines`)."""
+    check_packages("training.generate")
+    folder = _folder(source)
+    record = read_record(folder, _export_command(source, folder))
+    _refuse_another_source(source, record, folder)
+    _refuse_another_shape(settings, record, folder)
+    from optimum.intel import OVStableDiffusionPipeline
+
+    say(f"compiling {folder} for this processor")
+    pipeline = OVStableDiffusionPipeline.from_pretrained(
+        folder,
+        dynamic_shapes=record.height is None,
+        ov_config={"INFERENCE_PRECISION_HINT": PRECISIONS[source.dtype]},
+    )
+    if vocabulary_digest(pipeline.tokenizer) != record.vocabulary:
+        raise UserError(
+            f"{folder}: its tokenizer has another vocabulary than when it was exported, so words "
+            f"would read other rows. Export again: {_export_command(source, folder)}"
+        )
+    pipeline.scheduler = schedulers.build(settings.scheduler, pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return OpenVINOArtist(pipeline, settings)
+
+
+def _folder(source: Source) -> Path:
+    if source.exported is not None:
+        return source.exported
+    if source.run is not None:
+        return source.run / FOLDER
+    raise UserError(
+        "--engine openvino: name an export with --exported. To make one: "
+        f"{_export_command(source, Path('FOLDER'))}"
+    )
+
+
+def _export_command(source: Source, folder: Path) -> str:
+    what = str(source.run) if source.run else f"--model {source.model.model_name}"
+    return f"python -m training.export {what} --output_dir {folder}"
+
+
+def _refuse_another_source(source: Source, record: ExportRecord, folder: Path) -> None:
+    """Raises UserError where the export was made of other weights than `source` names."""
+    command = _export_command(source, folder)
+    if source.loras or source.vae is not None:
+        raise UserError(
+            "--engine openvino: an export has no --lora and no --vae of its own; draw with "
+            "--engine torch."
+        )
+    if record.model != source.model.model_name:
+        raise UserError(
+            f"{folder}: was exported from {record.model}, not from {source.model.model_name}. "
+            f"Export again: {command}"
+        )
+    if record.embeds != [word.file.sha256 for word in source.words]:
+        raise UserError(
+            f"{folder}: was exported with other learned words than asked for "
+            f"(it has {', '.join(record.words) or 'none'}). Export again: {command}"
+        )
+
+
+def _refuse_another_shape(settings: Settings, record: ExportRecord, folder: Path) -> None:
+    """Raises UserError where an export of a fixed shape cannot draw what `settings` ask for."""
+    if record.height is None:
+        return
+    again = "or export with --dynamic, or with that shape"
+    if (record.height, record.width) != (settings.height, settings.width):
+        raise UserError(
+            f"{folder}: draws {record.width} x {record.height} pixels, not {settings.width} x "
+            f"{settings.height}. Use --width {record.width} --height {record.height}, {again}."
+        )
+    if record.batch_size != 1:
+        raise UserError(
+            f"{folder}: draws {record.batch_size} pictures at a time and generate one. "
+            "Export with --batch_size 1, or with --dynamic."
+        )
+    if settings.guidance_scale <= 1:
+        raise UserError(
+            f"{folder}: its fixed shape is made for guidance. Use a --guidance_scale above 1, or "
+            "export with --dynamic."
+        )
