@@ -20,14 +20,14 @@ from pathlib import Path
 import torch
 
 from training.data.inputs import read_inputs
+from training.loop.build_step import build_step
 from training.loop.step import TrainingStep
 from training.loop.train import restore
 from training.machine import vector_math
 from training.machine.stack import resolve_stack
 from training.methods.textual_inversion import TextualInversion
 from training.ranks.launcher import read_environment
-from training.run import assemble
-from training.storage.resume import fixed_facts
+from training.storage.resume import start_or_resume
 from training.storage.run_directory import read_config
 
 THREADS = 2
@@ -38,7 +38,7 @@ def quiet(text: str) -> None:
 
 
 def resumed(folder: Path, latents: Path) -> tuple[TrainingStep, int, float]:
-    """The training step of the run in `folder`, as `training.run` puts it together.
+    """The training step of the run in `folder`, as `training.run` builds it.
 
     Returns:
         The step, at the newest checkpoint; how many steps are done; the learning rate.
@@ -49,10 +49,10 @@ def resumed(folder: Path, latents: Path) -> tuple[TrainingStep, int, float]:
     ranks = read_environment({})
     stack = resolve_stack(config.stack)
     inputs = read_inputs(TextualInversion, config, quiet)
-    record, state = fixed_facts(config, stack, ranks, inputs, quiet)
+    record, state = start_or_resume(inputs, stack, ranks, quiet)
     if state is None:
         raise SystemExit(f"{folder} holds no checkpoint.")
-    step = assemble(config, stack, ranks, inputs, record, quiet)
+    step = build_step(inputs, record, stack, ranks, quiet)
     restore(state, step)
     return step, state.step, record.learning_rate
 

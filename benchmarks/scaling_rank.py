@@ -21,14 +21,14 @@ import torch
 
 from training.config.textual_inversion import TextualInversionConfig
 from training.data.inputs import read_inputs
+from training.loop.build_step import build_step
 from training.loop.step import TrainingStep
 from training.machine import vector_math
 from training.machine.stack import resolve_stack
 from training.methods.textual_inversion import TextualInversion
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import all_reduce_sum, barrier, broadcast_text, joined
-from training.run import assemble
-from training.storage.resume import fixed_facts
+from training.storage.resume import start_or_resume
 
 TABLE = (49_408, 768)
 """Stable Diffusion 1.5's embedding table, which the usual script all-reduces (design facts)."""
@@ -40,7 +40,7 @@ def quiet(text: str) -> None:
 
 
 def make_step(folder: Path, model: Path, pictures: Path, ranks: Ranks) -> TrainingStep:
-    """The training step as `training.run` puts it together, at batch 1 a rank."""
+    """The training step as `training.run` builds it, at batch 1 a rank."""
     config = TextualInversionConfig(
         pretrained_model_name_or_path=str(model),
         train_data_dir=pictures,
@@ -59,8 +59,8 @@ def make_step(folder: Path, model: Path, pictures: Path, ranks: Ranks) -> Traini
     config.output_dir.mkdir(parents=True, exist_ok=True)
     stack = resolve_stack(config.stack)
     inputs = read_inputs(TextualInversion, config, quiet)
-    record, _ = fixed_facts(config, stack, ranks, inputs, quiet)
-    return assemble(config, stack, ranks, inputs, record, quiet)
+    record, _ = start_or_resume(inputs, stack, ranks, quiet)
+    return build_step(inputs, record, stack, ranks, quiet)
 
 
 def orders(file: Path, ranks: Ranks) -> Iterator[dict[str, Any]]:

@@ -53,7 +53,7 @@ class BiasMethod(Method):
         """Two sentences."""
         return ["a photo of a toy", "a toy"]
 
-    def enter(self, models: Models) -> dict[str, nn.Parameter]:
+    def inject(self, models: Models) -> dict[str, nn.Parameter]:
         """The layer's own bias, trainable."""
         layer(models).bias = nn.Parameter(self.start[BIAS].clone())
         return {BIAS: layer(models).bias}

@@ -23,7 +23,7 @@ class Method(ABC):
     """A way to fine-tune: a few parameters that are put into frozen models.
 
     One object serves one run, on one rank. It is made when the models are loaded; then `prepare`,
-    `enter` (once they are frozen) and `losses` are called, in this order.
+    `inject` (once they are frozen) and `losses` are called, in this order.
 
     Args:
         config: of the type `config_type`.
@@ -58,7 +58,7 @@ class Method(ABC):
         """The sentences that pictures are paired with."""
 
     @abstractmethod
-    def enter(self, models: Models) -> dict[str, nn.Parameter]:
+    def inject(self, models: Models) -> dict[str, nn.Parameter]:
         """Put parameters with the values of `start` into the frozen models; returns them by name.
 
         They are parameters of the models' modules: `training.models.denoising` finds them there.

@@ -6,6 +6,7 @@ says so. A method's configuration is all of them and what it adds (`training.con
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ LrScheduler = Literal[
     "constant_with_warmup",
     "piecewise_constant",
 ]
+DECAYING = frozenset({"linear", "cosine", "cosine_with_restarts", "polynomial"})
+"""Schedules whose value at a step depends on max_train_steps."""
 
 _NUMBER = r"\d*\.?\d+(?:[eE][-+]?\d+)?"
 _STEP_RULES = re.compile(rf"(?:{_NUMBER}:\d+,\s*)*{_NUMBER}")
@@ -41,7 +44,7 @@ def key(group: str, default: Any, description: str, **limits: Any) -> Any:
     )
 
 
-GROUPS = ("model", "concept", "data", "training", "machine", "outputs", "watching")
+GROUPS = ("model", "concept", "data", "training", "machine", "outputs", "validation")
 """The order in which `--help`, the JSON schema and config.toml have them."""
 
 
@@ -187,6 +190,16 @@ class OptimizationConfig(Group):
         """Samples per optimizer step of a run that `ranks` ranks start."""
         return self.train_batch_size * self.gradient_accumulation_steps * ranks
 
+    def total_steps(self, epoch_length: int, global_batch: int) -> int:
+        """Optimizer steps of the whole run: `max_train_steps`, or those of its epochs.
+
+        Args:
+            epoch_length: pictures per epoch.
+        """
+        if self.max_train_steps is not None:
+            return self.max_train_steps
+        return self.num_train_epochs * math.ceil(epoch_length / global_batch)
+
     def base_learning_rate(self, ranks: int) -> float:
         """The learning rate after warmup, `scale_lr` applied."""
         return self.learning_rate * (self.global_batch(ranks) if self.scale_lr else 1)
@@ -261,28 +274,28 @@ class OutputsConfig(Group):
         return None if value == "none" else value
 
 
-class WatchingConfig(Group):
+class ValidationConfig(Group):
     """What shows whether the run is learning."""
 
     validation_prompt: list[str] | None = key(
-        "watching", None, "One or more prompts drawn during training (with the new word in them)."
+        "validation", None, "One or more prompts drawn during training (with the new word in them)."
     )
-    num_validation_images: int = key("watching", 4, "Pictures per validation prompt.", ge=1)
-    validation_steps: int = key("watching", 100, "Draw every this many steps.", ge=1)
-    num_inference_steps: int = key("watching", 25, "Denoising steps of a picture.", ge=1)
-    guidance_scale: float = key("watching", 7.5, "Guidance of a picture.", ge=0)
+    num_validation_images: int = key("validation", 4, "Pictures per validation prompt.", ge=1)
+    validation_steps: int = key("validation", 100, "Draw every this many steps.", ge=1)
+    num_inference_steps: int = key("validation", 25, "Denoising steps of a picture.", ge=1)
+    guidance_scale: float = key("validation", 7.5, "Guidance of a picture.", ge=0)
     evaluation_steps: int = key(
-        "watching", 100, "Measure the loss on fixed pictures and noises every this many.", ge=1
+        "validation", 100, "Measure the loss on fixed pictures and noises every this many.", ge=1
     )
     num_evaluation_samples: int = key(
-        "watching", 8, "Fixed (picture, noise, timestep) triples of that loss.", ge=1
+        "validation", 8, "Fixed (picture, noise, timestep) triples of that loss.", ge=1
     )
     report_to: Literal["tensorboard", "wandb", "comet_ml", "all", "none"] = key(
-        "watching", "tensorboard", "Where to log, beside events.jsonl."
+        "validation", "tensorboard", "Where to log, beside events.jsonl."
     )
-    logging_dir: Path = key("watching", Path("logs"), "TensorBoard folder in the output folder.")
+    logging_dir: Path = key("validation", Path("logs"), "TensorBoard folder in the output folder.")
     dataloader_num_workers: int = key(
-        "watching", 0, "Accepted and without effect: pictures are encoded once.", ge=0
+        "validation", 0, "Accepted and without effect: pictures are encoded once.", ge=0
     )
 
     @field_validator("validation_prompt", mode="before")

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import importlib
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from training.config.groups import (
     DataConfig,
+    Group,
     MachineConfig,
     ModelConfig,
     OptimizationConfig,
     OutputsConfig,
-    WatchingConfig,
+    ValidationConfig,
 )
+
+GroupType = TypeVar("GroupType", bound=Group)
 
 CONFIG_FILE = "config.toml"
 """Of a run's folder: its configuration, and what was resolved from it."""
 
 
 class RunConfig(
-    WatchingConfig, OutputsConfig, MachineConfig, OptimizationConfig, DataConfig, ModelConfig
+    ValidationConfig, OutputsConfig, MachineConfig, OptimizationConfig, DataConfig, ModelConfig
 ):
     """Everything that decides what a run computes and what it writes, whatever it trains.
 
@@ -68,6 +71,40 @@ class RunConfig(
         "train_data_dir": "pictures",
         "skip_broken_images": "pictures",
     }
+
+    def group(self, kind: type[GroupType]) -> GroupType:
+        """The keys of one concern alone, for code that needs no other."""
+        return kind.model_construct(**{name: getattr(self, name) for name in kind.model_fields})
+
+    @property
+    def model(self) -> ModelConfig:
+        """The base model's keys."""
+        return self.group(ModelConfig)
+
+    @property
+    def data(self) -> DataConfig:
+        """The pictures' keys."""
+        return self.group(DataConfig)
+
+    @property
+    def optimization(self) -> OptimizationConfig:
+        """The keys of seed, batch, steps and AdamW."""
+        return self.group(OptimizationConfig)
+
+    @property
+    def machine(self) -> MachineConfig:
+        """The keys of precision, stack and ranks."""
+        return self.group(MachineConfig)
+
+    @property
+    def outputs(self) -> OutputsConfig:
+        """The run folder's keys."""
+        return self.group(OutputsConfig)
+
+    @property
+    def validation(self) -> ValidationConfig:
+        """The keys of validation pictures, the evaluation loss and trackers."""
+        return self.group(ValidationConfig)
 
     @property
     def title(self) -> str:

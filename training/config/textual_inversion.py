@@ -86,6 +86,16 @@ class TextualInversionConfig(LearnedEmbedsConfig, RunConfig, ConceptConfig):
     }
 
     @property
+    def concept(self) -> ConceptConfig:
+        """The new word's keys."""
+        return self.group(ConceptConfig)
+
+    @property
+    def embeds(self) -> LearnedEmbedsConfig:
+        """The keys of the learned_embeds files' form."""
+        return self.group(LearnedEmbedsConfig)
+
+    @property
     def title(self) -> str:
         """The new word."""
         return self.placeholder_token

@@ -43,7 +43,7 @@ def read_inputs(method: type[Method], config: RunConfig, notify: Callable[[str],
         UserError: a picture, a part of the model, or what is to be trained cannot be used.
     """
     pictures = find_pictures(config.train_data_dir, config.skip_broken_images, notify)
-    models = load_models(config, notify)
+    models = load_models(config.model, notify)
     if config.resolution is None:
         config = config.model_copy(update={"resolution": native_resolution(models)})
     trained = method(config, models)
@@ -59,7 +59,7 @@ def read_posteriors(
     vae: Any,
     dtype: torch.dtype,
     ranks: Ranks,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> torch.Tensor:
     """Encode what the cache lacks, shared among a machine's ranks, and read all of it.
 
@@ -80,7 +80,7 @@ def read_posteriors(
         count = min(len(pictures), math.ceil(of * ranks.local_size / 2))
         if told[0] != (finished := count * done // of):
             told[0] = finished
-            say(f"encoding pictures: {finished} of {count}")
+            notify(f"encoding pictures: {finished} of {count}")
 
     def encode() -> LatentCache:
         cache = LatentCache(folder, vae, data.side, data.center_crop, dtype)

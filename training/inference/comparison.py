@@ -24,7 +24,7 @@ FIRST_SEED = 1000
 def load_learned(folder: Path) -> tuple[TextualInversionConfig, Any]:
     """A run's config, and its base pipeline with the learned word loaded, in float32."""
     config, _ = read_config(folder, TextualInversionConfig)
-    models = models_with_rows(config, config, load_embeds(learned(folder, None)))
+    models = models_with_rows(config.model, config.concept, load_embeds(learned(folder, None)))
     return config, build_pipeline(models)
 
 

@@ -10,9 +10,6 @@ from diffusers.optimization import get_scheduler
 from training.config.groups import OptimizationConfig
 from training.errors import SharedError
 
-DECAYING = frozenset({"linear", "cosine", "cosine_with_restarts", "polynomial"})
-"""Schedules whose value at a step depends on max_train_steps."""
-
 
 def learning_rate_schedule(
     optimization: OptimizationConfig, base: float, max_train_steps: int

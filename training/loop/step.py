@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from training.data.draws import Draw, Draws, chunks, share
-from training.data.samples import EncodedData
+from training.data.encoded_data import EncodedData
 from training.errors import UserError
 from training.method import Values
 from training.models.denoising import Batch

@@ -5,35 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
-from training.config.groups import OutputsConfig, WatchingConfig
+from training.config.groups import OutputsConfig, ValidationConfig
 from training.errors import SharedError, UserError
 from training.loop.step import TrainingStep
+from training.loop.stop_signal import StopSignal
 from training.outputs.progress import StepProgress
 from training.outputs.writer import Outputs
 from training.storage.checkpoint import State
 
 
-@dataclass
-class Stopped:
-    """Set from a signal handler: the loop ends after the step that it is in."""
-
-    signal: int | None = None
-
-
 def train(
     saving: OutputsConfig,
-    watching: WatchingConfig,
+    validation: ValidationConfig,
     step: TrainingStep,
     learning_rate: Callable[[int], float],
     start: int,
     max_train_steps: int,
     outputs: Outputs,
     progress: StepProgress,
-    stopped: Stopped,
+    stop_signal: StopSignal,
 ) -> int:
     """Do optimizer steps `start` to `max_train_steps`; returns how many are done in all.
 
@@ -41,7 +34,7 @@ def train(
         SharedError: the loss is not finite; the last checkpoint is intact.
     """
     values, draws = step.parameters, step.draws
-    fixed = draws.evaluation(watching.num_evaluation_samples)
+    fixed = draws.evaluation(validation.num_evaluation_samples)
     done = start
 
     def evaluate() -> None:
@@ -56,7 +49,7 @@ def train(
     while done < max_train_steps:
         began = time.perf_counter()
         rate = learning_rate(done)
-        result = step(done, rate, stop=lambda: stopped.signal is not None)
+        result = step(done, rate, stop=lambda: stop_signal.received)
         if math.isnan(result.loss):
             raise _diverged(done + 1, rate)
         done += 1
@@ -68,13 +61,13 @@ def train(
         def due(every: int, done: int = done) -> bool:
             return done % every == 0
 
-        if due(watching.evaluation_steps) or last:
+        if due(validation.evaluation_steps) or last:
             evaluate()
         if due(saving.save_steps):
             outputs.learned(done, values)
         if due(saving.checkpointing_steps) or last or result.stop:
             outputs.checkpoint(state_of(done, step))
-        if due(watching.validation_steps) or due(saving.checkpointing_steps) or last:
+        if due(validation.validation_steps) or due(saving.checkpointing_steps) or last:
             outputs.samples(done, values)
         if result.stop:
             break

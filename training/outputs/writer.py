@@ -12,12 +12,15 @@ from typing import Any
 from accelerate import Accelerator
 from PIL import Image
 
-from training.config.groups import OutputsConfig, WatchingConfig
+from training.config.groups import DECAYING, OutputsConfig, ValidationConfig
 from training.inference.samples import build_pipeline, draw, save_picture
+from training.machine.cpu import this_cpu
+from training.machine.stack import Stack
 from training.method import Method, Values
 from training.models.loading import Models
 from training.outputs.progress import StepProgress
-from training.outputs.trackers import log_pictures
+from training.outputs.trackers import log_pictures, start_trackers
+from training.ranks.launcher import Ranks
 from training.storage.checkpoint import State, save_checkpoint
 from training.storage.events import EventLog
 from training.storage.run_directory import RunRecord
@@ -33,11 +36,11 @@ class Outputs:
         resolution: side of the samples, in pixels.
         log: None on every rank but the first.
         method: writes what has been learned, and knows how far it has moved.
-        keeps: whether this rank writes checkpoints to the disk that it sees.
+        saves_checkpoints: whether this rank writes checkpoints to the disk that it sees.
     """
 
     saving: OutputsConfig
-    watching: WatchingConfig
+    validation: ValidationConfig
     resolution: int
     record: RunRecord
     models: Models
@@ -45,7 +48,7 @@ class Outputs:
     accelerator: Accelerator
     method: Method
     progress: StepProgress
-    keeps: bool
+    saves_checkpoints: bool
     _pipeline: Any = None
 
     def notice(self, text: str) -> None:
@@ -53,6 +56,65 @@ class Outputs:
         if self.log:
             self.progress.note(text)
             self.log.write("notice", text=text)
+
+    def start(
+        self,
+        step: int,
+        max_train_steps: int,
+        stack: Stack,
+        ranks: Ranks,
+        threads: int,
+        hyperparameters: dict[str, Any],
+    ) -> None:
+        """Write the start event, start the trackers, and say what resuming changes.
+
+        Raises:
+            UserError: a tracker cannot be started.
+        """
+        if self.log is None:
+            return
+        self.log.write(
+            "start",
+            step=step,
+            max_train_steps=max_train_steps,
+            ranks=ranks.size,
+            global_batch=self.record.global_batch,
+            backend=ranks.backend,
+            stack=stack.name,
+            versions=stack.versions,
+            cpu=this_cpu().model,
+            dtype=self.record.dtype,
+            frozen=self.record.frozen,
+            threads=threads,
+        )
+        if ranks.notice:
+            self.notice(ranks.notice)
+        report_to = self.validation.report_to
+        if report_to != "none":
+            start_trackers(self.accelerator, report_to, self.record.method, hyperparameters)
+        scheduler = hyperparameters["lr_scheduler"]
+        if step > 0 and scheduler in DECAYING:
+            self.notice(
+                f"the {scheduler} schedule is recomputed: it ends at step {max_train_steps}"
+            )
+        if step >= max_train_steps:
+            self.notice(
+                f"step {step} is the last one already: raise --max_train_steps to continue this run"
+            )
+
+    def stopped(self, step: int) -> None:
+        """Note that a signal has stopped the run, with a checkpoint."""
+        if self.log:
+            self.log.write("stopped", step=step)
+            self.progress.note(
+                f"stopped at step {step} with a checkpoint; "
+                "continue with --resume_from_checkpoint latest"
+            )
+
+    def write_done(self, step: int, paths: list[Path]) -> None:
+        """Note that the run has ended, and what it has written."""
+        if self.log:
+            self.log.write("done", step=step, paths=[path.name for path in paths])
 
     def step(self, done: int, loss: float, rate: float, images_per_second: float) -> None:
         """Note a finished optimizer step."""
@@ -72,12 +134,12 @@ class Outputs:
 
     def learned(self, done: int, values: Values) -> None:
         """Write what has been learned by step `done`, kept for good."""
-        if self.keeps:
+        if self.saves_checkpoints:
             self.method.write_step(self.saving.output_dir, done, values)
 
     def checkpoint(self, state: State) -> None:
         """Write checkpoint-<step>, and what it has learned, which stays when old checkpoints go."""
-        if not self.keeps:
+        if not self.saves_checkpoints:
             return
         self.learned(state.step, state.parameters)
         path = save_checkpoint(
@@ -88,14 +150,14 @@ class Outputs:
 
     def samples(self, done: int, values: Values) -> None:
         """Draw every validation prompt with the same seeds as ever; keep what draws them."""
-        prompts = self.watching.validation_prompt
+        prompts = self.validation.validation_prompt
         if self.log is None or not prompts:
             return
         if done:
             self.learned(done, values)
         if self._pipeline is None:
             self._pipeline = build_pipeline(self.models)
-        seeds = [self.record.seed + i for i in range(self.watching.num_validation_images)]
+        seeds = [self.record.seed + i for i in range(self.validation.num_validation_images)]
         drawn: list[tuple[str, Image.Image]] = []
         for number, prompt in enumerate(prompts):
             pictures = draw(
@@ -103,8 +165,8 @@ class Outputs:
                 prompt,
                 seeds,
                 self.resolution,
-                self.watching.num_inference_steps,
-                self.watching.guidance_scale,
+                self.validation.num_inference_steps,
+                self.validation.guidance_scale,
                 lambda i, n: self.progress.step(done, f"drawing picture {i + 1} of {n}"),
             )
             for seed, picture in zip(seeds, pictures, strict=True):

@@ -18,9 +18,6 @@ LAUNCHERS = (
     ),
 )
 
-SETS_ONE_THREAD = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
-"""Variables by which torchrun's and `accelerate launch`'s processes are known."""
-
 
 @dataclass(frozen=True)
 class Ranks:
@@ -51,17 +48,6 @@ class Ranks:
     def is_first_here(self) -> bool:
         """Whether this rank is the first of its machine."""
         return self.local_rank == 0
-
-
-def asked_threads(environment: Mapping[str, str]) -> int | None:
-    """How many threads a person wants each rank to compute with: OMP_NUM_THREADS; None: not said.
-
-    A 1 under torchrun or `accelerate launch` says nothing: they set it where nobody else has.
-    """
-    first = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one for each nesting
-    threads = int(first) if first.isdecimal() else 0
-    by_default = any(name in environment for name in SETS_ONE_THREAD)
-    return None if threads == 0 or (threads == 1 and by_default) else threads
 
 
 def read_environment(environment: Mapping[str, str]) -> Ranks:

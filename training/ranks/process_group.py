@@ -21,7 +21,12 @@ from torch._C._distributed_c10d import Store
 
 from training.errors import LostRanks, PeerError, SharedError, UserError
 from training.ranks.launcher import Ranks, read_environment
-from training.ranks.meeting import MEETING_SECONDS, interface_to, meet, meeting_place
+from training.ranks.rendezvous import (
+    RENDEZVOUS_SECONDS,
+    interface_to,
+    open_store,
+    rendezvous_endpoint,
+)
 
 Result = TypeVar("Result")
 
@@ -54,11 +59,11 @@ def joined(
     if alone.size == 1:
         yield alone
         return
-    place = meeting_place(alone, environment)
+    place = rendezvous_endpoint(alone, environment)
     try:
         _choose_interface(alone, place)
-        store = meet(place, alone, environment)
-        store.set_timeout(datetime.timedelta(seconds=MEETING_SECONDS))
+        store = open_store(place, alone, environment)
+        store.set_timeout(datetime.timedelta(seconds=RENDEZVOUS_SECONDS))
         store.set(f"place/{alone.rank}", f"{socket.gethostname()} pid {os.getpid()}")
         places = {rank: store.get(f"place/{rank}").decode() for rank in range(alone.size)}
         backend, notice = _agreed(store, alone, places, backend, problem)
@@ -73,7 +78,7 @@ def joined(
         _leave(place, alone)
         raise LostRanks(
             f"rank {alone.rank} of {alone.size} could not meet the others at {place} within "
-            f"{MEETING_SECONDS} s: {_first_line(error)}. Did every rank start, and is the port "
+            f"{RENDEZVOUS_SECONDS} s: {_first_line(error)}. Did every rank start, and is the port "
             "free (MASTER_PORT)?"
         ) from error
     try:

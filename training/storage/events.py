@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from training.atomic_files import disk_errors_named
+from training.config.run import CONFIG_FILE
+from training.errors import UserError
 
 FILE_NAME = "events.jsonl"
 OF_A_STEP = frozenset({"start", "step", "evaluation", "sample", "checkpoint", "done", "stopped"})
@@ -42,6 +46,25 @@ class EventLog:
         with disk_errors_named(self.path):
             self._file.write(line.encode() + b"\n")
             self._file.flush()
+
+
+@contextlib.contextmanager
+def errors_recorded(folder: Path, writes: bool) -> Iterator[None]:
+    """Write an error event for a `UserError` of the block.
+
+    Use it once `folder` holds the run that was asked for: what is refused before has touched no
+    run, and a run that is in the folder is told nothing of it.
+
+    Args:
+        writes: whether this rank writes the events.
+    """
+    try:
+        yield
+    except UserError as error:
+        if writes and (folder / CONFIG_FILE).exists():
+            with contextlib.suppress(UserError):
+                EventLog(folder).write("error", text=str(error))
+        raise
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:

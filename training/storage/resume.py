@@ -1,4 +1,4 @@
-"""A run's fixed facts and the state to go on from: new, or as its folder has them."""
+"""A new run's record, or the record and the checkpoint of the run that is resumed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 
-from training.config.run import RunConfig
 from training.data.inputs import Inputs
 from training.machine.cpu import this_cpu
 from training.machine.stack import Stack, resolve_dtype
@@ -20,21 +19,17 @@ from training.storage.checkpoint import State, find_checkpoint
 from training.storage.run_directory import RunRecord
 
 
-def fixed_facts(
-    config: RunConfig,
-    stack: Stack,
-    ranks: Ranks,
-    inputs: Inputs,
-    say: Callable[[str], None],
+def start_or_resume(
+    inputs: Inputs, stack: Stack, ranks: Ranks, notify: Callable[[str], None]
 ) -> tuple[RunRecord, State | None]:
-    """The run's fixed facts and the state to go on at (None: from the start), on every rank.
+    """The run's record and the state to resume from (None: step 0), on every rank.
 
-    The first rank reads them and tells the others: only its disk needs to hold the run.
+    The first rank reads them and broadcasts them: only its disk needs to hold the run.
 
     Raises:
         UserError: the folder's run is of another configuration, or its checkpoint unreadable.
     """
-    folder = config.output_dir
+    config, folder = inputs.config, inputs.config.output_dir
 
     def on_first() -> tuple[str, str]:
         if not ranks.is_first:
@@ -42,17 +37,17 @@ def fixed_facts(
         if config.resume_from_checkpoint is None or not run_directory.holds_a_run(folder):
             run_directory.clear_for_new_run(folder)
             if config.resume_from_checkpoint is not None:
-                say(f"{folder} holds no run: starting a new one")
-            record = _new_record(config, stack, ranks, inputs)
+                notify(f"{folder} holds no run: starting a new one")
+            record = _new_record(inputs, stack, ranks)
             run_directory.write_config(folder, config, record)
             return record.model_dump_json(), ""
         old = run_directory.read_config(folder)
         run_directory.refuse_differences(folder, old, config, inputs.content)
-        state = find_checkpoint(folder, config.resume_from_checkpoint or "latest", say)
+        state = find_checkpoint(folder, config.resume_from_checkpoint or "latest", notify)
         if state is None:
-            say(f"{folder} has no complete checkpoint: its run starts again from step 0")
+            notify(f"{folder} has no complete checkpoint: its run starts again from step 0")
         else:
-            say(f"going on from checkpoint-{state.step}")
+            notify(f"resuming from checkpoint-{state.step}")
         return old[1].model_dump_json(), _as_text(state)
 
     record_json, state_text = together(ranks, on_first)
@@ -60,7 +55,8 @@ def fixed_facts(
     return record, _from_text(broadcast_text(state_text, ranks))
 
 
-def _new_record(config: RunConfig, stack: Stack, ranks: Ranks, inputs: Inputs) -> RunRecord:
+def _new_record(inputs: Inputs, stack: Stack, ranks: Ranks) -> RunRecord:
+    config = inputs.config
     dtype = resolve_dtype(config.mixed_precision, this_cpu())
     latent_side = math.ceil(config.side / vae_scale_factor(inputs.models))
     how = frozen.choose(config.frozen, stack, inputs.models, dtype, latent_side)

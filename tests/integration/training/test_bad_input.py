@@ -370,7 +370,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
     monkeypatch.undo()
     assert not list((tmp_path / "run").glob(".*.partial"))
     assert main(flags(resume_from_checkpoint="latest")) == 0
-    assert "going on from checkpoint-2" in capsys.readouterr().err
+    assert "resuming from checkpoint-2" in capsys.readouterr().err
 
 
 # --- configuration ---

@@ -50,7 +50,7 @@ def test_killed_on_two_ranks_and_resumed_is_bit_identical(
         [*cut, "--resume_from_checkpoint=latest"], tmp_path / "logs", 2, main=MAIN
     )
     assert [first.code, second.code] == [0, 0], first.output
-    assert "going on from checkpoint-2" in first.output
+    assert "resuming from checkpoint-2" in first.output
     assert torch.equal(bias(tmp_path / "cut"), bias(tmp_path / "whole"))
     record = tomllib.loads((tmp_path / "cut" / "config.toml").read_text())["run"]
     assert record["method"] == "bias"

@@ -14,10 +14,10 @@ from tests.training_fixtures import Flags
 from training.config.command_line import parse
 from training.config.textual_inversion import TextualInversionConfig
 from training.data.draws import Draw, Draws
+from training.data.encoded_data import EncodedData
 from training.data.inputs import Inputs, read_inputs
 from training.data.latents import LatentCache, encode_missing, read_all
 from training.data.prompts import prompts_for
-from training.data.samples import EncodedData
 from training.loop.step import TrainingStep
 from training.methods.textual_inversion import TextualInversion
 from training.models import concept

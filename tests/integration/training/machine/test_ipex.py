@@ -16,10 +16,10 @@ from tests.training_fixtures import Flags
 from training.config.command_line import parse
 from training.config.textual_inversion import TextualInversionConfig
 from training.data.draws import Draws
+from training.data.encoded_data import EncodedData
 from training.data.inputs import read_inputs
 from training.data.latents import LatentCache, encode_missing, read_all
 from training.data.prompts import prompts_for
-from training.data.samples import EncodedData
 from training.machine.cpu import this_cpu
 from training.machine.stack import resolve_dtype, resolve_stack
 from training.methods.textual_inversion import TextualInversion
@@ -57,7 +57,7 @@ def denoisings(flags: Flags, latents: Path) -> dict[str, Problem]:
     for how in ("native", "ipex"):
         fresh = copy.deepcopy(inputs.models)
         models = frozen.prepare(fresh, how, stack, DTYPE)
-        parameters = copy.copy(inputs.method).enter(models)
+        parameters = copy.copy(inputs.method).inject(models)
         built[how] = (
             Denoising(models, DTYPE, parameters),
             parameters,

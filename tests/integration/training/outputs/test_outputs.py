@@ -454,7 +454,7 @@ def test_a_finished_run_asked_to_go_on_says_that_it_is_finished(
     ran(flags())
     before = rows(folder)
     ran(flags(resume_from_checkpoint="latest"))
-    assert "step 6 is the end already: raise --max_train_steps" in capsys.readouterr().err
+    assert "step 6 is the last one already: raise --max_train_steps" in capsys.readouterr().err
     assert torch.equal(rows(folder), before)
 
 

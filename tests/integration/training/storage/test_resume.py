@@ -91,7 +91,7 @@ def test_killed_again_and_again_is_bit_identical(accumulating: Flags, tmp_path: 
         assert killed.code == -9
     (last,) = run_ranks(argv, tmp_path / "logs")
     assert last.code == 0
-    assert "going on from checkpoint-4" in last.output
+    assert "resuming from checkpoint-4" in last.output
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
@@ -126,7 +126,7 @@ def test_a_torn_checkpoint_is_named_and_passed_over(accumulating: Flags, tmp_pat
     )
     assert resumed.code == 0, resumed.output
     assert "passed over checkpoint-6: torn" in resumed.output
-    assert "going on from checkpoint-4" in resumed.output
+    assert "resuming from checkpoint-4" in resumed.output
     assert rows(tmp_path / "run") == wanted
 
 
@@ -137,7 +137,7 @@ def test_a_decaying_schedule_is_restated_with_a_notice(flags: Flags, tmp_path: P
         tmp_path / "logs",
     )
     assert longer.code == 0, longer.output
-    assert "the linear schedule is restated: it ends at step 8" in longer.output
+    assert "the linear schedule is recomputed: it ends at step 8" in longer.output
     assert (tmp_path / "run" / "learned_embeds-steps-8.safetensors").exists()
 
 
@@ -161,7 +161,7 @@ def test_sigterm_ends_the_run_with_a_checkpoint(accumulating: Flags, tmp_path: P
         tmp_path / "logs",
     )
     assert resumed.code == 0, resumed.output
-    assert "going on from checkpoint-3" in resumed.output
+    assert "resuming from checkpoint-3" in resumed.output
     assert rows(tmp_path / "one") == rows(tmp_path / "whole")
 
 

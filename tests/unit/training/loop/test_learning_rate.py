@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 
-from training.config.groups import LrScheduler
+from training.config.groups import DECAYING, LrScheduler
 from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
-from training.loop.learning_rate import DECAYING, learning_rate_schedule
+from training.loop.learning_rate import learning_rate_schedule
 
 STEPS = 40
 BASE = 3e-3

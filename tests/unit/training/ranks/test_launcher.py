@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from training.ranks.launcher import Ranks, asked_threads, read_environment
+from training.ranks.launcher import Ranks, read_environment
+from training.ranks.threads import omp_num_threads
 
 INTEL = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
 OPEN = {
@@ -61,4 +62,4 @@ def test_first_ranks() -> None:
 def test_the_threads_that_a_person_asks_for(
     environment: dict[str, str], wanted: int | None
 ) -> None:
-    assert asked_threads(environment) == wanted
+    assert omp_num_threads(environment) == wanted

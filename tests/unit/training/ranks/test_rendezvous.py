@@ -14,9 +14,15 @@ import pytest
 from torch._C._distributed_c10d import TCPStore
 
 from training.errors import UserError
-from training.ranks import meeting
+from training.ranks import rendezvous
 from training.ranks.launcher import Ranks
-from training.ranks.meeting import interface_to, listening, meet, meeting_place, source_address
+from training.ranks.rendezvous import (
+    interface_to,
+    listening,
+    open_store,
+    rendezvous_endpoint,
+    source_address,
+)
 
 HERE, APART = (2, 2), (4, 2)
 """Ranks in all and on this machine."""
@@ -58,7 +64,7 @@ def test_the_store_listens_on_the_address_that_the_ranks_were_given(
     place = f"127.0.0.1:{port}"
     ranks = [rank(number, sizes) for number in range(sizes[0])]
     with ThreadPoolExecutor(len(ranks)) as pool:
-        stores = list(pool.map(lambda me: meet(place, me, {}), ranks))
+        stores = list(pool.map(lambda me: open_store(place, me, {}), ranks))
     assert listeners(port) == ["127.0.0.1"]
     stores[0].set("a", "b")
     assert [store.get("a") for store in stores] == [b"b"] * len(stores)
@@ -75,7 +81,7 @@ def test_a_taken_port_is_an_error_of_the_systems() -> None:
 def test_behind_a_translating_router_it_is_the_address_of_this_machine_on_the_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(meeting, "source_address", lambda host: "127.0.0.1")
+    monkeypatch.setattr(rendezvous, "source_address", lambda host: "127.0.0.1")
     with listening("203.0.113.7", 0, True) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
 
@@ -120,28 +126,28 @@ def test_where_ranks_meet(
 ) -> None:
     if ":" not in place:
         place = str(temporary / f"ranks-{os.getuid()}" / place)
-    assert meeting_place(rank(1, sizes), variables) == place
+    assert rendezvous_endpoint(rank(1, sizes), variables) == place
 
 
 @pytest.mark.parametrize("port", ["99999", "0", "abc", ""])
 def test_a_port_that_is_none(port: str) -> None:
     with pytest.raises(UserError, match="is not a port, a number from 1 to 65535"):
-        meeting_place(rank(0), {"MASTER_ADDR": "10.0.0.4", "MASTER_PORT": port})
+        rendezvous_endpoint(rank(0), {"MASTER_ADDR": "10.0.0.4", "MASTER_PORT": port})
 
 
 def test_ranks_that_no_launcher_started_are_told_where_to_meet() -> None:
     """The parent they share, a shell, would lead the next ones to what these left."""
     with pytest.raises(UserError, match=r"export MASTER_ADDR=127\.0\.0\.1"):
-        meeting_place(Ranks("torchrun", 0, 2, 0, 2), {})
+        rendezvous_endpoint(Ranks("torchrun", 0, 2, 0, 2), {})
 
 
 def test_ranks_that_are_started_anew_do_not_read_what_the_first_ones_left() -> None:
     agent = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=False)
     place = f"127.0.0.1:{agent.port}"
     torchrun = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
-    meet(place, rank(0), torchrun).set("failed", "yes")
-    assert meet(place, rank(1), torchrun).check(["failed"])
-    assert not meet(place, rank(1), {**torchrun, "TORCHELASTIC_RESTART_COUNT": "1"}).check(
+    open_store(place, rank(0), torchrun).set("failed", "yes")
+    assert open_store(place, rank(1), torchrun).check(["failed"])
+    assert not open_store(place, rank(1), {**torchrun, "TORCHELASTIC_RESTART_COUNT": "1"}).check(
         ["failed"]
     )
 
@@ -149,12 +155,12 @@ def test_ranks_that_are_started_anew_do_not_read_what_the_first_ones_left() -> N
 def test_a_file_lies_where_nobody_else_comes(temporary: Path) -> None:
     mask = os.umask(0)
     try:
-        place = Path(meeting_place(rank(0), {}))
+        place = Path(rendezvous_endpoint(rank(0), {}))
     finally:
         os.umask(mask)
     assert place.parent.parent == temporary
     assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
-    assert Path(meeting_place(rank(1), {})) == place  # the same for the ranks of one launcher
+    assert Path(rendezvous_endpoint(rank(1), {})) == place  # the same for the ranks of one launcher
 
 
 @pytest.mark.parametrize("planted", ["link", "file", "open"])
@@ -169,7 +175,7 @@ def test_what_somebody_else_has_put_there_is_refused(planted: str, temporary: Pa
         folder.mkdir()
         folder.chmod(0o777)
     with pytest.raises(UserError, match="not a folder that this account alone can enter"):
-        meeting_place(rank(0), {"I_MPI_HYDRA_UUID": "a"})
+        rendezvous_endpoint(rank(0), {"I_MPI_HYDRA_UUID": "a"})
 
 
 def test_the_interface_on_the_way() -> None:

@@ -24,7 +24,7 @@ from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 from training.errors import UserError
 from training.ranks.launcher import Ranks
 
-MEETING_SECONDS = 300
+RENDEZVOUS_SECONDS = 300
 """How long the first rank to start waits for the last."""
 JOB_NAMES = ("I_MPI_HYDRA_UUID", "PMIX_NAMESPACE")
 """What MPI's launchers call one job, the same for all of its ranks and new each time."""
@@ -32,7 +32,7 @@ AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 """Set to "True" by torchrun, whose agent keeps the store, and listens for it, by itself."""
 
 
-def meeting_place(ranks: Ranks, environment: Mapping[str, str]) -> str:
+def rendezvous_endpoint(ranks: Ranks, environment: Mapping[str, str]) -> str:
     """A file on a single machine, or the launcher's master address as host:port.
 
     Raises:
@@ -94,7 +94,7 @@ def _parent() -> str:
     return f"{os.getppid()}-{started}"
 
 
-def meet(place: str, ranks: Ranks, environment: Mapping[str, str]) -> Store:
+def open_store(place: str, ranks: Ranks, environment: Mapping[str, str]) -> Store:
     """The store at `place`, which the first rank keeps, or torchrun's own agent.
 
     Raises:
@@ -104,7 +104,7 @@ def meet(place: str, ranks: Ranks, environment: Mapping[str, str]) -> Store:
     if place.startswith("/"):
         return FileStore(place, ranks.size)
     host, port = place.rsplit(":", 1)
-    timeout = datetime.timedelta(seconds=MEETING_SECONDS)
+    timeout = datetime.timedelta(seconds=RENDEZVOUS_SECONDS)
     if environment.get(AGENT_STORE) == "True":
         # The agent's store outlives ranks that torchrun starts anew, with all that they put there.
         attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -108,7 +108,7 @@ def test_with_the_first_machine_lost_another_ones_copy_goes_on_bit_for_bit(
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folders[0] / name)
     resumed = run_on(folders, [*argv, "--resume_from_checkpoint=latest"], tmp_path / "logs")
     assert codes(resumed) == [0, 0], resumed[0].output
-    assert "going on from checkpoint-2" in resumed[0].output
+    assert "resuming from checkpoint-2" in resumed[0].output
     name = "learned_embeds.safetensors"
     assert (folders[0] / name).read_bytes() == (whole[0] / name).read_bytes()
     assert (

@@ -24,11 +24,11 @@ from training.storage.run_directory import RunRecord
 
 
 @contextlib.contextmanager
-def run_folders(folder: Path, ranks: Ranks) -> Iterator[bool]:
+def locked_run_folders(folder: Path, ranks: Ranks) -> Iterator[bool]:
     """Hold the run folder on every disk that has one; if a rank cannot, no rank goes on.
 
     Yields:
-        Whether this rank keeps the run in the `folder` that it sees.
+        Whether this rank saves checkpoints in the `folder` that it sees.
     """
     with contextlib.ExitStack() as held:
 
@@ -37,14 +37,14 @@ def run_folders(folder: Path, ranks: Ranks) -> Iterator[bool]:
                 held.enter_context(run_directory.locked(folder))
 
         together(ranks, lambda: hold(ranks.is_first))
-        keeps = _is_keeper(folder, ranks)
+        saves_checkpoints = _saves_checkpoints(folder, ranks)
         if ranks.size > ranks.local_size:
-            together(ranks, lambda: hold(keeps and not ranks.is_first))
-        yield keeps
+            together(ranks, lambda: hold(saves_checkpoints and not ranks.is_first))
+        yield saves_checkpoints
 
 
-def _is_keeper(folder: Path, ranks: Ranks) -> bool:
-    """Of the ranks that see each other's marks in `folder`, the lowest keeps the run there.
+def _saves_checkpoints(folder: Path, ranks: Ranks) -> bool:
+    """Of the ranks that see each other's marks in `folder`, the lowest saves checkpoints there.
 
     A mark's name is new each time: no network file system can remember that it was absent.
     """
@@ -66,7 +66,7 @@ def _is_keeper(folder: Path, ranks: Ranks) -> bool:
     return ranks.is_first_here and first_seen == mark.name
 
 
-def check_folder(outputs: OutputsConfig, ranks: Ranks, keeps: bool) -> None:
+def check_folder(outputs: OutputsConfig, ranks: Ranks, saves_checkpoints: bool) -> None:
     """Refuse a folder that holds another run, on any disk, before anything slow is done.
 
     Raises:
@@ -79,11 +79,11 @@ def check_folder(outputs: OutputsConfig, ranks: Ranks, keeps: bool) -> None:
     )
 
     def check() -> None:
-        if keeps and not run_directory.holds_a_run(folder):
+        if saves_checkpoints and not run_directory.holds_a_run(folder):
             refuse_foreign_checkpoints(folder)
-        if keeps and not asked:
+        if saves_checkpoints and not asked:
             run_directory.refuse_a_held_folder(folder, outputs.overwrite_output_dir)
-        if keeps and asked and first_holds == "no" and list_checkpoints(folder):
+        if saves_checkpoints and asked and first_holds == "no" and list_checkpoints(folder):
             newest = list_checkpoints(folder)[-1][1].name
             raise UserError(
                 f"output_dir {folder}: {socket.gethostname()} holds {newest} of a run that the "
@@ -94,7 +94,9 @@ def check_folder(outputs: OutputsConfig, ranks: Ranks, keeps: bool) -> None:
     together(ranks, check)
 
 
-def keep_a_copy(config: RunConfig, record: RunRecord, ranks: Ranks, keeps: bool) -> None:
+def prepare_copies(
+    config: RunConfig, record: RunRecord, ranks: Ranks, saves_checkpoints: bool
+) -> None:
     """Make the folders of the machines other than the first ready for this run's checkpoints.
 
     What another run has left there goes: its checkpoints would be taken for this one's.
@@ -104,7 +106,7 @@ def keep_a_copy(config: RunConfig, record: RunRecord, ranks: Ranks, keeps: bool)
     """
 
     def prepare() -> None:
-        if not keeps or ranks.is_first:
+        if not saves_checkpoints or ranks.is_first:
             return
         folder = config.output_dir
         if config.resume_from_checkpoint is None or not _is_of(folder, record):

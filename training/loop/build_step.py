@@ -1,0 +1,97 @@
+"""The training step, assembled: frozen models, what is trained in them, data, optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+
+from training.config.groups import OptimizationConfig
+from training.config.run import RunConfig
+from training.data.dataset import one_pass
+from training.data.draws import Draws, chunks, share
+from training.data.encoded_data import EncodedData
+from training.data.inputs import Inputs, read_posteriors
+from training.loop.step import TrainingStep
+from training.machine.stack import Stack
+from training.models import frozen
+from training.models.denoising import Denoising
+from training.models.loading import Models, tokenize
+from training.ranks.launcher import Ranks
+from training.storage.run_directory import RunRecord
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def build_step(
+    inputs: Inputs, record: RunRecord, stack: Stack, ranks: Ranks, notify: Callable[[str], None]
+) -> TrainingStep:
+    """Prepare the models for this CPU, encode the pictures, and make the optimizer.
+
+    `inputs.models` are the prepared models afterwards.
+
+    Raises:
+        UserError: the models cannot be prepared, or the encoded pictures not be written.
+    """
+    config = inputs.config
+    optimization, dtype = config.optimization, DTYPES[record.dtype]
+    models = inputs.models = frozen.prepare(inputs.models, record.frozen, stack, dtype)
+    parameters = inputs.method.inject(models)
+    posteriors = read_posteriors(
+        config.output_dir, config.data, inputs.pictures, models.vae, dtype, ranks, notify
+    )
+    if optimization.gradient_checkpointing:
+        models.unet.enable_gradient_checkpointing()
+        models.unet.train()
+    prompts = inputs.method.prompts()
+    return TrainingStep(
+        partial(inputs.method.losses, Denoising(models, dtype, parameters)),
+        parameters,
+        _optimizer(list(parameters.values()), optimization, record.learning_rate),
+        EncodedData(posteriors, tokenize(models.tokenizer, prompts)),
+        _draws(record, inputs, models, len(prompts), posteriors),
+        ranks,
+        _accelerator(config, record.global_batch, ranks),
+        optimization.train_batch_size,
+        optimization.max_grad_norm,
+    )
+
+
+def _draws(
+    record: RunRecord, inputs: Inputs, models: Models, prompts: int, posteriors: torch.Tensor
+) -> Draws:
+    channels, height, width = posteriors.shape[-3:]
+    return Draws(
+        seed=record.seed,
+        global_batch=record.global_batch,
+        pictures=len(inputs.pictures),
+        prompts=prompts,
+        num_train_timesteps=models.noise_scheduler.config.num_train_timesteps,
+        latent_shape=(channels, height, width),
+        one_pass=one_pass(inputs.pictures),
+    )
+
+
+def _optimizer(
+    parameters: list[torch.nn.Parameter], optimization: OptimizationConfig, learning_rate: float
+) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        parameters,
+        lr=learning_rate,
+        betas=(optimization.adam_beta1, optimization.adam_beta2),
+        weight_decay=optimization.adam_weight_decay,
+        eps=optimization.adam_epsilon,
+    )
+
+
+def _accelerator(config: RunConfig, global_batch: int, ranks: Ranks) -> Accelerator:
+    """accelerate, for its trackers and gradient clipping: the ranks' all-reduce is the step's."""
+    samples = share(global_batch, ranks.rank, ranks.size)
+    return Accelerator(
+        cpu=True,
+        gradient_accumulation_steps=max(1, len(chunks(samples, config.train_batch_size))),
+        log_with=None if config.report_to == "none" else config.report_to,
+        project_dir=str(config.output_dir / config.logging_dir),
+    )

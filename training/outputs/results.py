@@ -1,0 +1,39 @@
+"""What a finished run writes: what has been learned, the pipeline, the report; the hub's copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training.config.run import RunConfig
+from training.method import Values
+from training.outputs.hub import publish
+from training.outputs.pipeline import save_full_pipeline
+from training.outputs.report import write_report
+from training.outputs.writer import Outputs
+
+
+def write_results(
+    config: RunConfig, repository: str, outputs: Outputs, global_step: int, values: Values
+) -> None:
+    """Write the outputs of a run that has done all its steps; the first rank alone does.
+
+    Args:
+        repository: on the hub, where `push_to_hub` is on.
+        values: what has been learned.
+
+    Raises:
+        UserError: a file cannot be written, or the hub refuses.
+    """
+    saving, progress = config.outputs, outputs.progress
+    folder = saving.output_dir
+    paths: list[Path] = outputs.final(values)
+    if saving.save_as_full_pipeline or saving.push_to_hub:  # as diffusers' script
+        progress.note("saving the whole pipeline")
+        save_full_pipeline(folder, config.model, outputs.method.learned_models(values))
+        paths.append(folder / "model_index.json")
+    outputs.write_done(global_step, paths)
+    paths.append(write_report(folder))
+    for path in paths:
+        progress.note(f"wrote {path}")
+    if saving.push_to_hub:
+        publish(config, repository, progress.note)
