@@ -63,22 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code:
         return code
 
-    # Only now: importing these takes seconds that the ranks should not share.
-    from training.inference.comparison import write_comparison
-    from training.inference.generate import learned
-    from training.machine import vector_math
-    from training.outputs.report import write_report
-
-    vector_math.resolve_kernels()
-    print("drawing the same seeds with both words", flush=True)
-    comparison = write_comparison(folder, lambda done, of: None)
-    report = write_report(folder)
+    samples = folder / "samples"
     print(
-        f"\nThe word it learned:    {learned(folder, None)}\n"
-        f"Before and after:       {comparison}\n"
-        f"All samples:            {folder / 'samples'}/\n"
+        f"\nThe word it learned:    {folder / 'learned_embeds.safetensors'}\n"
+        f"Before and after:       {samples / 'comparison.png'}\n"
+        f"All samples:            {samples}/\n"
         f"Is it learning (curve): {folder / 'loss.png'}\n"
-        f"The whole story:        {report}"
+        f"The whole story:        {folder / 'report.html'}"
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""samples/comparison.png: the same prompts and seeds with the initializer and the learned word."""
+"""samples/comparison.png: the same prompts and seeds before and after training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from PIL import Image, ImageOps
 from training.config.textual_inversion import TextualInversionConfig
 from training.data.dataset import find_pictures
 from training.data.images import open_picture
+from training.errors import UserError
 from training.inference.generate import learned
 from training.inference.samples import build_pipeline, draw, in_columns, save_picture
 from training.models.embeds import load_embeds
 from training.models.placeholder import models_with_rows
+from training.storage.events import events_of, read_events
 from training.storage.run_directory import COMPARISON_FILE, read_config
 
+SHOWN_PROMPTS, SHOWN_PER_PROMPT, SHOWN_SOURCES = 2, 3, 8
+"""How much of a run its comparison shows."""
 FIRST_SEED = 1000
 """Apart from the seeds that validation pictures are drawn with during training."""
 
@@ -35,7 +39,7 @@ def draw_both(
 
     Args:
         prompts: each with the placeholder token in it.
-        per_prompt: seeds a prompt, the same for both words.
+        per_prompt: seeds per prompt, the same for both words.
         progress: called with pictures done and of how many.
     """
     config, pipeline = load_learned(folder)
@@ -57,20 +61,58 @@ def draw_both(
     return columns[0], columns[1]
 
 
-def write_comparison(folder: Path, progress: Callable[[int, int], None]) -> Path:
-    """Draw a finished run's validation prompts with both words, side by side."""
-    config, _ = read_config(folder, TextualInversionConfig)
-    before, after = draw_both(folder, config.validation_prompt or [], 3, progress)
-    pictures = find_pictures(config.train_data_dir, True, lambda text: None)
-    shown = [open_picture(picture.path) for picture in pictures]
-    side = min(picture.size[0] for picture in shown)
+def write_comparison(folder: Path, title: str, caption: str) -> Path | None:
+    """Put a run's first and last validation pictures side by side; draws none itself.
+
+    The same prompts and seeds on both sides: "before" is the samples' step 0. Up to
+    `SHOWN_PER_PROMPT` seeds of each of the first `SHOWN_PROMPTS` prompts are shown.
+
+    Args:
+        title: the learned word, or what else was trained.
+        caption: written under the pictures, after their prompts and seeds.
+
+    Returns:
+        The file; None where no validation pictures were drawn at two steps, or the training
+        pictures are gone.
+    """
+    config, _ = read_config(folder)
+    drawn = _by_step(folder)
+    if len(drawn) < 2:
+        return None
+    first, last = min(drawn), max(drawn)
+    shown = [key for key in drawn[first] if key in drawn[last]]
+    prompts = list(dict.fromkeys(prompt for prompt, _ in shown))[:SHOWN_PROMPTS]
+    seeds = list(dict.fromkeys(seed for _, seed in shown))[:SHOWN_PER_PROMPT]
+    keys = [(prompt, seed) for prompt in prompts for seed in seeds if (prompt, seed) in shown]
+    if not keys:
+        return None
+    columns = [
+        (name, [open_picture(folder / drawn[step][key]) for key in keys])
+        for name, step in ((f"step {first}, before", first), (f"step {last}, {title}", last))
+    ]
+    try:
+        sources = find_pictures(config.train_data_dir, True, lambda text: None)
+    except UserError:  # moved away since the run began, which is no reason to fail at its end
+        return None
+    trained_on = [open_picture(picture.path) for picture in sources[:SHOWN_SOURCES]]
+    side = min(min(picture.size) for picture in trained_on)
+    text = [f'prompt: "{prompt}"' for prompt in prompts]
+    text.append(f"seeds {', '.join(str(seed) for seed in seeds)}; {caption}")
     grid = in_columns(
-        [
-            (f'"{config.initializer_token}", before', before),
-            (f'"{config.placeholder_token}", learned', after),
-        ],
-        ("learned from these pictures", [ImageOps.fit(p, (side, side)) for p in shown]),
+        columns,
+        ("learned from these pictures", [ImageOps.fit(p, (side, side)) for p in trained_on]),
+        per_column=len(seeds),
+        caption=text,
     )
     path = folder / COMPARISON_FILE
     save_picture(path, grid)
     return path
+
+
+def _by_step(folder: Path) -> dict[int, dict[tuple[str, int], str]]:
+    """The validation pictures that are on disk: step -> (prompt, seed) -> path in `folder`."""
+    drawn: dict[int, dict[tuple[str, int], str]] = {}
+    for event in events_of(read_events(folder), "sample", "prompt", "seed", "path"):
+        if (folder / event["path"]).exists():
+            drawn.setdefault(event["step"], {})[event["prompt"], event["seed"]] = event["path"]
+    return drawn

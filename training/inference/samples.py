@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def draw(
     guidance_scale: float,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Image.Image]:
-    """One picture a seed; a seed's picture does not depend on the others'.
+    """One picture per seed; a seed's picture does not depend on the others'.
 
     Args:
         side: height and width in pixels.
@@ -82,6 +82,7 @@ def in_columns(
     below: tuple[str, list[Image.Image]],
     side: int = 128,
     per_column: int = 3,
+    caption: Sequence[str] = (),
 ) -> Image.Image:
     """A grid that compares columns of pictures, with a strip of others below them.
 
@@ -90,6 +91,7 @@ def in_columns(
         below: title and pictures of the strip, as many as fit.
         side: pixels of each picture of a column.
         per_column: how many stand side by side in a column.
+        caption: paragraphs in small print under everything, wrapped to the grid's width.
     """
     gap, title, between = 6, 34, 24
     block = per_column * (side + gap)
@@ -97,9 +99,13 @@ def in_columns(
     width = len(columns) * block + (len(columns) - 1) * between + gap
     height = title + rows * (side + gap)
     small = min(side, (width - gap) // max(1, len(below[1])) - gap)
-    grid = Image.new("RGB", (width, height + title + small + gap), "white")
+    font, print_font, leading = ImageFont.load_default(17), ImageFont.load_default(12), 16
+    lines = [line for text in caption for line in _wrapped(text, print_font, width - 2 * gap)]
+    bottom = height + title + small + gap
+    grid = Image.new("RGB", (width, bottom + len(lines) * leading + gap * bool(lines)), "white")
     pen = ImageDraw.Draw(grid)
-    font = ImageFont.load_default(17)
+    for number, line in enumerate(lines):
+        pen.text((gap, bottom + number * leading), line, fill="#444444", font=print_font)
 
     def paste(pictures: list[Image.Image], left: int, top: int, size: int, in_a_row: int) -> None:
         for index, picture in enumerate(pictures):
@@ -115,3 +121,15 @@ def in_columns(
     fitting = (width - gap) // (small + gap)
     paste(below[1][:fitting], gap, height + title, small, fitting)
     return grid
+
+
+def _wrapped(text: str, font: Any, width: int) -> list[str]:
+    """`text` in lines of at most `width` pixels, cut between words."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

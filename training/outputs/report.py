@@ -62,7 +62,7 @@ def write_report(folder: Path) -> Path:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
     html = environment.get_template("report.html.jinja").render(
-        config={k: v for k, v in config.model_dump(mode="json").items() if v is not None},
+        config={k: _short(v) for k, v in config.model_dump(mode="json").items() if v is not None},
         record=record.model_dump(),
         start=starts[-1] if starts else {},
         images_per_second=statistics.median(rates) if rates else None,
@@ -107,25 +107,29 @@ def sample_tables(events: list[dict[str, Any]]) -> list[SampleTable]:
 
 
 def draw_curves(events: list[dict[str, Any]]) -> bytes:
-    """A PNG: the fixed samples' loss and how far what is trained moved, over the training loss."""
+    """A PNG: the loss on fixed samples over the training loss; below, small, the distance moved."""
     steps = events_of(events, "step", "loss")
     evaluations = events_of(events, "evaluation", *MEASURED)
-    figure, axis = plt.subplots(figsize=(8, 4), dpi=120)
+    figure, (axis, moved) = plt.subplots(
+        2, 1, figsize=(8, 5), dpi=120, sharex=True, height_ratios=(5, 1)
+    )
     axis.plot(
         [e["step"] for e in steps], [e["loss"] for e in steps],
-        color="0.8", linewidth=0.8, label="training loss (noise and timestep vary)",
+        color="0.85", linewidth=0.8, label="training loss (another noise at each step)",
     )  # fmt: skip
     at = [e["step"] for e in evaluations]
-    axis.plot(at, [e["loss"] for e in evaluations], "o-", color="tab:blue", markersize=3,
-              label="loss on fixed pictures, noises, timesteps")  # fmt: skip
-    axis.set(xlabel="optimizer step", ylabel="loss")
+    axis.plot(
+        at, [e["loss"] for e in evaluations], "o-",
+        color="tab:blue", markersize=3, label="evaluation loss: stop when it no longer falls",
+    )  # fmt: skip
+    axis.set(ylabel="loss")
     axis.set_ylim(bottom=0)
-    moved = axis.twinx()
-    moved.plot(at, [e["moved"] for e in evaluations], "--", color="tab:orange",
-               label="distance of what is trained from its start")  # fmt: skip
-    moved.set_ylabel("distance / length at start")
+    moved.plot(at, [e["moved"] for e in evaluations], color="0.5", linewidth=1)
+    moved.set(xlabel="optimizer step", ylabel="distance\nfrom start")
+    moved.yaxis.label.set_size(8)
+    moved.tick_params(axis="y", labelsize=7)
     moved.set_ylim(bottom=0)
-    lines = [*axis.get_lines(), *moved.get_lines()]
+    lines = axis.get_lines()
     axis.legend(
         lines,
         [str(line.get_label()) for line in lines],
@@ -140,6 +144,13 @@ def draw_curves(events: list[dict[str, Any]]) -> bytes:
     figure.savefig(buffer, format="png", metadata={"Software": None})
     plt.close(figure)
     return buffer.getvalue()
+
+
+def _short(value: Any) -> Any:
+    """A value as it is shown: of an absolute path its last two parts."""
+    if isinstance(value, str) and value.startswith("/") and len(Path(value).parts) > 3:
+        return "…/" + "/".join(Path(value).parts[-2:])
+    return value
 
 
 def _embedded(folder: Path, path: str | None) -> str | None:

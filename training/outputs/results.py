@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.config.run import RunConfig
+from training.inference.comparison import write_comparison
 from training.method import Values
 from training.outputs.hub import publish
 from training.outputs.pipeline import save_full_pipeline
@@ -32,8 +33,20 @@ def write_results(
         save_full_pipeline(folder, config.model, outputs.method.learned_models(values))
         paths.append(folder / "model_index.json")
     outputs.write_done(global_step, paths)
+    comparison = write_comparison(folder, config.title, _conditions(config, global_step))
+    paths += [comparison] if comparison else []
     paths.append(write_report(folder))
     for path in paths:
         progress.note(f"wrote {path}")
     if saving.push_to_hub:
         publish(config, repository, progress.note)
+
+
+def _conditions(config: RunConfig, global_step: int) -> str:
+    """Under what conditions the compared pictures came about, for their caption."""
+    model, drawing = config.model_name, config.validation
+    name = "/".join(Path(model).resolve().parts[-2:]) if Path(model).exists() else model
+    return (
+        f"{global_step} training steps; {drawing.num_inference_steps} denoising steps, "
+        f"guidance {drawing.guidance_scale:g}; model {name}"
+    )

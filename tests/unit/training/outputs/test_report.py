@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from training.config.textual_inversion import TextualInversionConfig
-from training.outputs.report import draw_curves, sample_tables, write_report
+from training.outputs.report import _short, draw_curves, sample_tables, write_report
 from training.storage.events import EventLog, read_events
 from training.storage.run_directory import RunRecord, write_config
 
@@ -142,3 +142,16 @@ def test_lines_that_lack_something_are_left_out(run_folder: Path) -> None:
             file.write(f'{{"event": "{kind}", "time": 1.0, "step": 9}}\n')
             file.write(f'{{"event": "{kind}", "time": 1.0, "loss": 1.0}}\n')
     assert write_report(run_folder).read_text() == whole
+
+
+def test_it_says_when_to_stop_and_fits_a_phone(run_folder: Path) -> None:
+    text = write_report(run_folder).read_text(encoding="utf-8")
+    assert "When to stop:" in text
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    assert "img.wide { max-width: 100%; height: auto }" in text
+
+
+def test_long_paths_are_short_in_it() -> None:
+    assert _short("/home/someone/work/runs/pictures") == "…/runs/pictures"
+    assert _short("/runs/pictures") == "/runs/pictures"
+    assert _short("someone/model") == "someone/model"
