@@ -27,7 +27,12 @@ from training.machine import vector_math
 from training.machine.stack import resolve_stack
 from training.methods.textual_inversion import TextualInversion
 from training.ranks.launcher import Ranks
-from training.ranks.process_group import all_reduce_sum, barrier, broadcast_text, joined
+from training.ranks.process_group import (
+    all_reduce_sum,
+    barrier,
+    broadcast_text,
+    joined_process_group,
+)
 from training.storage.resume import start_or_resume
 
 TABLE = (49_408, 768)
@@ -68,7 +73,7 @@ def orders(file: Path, ranks: Ranks) -> Iterator[dict[str, Any]]:
     read = 0
     while True:
         text = ""
-        while ranks.is_first and not text:
+        while ranks.is_main_process and not text:
             lines = file.read_text().splitlines() if file.exists() else []
             text = lines[read] if len(lines) > read else ""
             if not text:
@@ -111,13 +116,13 @@ def main() -> int:
     """Serve orders until told to stop."""
     folder, model, pictures = (Path(word) for word in sys.argv[1:4])
     vector_math.resolve_kernels()
-    with joined("gloo", 600, os.environ) as ranks:
+    with joined_process_group("gloo", 600, os.environ) as ranks:
         torch.set_num_threads(1)
         step = make_step(folder, model, pictures, ranks)
         measure(step, "rows", 3, ranks)
         for order in orders(folder / "orders", ranks):
             seconds = measure(step, order["kind"], order["steps"], ranks)
-            if ranks.is_first:
+            if ranks.is_main_process:
                 with (folder / "measured").open("a") as file:
                     file.write(json.dumps({"id": order["id"], "seconds": seconds}) + "\n")
     return 0

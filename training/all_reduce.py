@@ -19,7 +19,7 @@ from training.errors import UserError
 from training.machine import vector_math
 from training.machine.stack import resolve_stack
 from training.ranks.launcher import Ranks
-from training.ranks.process_group import all_reduce_sum, barrier, joined
+from training.ranks.process_group import all_reduce_sum, barrier, joined_process_group
 
 SMALL, LARGE = 1, 4_000_000
 """Elements of float32: four bytes, and 16 MB."""
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stack = None if chosen.backend == "gloo" else resolve_stack("auto")
     backend, problem = (stack.backend, stack.problem) if stack else ("gloo", "")
     try:
-        with joined(backend, TIMEOUT_SECONDS, os.environ, problem) as ranks:
+        with joined_process_group(backend, TIMEOUT_SECONDS, os.environ, problem) as ranks:
             if chosen.backend == "ccl" and ranks.size > 1 and ranks.backend != "ccl":
                 raise UserError(ranks.notice or "oneCCL's bindings are not installed on any rank.")
             if ranks.size == 1:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if ranks.is_first:
+    if ranks.is_main_process:
         size = 4 * LARGE
         figures = {
             "backend": ranks.backend,

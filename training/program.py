@@ -31,7 +31,7 @@ def run_program(
     Args:
         method: imports what is trained. torch and diffusers take seconds to import: not for --help.
     """
-    first = read_environment(os.environ).is_first
+    first = read_environment(os.environ).is_main_process
     try:
         config, notices = parse(config_type, argv, program, description)
     except UserError as error:

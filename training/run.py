@@ -27,7 +27,7 @@ from training.outputs.startup_messages import machine_messages, size_message
 from training.outputs.trackers import refuse_missing_tracker
 from training.outputs.writer import Outputs
 from training.ranks.launcher import Ranks
-from training.ranks.process_group import barrier, joined, together
+from training.ranks.process_group import barrier, joined_process_group, on_all_ranks
 from training.ranks.threads import set_threads
 from training.storage.checkpoint import State, prune
 from training.storage.checkpoint_copies import check_folder, locked_run_folders, prepare_copies
@@ -54,7 +54,7 @@ class Process:
 
     def print_rank_0(self, text: str) -> None:
         """Print a line on the first rank alone."""
-        if self.ranks.is_first:
+        if self.ranks.is_main_process:
             print(text, file=sys.stderr, flush=True)
 
 
@@ -104,7 +104,7 @@ def run(method: type[Method], config: RunConfig, notices: Sequence[str] = ()) ->
     vector_math.resolve_kernels()
     with _configure(config, notices) as process:
         run = _read(method, config, process)
-        with errors_recorded(config.output_dir, process.ranks.is_first):
+        with errors_recorded(config.output_dir, process.ranks.is_main_process):
             step = _build(run, process, config.resolution is None)
             trained = _train(run, process, step)
             return _write(run, process, step, trained)
@@ -116,7 +116,7 @@ def _configure(config: RunConfig, notices: Sequence[str]) -> Iterator[Process]:
     outputs = config.outputs
     stack = resolve_stack(config.stack)
     with (
-        joined(stack.backend, config.ddp_timeout, os.environ, stack.problem) as ranks,
+        joined_process_group(stack.backend, config.ddp_timeout, os.environ, stack.problem) as ranks,
         locked_run_folders(outputs.output_dir, ranks) as saves_checkpoints,
     ):
         threads = set_threads(ranks)
@@ -125,16 +125,16 @@ def _configure(config: RunConfig, notices: Sequence[str]) -> Iterator[Process]:
             process.print_rank_0(line)
         refuse_overflow(config.optimization, config.base_learning_rate(ranks.size))
         check_folder(outputs, ranks, saves_checkpoints)
-        together(ranks, lambda: refuse_missing_tracker(config.report_to))
-        pushes = outputs.push_to_hub and ranks.is_first
-        repository = together(ranks, lambda: ask_for_repository(outputs) if pushes else "")
+        on_all_ranks(ranks, lambda: refuse_missing_tracker(config.report_to))
+        pushes = outputs.push_to_hub and ranks.is_main_process
+        repository = on_all_ranks(ranks, lambda: ask_for_repository(outputs) if pushes else "")
         yield Process(stack, ranks, threads.count, saves_checkpoints, repository)
 
 
 def _read(method: type[Method], config: RunConfig, process: Process) -> Run:
     """Read what the person named, and the run's record and checkpoint, if it is resumed."""
     process.print_rank_0("loading the model and the pictures")
-    inputs = together(process.ranks, lambda: read_inputs(method, config, process.print_rank_0))
+    inputs = on_all_ranks(process.ranks, lambda: read_inputs(method, config, process.print_rank_0))
     record, state = start_or_resume(inputs, process.stack, process.ranks, process.print_rank_0)
     return Run(inputs, record, state)
 
@@ -157,7 +157,7 @@ def _train(run: Run, process: Process, step: TrainingStep) -> Trained:
     saving, validation = inputs.config.outputs, inputs.config.validation
     epoch = epoch_length(inputs.pictures, data.repeats)
     end = optimization.total_steps(epoch, record.global_batch)
-    start, first = run.state.step if run.state else 0, process.ranks.is_first
+    start, first = run.state.step if run.state else 0, process.ranks.is_main_process
     outputs = Outputs(
         saving,
         validation,
@@ -189,11 +189,11 @@ def _write(run: Run, process: Process, step: TrainingStep, trained: Trained) -> 
     config, finished = run.inputs.config, trained.global_step >= trained.max_train_steps
     if process.saves_checkpoints:
         prune(config.output_dir, config.checkpoints_total_limit)
-    if process.ranks.is_first and finished:
+    if process.ranks.is_main_process and finished:
         write_results(
             config, process.repository, trained.outputs, trained.global_step, step.parameters
         )
-    elif process.ranks.is_first:
+    elif process.ranks.is_main_process:
         trained.outputs.stopped(trained.global_step)
     for tracker in step.accelerator.trackers:
         tracker.finish()

@@ -18,7 +18,7 @@ from training.data.latents import FOLDER, LatentCache, encode_missing, read_all
 from training.method import Method
 from training.models.loading import Models, load_models, native_resolution
 from training.ranks.launcher import Ranks
-from training.ranks.process_group import together
+from training.ranks.process_group import on_all_ranks
 
 
 @dataclass
@@ -87,5 +87,5 @@ def read_posteriors(
         encode_missing(cache, pictures, vae, ranks.local_rank, ranks.local_size, progress)
         return cache
 
-    cache = together(ranks, encode)
-    return together(ranks, lambda: read_all(cache, pictures, vae))
+    cache = on_all_ranks(ranks, encode)
+    return on_all_ranks(ranks, lambda: read_all(cache, pictures, vae))

@@ -107,11 +107,11 @@ def encode_missing(
     `progress(done, of)` is called before each and after the last.
     """
     missing = [entry for entry in _entries(pictures) if cache.read(*entry) is None]
-    mine = missing[local_rank::local_size]
-    for done, entry in enumerate(mine):
-        progress(done, len(mine))
+    assigned = missing[local_rank::local_size]
+    for done, entry in enumerate(assigned):
+        progress(done, len(assigned))
         cache.encode(*entry, vae)
-    progress(len(mine), len(mine))
+    progress(len(assigned), len(assigned))
 
 
 def read_all(cache: LatentCache, pictures: list[Picture], vae: Any) -> torch.Tensor:

@@ -66,8 +66,8 @@ class TrainingStep:
         self.accelerator = accelerator
         self.train_batch_size = train_batch_size
         self.max_grad_norm = max_grad_norm
-        mine = share(draws.global_batch, ranks.rank, ranks.size)
-        self.micro_batches = chunks(mine, train_batch_size)
+        samples = share(draws.global_batch, ranks.rank, ranks.size)
+        self.micro_batches = chunks(samples, train_batch_size)
 
     def __call__(self, step: int, learning_rate: float, stop: Callable[[], bool]) -> StepResult:
         """Do optimizer step `step` (from 0). A loss that is not finite leaves the parameters alone.
@@ -128,9 +128,9 @@ class TrainingStep:
     @torch.no_grad()
     def evaluate(self, fixed: list[Draw]) -> float:
         """The mean loss of fixed samples, shared among the ranks."""
-        mine = share(len(fixed), self.ranks.rank, self.ranks.size)
+        samples = share(len(fixed), self.ranks.rank, self.ranks.size)
         total = torch.zeros(1, dtype=torch.float64)
-        for micro_batch in chunks(mine, self.train_batch_size):
+        for micro_batch in chunks(samples, self.train_batch_size):
             batch = self.data.batch([fixed[i] for i in micro_batch])
             total += self.losses(self.parameters, batch).sum()
         all_reduce_sum(total, self.ranks)

@@ -52,12 +52,12 @@ def load_part(
         if variant and not of_variant:
             notify(f"{part}: has no {variant} files, its plain ones are read")
             variant = None
-        mine = [name for name in names if _variant(name) == variant]
-        if any(name.endswith(".safetensors") for name in mine):
+        chosen = [name for name in names if _variant(name) == variant]
+        if any(name.endswith(".safetensors") for name in chosen):
             if variant == model.variant:
                 raise
             return load(variant, True)
-        pickles = [name for name in mine if PICKLED.fullmatch(name)]
+        pickles = [name for name in chosen if PICKLED.fullmatch(name)]
         if not pickles:
             raise
         if not model.allow_pickle:

@@ -40,12 +40,12 @@ class Ranks:
     notice: str = ""
 
     @property
-    def is_first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this rank writes the outputs."""
         return self.rank == 0
 
     @property
-    def is_first_here(self) -> bool:
+    def is_local_main_process(self) -> bool:
         """Whether this rank is the first of its machine."""
         return self.local_rank == 0
 

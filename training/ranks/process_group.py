@@ -37,7 +37,7 @@ FAILED = "failed"
 
 
 @contextmanager
-def joined(
+def joined_process_group(
     backend: str, timeout: int, environment: Mapping[str, str], problem: str = ""
 ) -> Iterator[Ranks]:
     """Join the other ranks for the length of the block, and leave them.
@@ -105,7 +105,7 @@ def joined(
 
 
 def _leave(place: str, me: Ranks) -> None:
-    if place.startswith("/") and me.is_first:
+    if place.startswith("/") and me.is_main_process:
         Path(place).unlink(missing_ok=True)
 
 
@@ -156,7 +156,7 @@ def _end_as_others_do(store: Store, me: Ranks, places: dict[int, str], seconds: 
         if not store.check([FAILED]):
             return
         word = json.loads(store.get(FAILED))
-        if me.is_first:
+        if me.is_main_process:
             _all_have(store, "heard", me, seconds)
         else:
             store.set(f"heard/{me.rank}", "yes")
@@ -187,7 +187,7 @@ def _roll_call(store: Store, me: Ranks, places: dict[int, str]) -> list[str]:
         store.set(f"alive/{me.rank}", "yes")
         missing = _wait_for(store, "alive", others, ROLL_CALL_SECONDS)
         store.set(f"counted/{me.rank}", "yes")
-        if me.is_first:  # it keeps the store that the other survivors still read
+        if me.is_main_process:  # it keeps the store that the other survivors still read
             still = [rank for rank in others if rank not in missing]
             _wait_for(store, "counted", still, ROLL_CALL_SECONDS)
     except RuntimeError:
@@ -229,19 +229,19 @@ def all_reduce_sum(values: torch.Tensor, ranks: Ranks) -> None:
 
 def broadcast_text(text: str, ranks: Ranks) -> str:
     """The first rank's `text`, on every rank."""
-    return cast(str, _of_every_rank(text if ranks.is_first else None, ranks)[0])
+    return cast(str, _of_every_rank(text if ranks.is_main_process else None, ranks)[0])
 
 
-def _of_every_rank(mine: str | None, ranks: Ranks) -> list[str | None]:
+def _of_every_rank(value: str | None, ranks: Ranks) -> list[str | None]:
     """What each rank says, in order, as JSON: what unpickles a neighbour's words runs its code."""
     if ranks.size == 1:
-        return [mine]
-    said = torch.frombuffer(bytearray(json.dumps(mine).encode()), dtype=torch.uint8)
+        return [value]
+    encoded = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(ranks.size)]
-    dist.all_gather(lengths, torch.tensor([len(said)]))
+    dist.all_gather(lengths, torch.tensor([len(encoded)]))
     longest = max(int(length) for length in lengths)
     padded = torch.zeros(longest, dtype=torch.uint8)
-    padded[: len(said)] = said
+    padded[: len(encoded)] = encoded
     received = [torch.zeros_like(padded) for _ in range(ranks.size)]
     dist.all_gather(received, padded)
     return [
@@ -250,7 +250,7 @@ def _of_every_rank(mine: str | None, ranks: Ranks) -> list[str | None]:
     ]
 
 
-def together(ranks: Ranks, prepare: Callable[[], Result]) -> Result:
+def on_all_ranks(ranks: Ranks, prepare: Callable[[], Result]) -> Result:
     """Run `prepare`, which has no collectives in it, on every rank; all fail if one does.
 
     Raises:

@@ -110,7 +110,7 @@ def open_store(place: str, ranks: Ranks, environment: Mapping[str, str]) -> Stor
         attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
         kept = TCPStore(host, int(port), ranks.size, False, timeout=timeout, use_libuv=False)
         return PrefixStore(f"attempt-{attempt}", kept)
-    if not ranks.is_first:
+    if not ranks.is_main_process:
         return TCPStore(host, int(port), ranks.size, False, timeout=timeout, use_libuv=False)
     with listening(host, int(port), ranks.local_size < ranks.size) as listener:
         return TCPStore(

@@ -152,11 +152,11 @@ def read_checkpoint(path: Path) -> State:
         raise UserError(f"{path.name}: torn or not a checkpoint ({error}).") from error
 
 
-def find_checkpoint(folder: Path, asked: str, notify: Callable[[str], None]) -> State | None:
-    """The state to go on from.
+def find_checkpoint(folder: Path, requested: str, notify: Callable[[str], None]) -> State | None:
+    """The state to resume from.
 
     Args:
-        asked: "latest", for the newest complete one; or a checkpoint's name or path.
+        requested: "latest", for the newest complete one; or a checkpoint's name or path.
         notify: told of each torn checkpoint that is passed over.
 
     Returns:
@@ -165,11 +165,13 @@ def find_checkpoint(folder: Path, asked: str, notify: Callable[[str], None]) -> 
     Raises:
         UserError: the checkpoint asked for is absent or torn.
     """
-    if asked != "latest":
-        path = folder / Path(asked).name
+    if requested != "latest":
+        path = folder / Path(requested).name
         if not path.is_dir():
             names = ", ".join(path.name for _, path in list_checkpoints(folder)) or "none"
-            raise UserError(f"resume_from_checkpoint {asked}: not in {folder} (it has: {names}).")
+            raise UserError(
+                f"resume_from_checkpoint {requested}: not in {folder} (it has: {names})."
+            )
         return read_checkpoint(path)
     for _, path in reversed(list_checkpoints(folder)):
         try:

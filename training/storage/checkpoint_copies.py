@@ -17,7 +17,7 @@ from training.config.groups import OutputsConfig
 from training.config.run import RunConfig
 from training.errors import UserError
 from training.ranks.launcher import Ranks
-from training.ranks.process_group import broadcast_text, together
+from training.ranks.process_group import broadcast_text, on_all_ranks
 from training.storage import run_directory
 from training.storage.checkpoint import list_checkpoints, refuse_foreign_checkpoints
 from training.storage.run_directory import RunRecord
@@ -30,16 +30,16 @@ def locked_run_folders(folder: Path, ranks: Ranks) -> Iterator[bool]:
     Yields:
         Whether this rank saves checkpoints in the `folder` that it sees.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
 
-        def hold(mine: bool) -> None:
-            if mine:
-                held.enter_context(run_directory.locked(folder))
+        def lock(wanted: bool) -> None:
+            if wanted:
+                locks.enter_context(run_directory.locked(folder))
 
-        together(ranks, lambda: hold(ranks.is_first))
+        on_all_ranks(ranks, lambda: lock(ranks.is_main_process))
         saves_checkpoints = _saves_checkpoints(folder, ranks)
         if ranks.size > ranks.local_size:
-            together(ranks, lambda: hold(saves_checkpoints and not ranks.is_first))
+            on_all_ranks(ranks, lambda: lock(saves_checkpoints and not ranks.is_main_process))
         yield saves_checkpoints
 
 
@@ -49,21 +49,21 @@ def _saves_checkpoints(folder: Path, ranks: Ranks) -> bool:
     A mark's name is new each time: no network file system can remember that it was absent.
     """
     if ranks.size == ranks.local_size:
-        return ranks.is_first
+        return ranks.is_main_process
     token = broadcast_text(secrets.token_hex(8), ranks)
     mark = folder / f".{token}-{ranks.rank:08d}.partial"
 
     def leave_a_mark() -> None:
-        if ranks.is_first_here:
+        if ranks.is_local_main_process:
             atomic_files.write_text(mark, socket.gethostname())
 
     def lowest() -> str:
         return min((path.name for path in folder.glob(f".{token}-*.partial")), default="")
 
-    together(ranks, leave_a_mark)
-    first_seen = together(ranks, lowest)
+    on_all_ranks(ranks, leave_a_mark)
+    first_seen = on_all_ranks(ranks, lowest)
     mark.unlink(missing_ok=True)
-    return ranks.is_first_here and first_seen == mark.name
+    return ranks.is_local_main_process and first_seen == mark.name
 
 
 def check_folder(outputs: OutputsConfig, ranks: Ranks, saves_checkpoints: bool) -> None:
@@ -73,17 +73,17 @@ def check_folder(outputs: OutputsConfig, ranks: Ranks, saves_checkpoints: bool) 
         UserError: names the folder, and the machine if it is not the first rank's.
     """
     folder = outputs.output_dir
-    asked = outputs.resume_from_checkpoint is not None
+    resuming = outputs.resume_from_checkpoint is not None
     first_holds = broadcast_text(
-        "yes" if ranks.is_first and run_directory.holds_a_run(folder) else "no", ranks
+        "yes" if ranks.is_main_process and run_directory.holds_a_run(folder) else "no", ranks
     )
 
     def check() -> None:
         if saves_checkpoints and not run_directory.holds_a_run(folder):
             refuse_foreign_checkpoints(folder)
-        if saves_checkpoints and not asked:
+        if saves_checkpoints and not resuming:
             run_directory.refuse_a_held_folder(folder, outputs.overwrite_output_dir)
-        if saves_checkpoints and asked and first_holds == "no" and list_checkpoints(folder):
+        if saves_checkpoints and resuming and first_holds == "no" and list_checkpoints(folder):
             newest = list_checkpoints(folder)[-1][1].name
             raise UserError(
                 f"output_dir {folder}: {socket.gethostname()} holds {newest} of a run that the "
@@ -91,7 +91,7 @@ def check_folder(outputs: OutputsConfig, ranks: Ranks, saves_checkpoints: bool) 
                 "(fab train --resume does), or start afresh: --overwrite_output_dir."
             )
 
-    together(ranks, check)
+    on_all_ranks(ranks, check)
 
 
 def prepare_copies(
@@ -106,14 +106,14 @@ def prepare_copies(
     """
 
     def prepare() -> None:
-        if not saves_checkpoints or ranks.is_first:
+        if not saves_checkpoints or ranks.is_main_process:
             return
         folder = config.output_dir
         if config.resume_from_checkpoint is None or not _is_of(folder, record):
             run_directory.clear_for_new_run(folder)
         run_directory.write_config(folder, config, record)
 
-    together(ranks, prepare)
+    on_all_ranks(ranks, prepare)
 
 
 def _is_of(folder: Path, record: RunRecord) -> bool:

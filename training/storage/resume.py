@@ -13,7 +13,7 @@ from training.machine.stack import Stack, resolve_dtype
 from training.models import frozen
 from training.models.loading import vae_scale_factor
 from training.ranks.launcher import Ranks
-from training.ranks.process_group import broadcast_text, together
+from training.ranks.process_group import broadcast_text, on_all_ranks
 from training.storage import run_directory
 from training.storage.checkpoint import State, find_checkpoint
 from training.storage.run_directory import RunRecord
@@ -32,7 +32,7 @@ def start_or_resume(
     config, folder = inputs.config, inputs.config.output_dir
 
     def on_first() -> tuple[str, str]:
-        if not ranks.is_first:
+        if not ranks.is_main_process:
             return "", ""
         if config.resume_from_checkpoint is None or not run_directory.holds_a_run(folder):
             run_directory.clear_for_new_run(folder)
@@ -50,7 +50,7 @@ def start_or_resume(
             notify(f"resuming from checkpoint-{state.step}")
         return old[1].model_dump_json(), _as_text(state)
 
-    record_json, state_text = together(ranks, on_first)
+    record_json, state_text = on_all_ranks(ranks, on_first)
     record = RunRecord.model_validate_json(broadcast_text(record_json, ranks))
     return record, _from_text(broadcast_text(state_text, ranks))
 

@@ -203,18 +203,18 @@ def test_nothing_that_ranks_exchange_is_unpickled(flags: Flags, tmp_path: Path) 
 def exchange(argv: list[str]) -> int:
     """Texts of different lengths, from one rank to all and from all to all."""
     from training.errors import UserError
-    from training.ranks.process_group import broadcast_text, joined, together
+    from training.ranks.process_group import broadcast_text, joined_process_group, on_all_ranks
 
-    with joined("gloo", 60, os.environ) as ranks:
+    with joined_process_group("gloo", 60, os.environ) as ranks:
         assert broadcast_text("né\n" * (1 - ranks.rank) * 100_000, ranks) == "né\n" * 100_000
         assert broadcast_text("", ranks) == ""
-        assert together(ranks, lambda: ranks.rank) == ranks.rank
+        assert on_all_ranks(ranks, lambda: ranks.rank) == ranks.rank
 
         def fail() -> None:
             raise UserError("né" * (0, 3)[ranks.rank // 2] if ranks.rank else "né")
 
         try:
-            together(ranks, fail)
+            on_all_ranks(ranks, fail)
         except UserError as error:
             print(error, flush=True)
             return 2
@@ -249,14 +249,14 @@ class CutOff:
     def __call__(self, rank: int) -> None:
         import training.run
 
-        def together(*arguments: Any) -> Any:
+        def on_all_ranks(*arguments: Any) -> Any:
             try:
-                return process_group.together(*arguments)
+                return process_group.on_all_ranks(*arguments)
             except SharedError as error:
                 raise RuntimeError("Connection closed by peer") from error
 
         if rank == self.rank:
-            vars(training.run)["together"] = together
+            vars(training.run)["on_all_ranks"] = on_all_ranks
 
 
 def test_several_machines_without_a_master_address_are_refused(

@@ -37,11 +37,11 @@ def test_the_place_is_read(environment: dict[str, str], wanted: Ranks) -> None:
 
 
 def test_first_ranks() -> None:
-    assert read_environment({}).is_first
-    assert read_environment({}).is_first_here
+    assert read_environment({}).is_main_process
+    assert read_environment({}).is_local_main_process
     third = Ranks("torchrun", 2, 4, 0, 2)
-    assert not third.is_first
-    assert third.is_first_here
+    assert not third.is_main_process
+    assert third.is_local_main_process
 
 
 @pytest.mark.parametrize(
