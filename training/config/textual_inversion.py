@@ -102,9 +102,9 @@ class TextualInversionConfig(LearnedEmbedsConfig, RunConfig, ConceptConfig):
 
     @property
     def summary(self) -> str:
-        """How many rows are trained."""
-        rows = "row" if self.num_vectors == 1 else "rows"
-        return f"Textual inversion of {self.num_vectors} embedding {rows}"
+        """How many embedding vectors are trained."""
+        vectors = "vector" if self.num_vectors == 1 else "vectors"
+        return f"Textual inversion of {self.num_vectors} embedding {vectors}"
 
     def usage(self, repository: str) -> str:
         """Loading the word, and a prompt with it."""
