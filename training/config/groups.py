@@ -166,7 +166,7 @@ class OptimizationConfig(Group):
     adam_weight_decay: float = key("training", 1e-2, "AdamW's weight decay.", ge=0)
     adam_epsilon: float = key("training", 1e-8, "AdamW's epsilon.", gt=0)
     max_grad_norm: float | None = key(
-        "training", None, "Clip the gradient of the rows to this norm; default: no clipping.", gt=0
+        "training", None, "Clip the gradient to this norm; default: no clipping.", gt=0
     )
     gradient_checkpointing: bool = key(
         "training", False, "Recompute the UNet's activations: less memory, more time."
@@ -256,10 +256,10 @@ class OutputsConfig(Group):
     save_as_full_pipeline: bool = key("outputs", False, "Save the whole pipeline at the end.")
     checkpointing_steps: int = key("outputs", 500, "Checkpoint every this many steps.", ge=1)
     checkpoints_total_limit: int | None = key(
-        "outputs", None, "Keep only so many checkpoint folders.", ge=1
+        "outputs", None, "Keep only this many checkpoint folders.", ge=1
     )
     resume_from_checkpoint: str | None = key(
-        "outputs", None, "'latest', or the name of a checkpoint folder, to go on from."
+        "outputs", None, "Resume from 'latest', or from the checkpoint folder of this name."
     )
     push_to_hub: bool = key(
         "outputs",
@@ -281,11 +281,18 @@ class ValidationConfig(Group):
         "validation", None, "One or more prompts drawn during training (with the new word in them)."
     )
     num_validation_images: int = key("validation", 4, "Pictures per validation prompt.", ge=1)
-    validation_steps: int = key("validation", 100, "Draw every this many steps.", ge=1)
-    num_inference_steps: int = key("validation", 25, "Denoising steps of a picture.", ge=1)
-    guidance_scale: float = key("validation", 7.5, "Guidance of a picture.", ge=0)
+    validation_steps: int = key(
+        "validation", 100, "Draw the validation prompts every this many optimizer steps.", ge=1
+    )
+    num_inference_steps: int = key(
+        "validation", 25, "Denoising steps per validation picture.", ge=1
+    )
+    guidance_scale: float = key("validation", 7.5, "Guidance scale of validation pictures.", ge=0)
     evaluation_steps: int = key(
-        "validation", 100, "Measure the loss on fixed pictures and noises every this many.", ge=1
+        "validation",
+        100,
+        "Measure the loss on fixed pictures and noises every this many steps.",
+        ge=1,
     )
     num_evaluation_samples: int = key(
         "validation", 8, "Fixed (picture, noise, timestep) triples of that loss.", ge=1

@@ -32,7 +32,7 @@ MOMENTS_BEFORE = "posterior"
 
 
 class LatentCache:
-    """Posteriors of pictures in a folder, one safetensors file an entry.
+    """Posteriors of pictures in a folder, one safetensors file per entry.
 
     Args:
         folder: made if absent.

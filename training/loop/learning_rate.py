@@ -1,4 +1,4 @@
-"""The learning rate of a step: a pure function, so that there is no scheduler state to save."""
+"""The learning rate per step: a pure function, so that there is no scheduler state to save."""
 
 from __future__ import annotations
 

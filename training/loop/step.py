@@ -37,7 +37,7 @@ class TrainingStep:
 
     Samples are shared out in order; each rank adds up its own gradient in micro-batches of at
     most `train_batch_size`, and one all-reduce adds the ranks'. Its 4 x (parameters + 2) bytes
-    are all that travels in a step: gradient, loss, and the wish to stop.
+    are all that is exchanged per step: gradient, loss, and whether to stop.
 
     Args:
         losses: the loss of each sample, a pure function of parameters and batch.

@@ -1,4 +1,4 @@
-"""The training loop, from the state it starts at to the last step: a person can read it down."""
+"""The training loop, from the first step to the last."""
 
 from __future__ import annotations
 

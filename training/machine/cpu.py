@@ -64,7 +64,7 @@ def _physical_cores(cpus: list[int]) -> set[str]:
 
 
 def threads_per_rank(cpu: Cpu, local_ranks: int) -> int:
-    """Threads a rank computes with: its share of the cores, or all of them where it is pinned.
+    """Threads per rank: its share of the cores, or all of them where it is pinned.
 
     A launcher that pins (mpirun does) has already cut the affinity mask down to the share.
     """

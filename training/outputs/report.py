@@ -30,7 +30,7 @@ NOTICES = ("notice", "error", "stopped", "restart", "gave_up")
 
 @dataclass(frozen=True)
 class SampleTable:
-    """One prompt's pictures: a row a seed, a column a step.
+    """One prompt's pictures: one row per seed, one column per step.
 
     Attributes:
         steps: of the columns.
@@ -88,7 +88,7 @@ def write_report(folder: Path) -> Path:
 
 
 def sample_tables(events: list[dict[str, Any]]) -> list[SampleTable]:
-    """The samples among the events, one table a prompt."""
+    """The samples among the events, one table per prompt."""
     by_prompt: dict[str, dict[tuple[int, int], str]] = defaultdict(dict)
     for event in events_of(events, "sample", "prompt", "seed", "path"):
         by_prompt[event["prompt"]][event["seed"], event["step"]] = event["path"]

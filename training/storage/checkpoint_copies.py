@@ -1,7 +1,7 @@
 """Which ranks write: the first, and the first of every machine whose disk is its own.
 
-A run's checkpoints are kilobytes. Kept on every machine, none of them can take a run along
-when it is lost, the first machine included.
+A run's checkpoints are kilobytes. They are kept on every machine, so that no machine's loss, the
+first one's included, loses the run.
 """
 
 from __future__ import annotations

@@ -193,3 +193,23 @@ def test_the_json_schema_names_every_key_with_its_default_and_limits() -> None:
     assert resolution["anyOf"][0]["minimum"] == 8
     assert resolution["group"] == "data"
     assert schema["properties"]["mixed_precision"]["enum"] == ["auto", "no", "bf16"]
+
+
+def test_a_group_holds_the_keys_of_its_concern_and_no_others() -> None:
+    whole = config(learning_rate=3e-4, num_vectors=2, resolution=64)
+    groups = (
+        whole.model, whole.concept, whole.data, whole.optimization, whole.machine,
+        whole.outputs, whole.embeds, whole.validation,
+    )  # fmt: skip
+    assert not any(isinstance(group, TextualInversionConfig) for group in groups)
+    together: dict[str, Any] = {}
+    for group in groups:
+        assert not together.keys() & group.model_dump().keys()
+        together |= group.model_dump()
+    assert together == whole.model_dump()
+
+
+@pytest.mark.parametrize(("steps", "wanted"), [(7, 7), ("none", 6)])
+def test_steps_are_those_given_or_those_of_the_epochs(steps: int | str, wanted: int) -> None:
+    keys = config(max_train_steps=steps, num_train_epochs=2).optimization
+    assert keys.total_steps(epoch_length=10, global_batch=4) == wanted
