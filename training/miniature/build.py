@@ -30,7 +30,7 @@ from training.miniature.scenes.captions import full_caption, vocabulary
 from training.miniature.scenes.dataset import new_corpus, tokenize
 from training.miniature.scenes.scene import Scene, render_all, sample_scenes
 from training.models.loading import weights_digest
-from training.ranks.process_group import joined
+from training.ranks.process_group import joined_process_group
 
 TIMEOUT_SECONDS = 1800
 """How long the other ranks wait for what the first does alone."""
@@ -285,7 +285,7 @@ def main() -> None:
     vector_math.resolve_kernels()
     torch.set_num_threads(arguments.threads)
     torch.set_float32_matmul_precision("high")
-    with joined("gloo", TIMEOUT_SECONDS, os.environ):
+    with joined_process_group("gloo", TIMEOUT_SECONDS, os.environ):
         build(arguments)
 
 
