@@ -18,7 +18,7 @@ from training.storage.events import events_of, read_events
 from training.storage.run_directory import MODEL_INDEX, PIPELINE_PARTS
 
 UPLOADED = (
-    "samples/**/*.png",
+    "samples/step-*/*.png",  # comparison.png shows the training pictures, which are the person's own
     "loss.png",
     MODEL_INDEX,
     *(f"{part}/**/*" for part in PIPELINE_PARTS),
