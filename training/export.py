@@ -98,7 +98,7 @@ def _of_run(folder: Path) -> Exported:
             f"python -m training.textual_inversion --resume {folder}"
         )
     file = learned(folder, None)
-    models = models_with_rows(config, config, load_embeds(file))
+    models = models_with_rows(config.model, config.concept, load_embeds(file))
     return models, config.model_name, config.placeholder_tokens, [File.at(file).sha256]
 
 

@@ -71,7 +71,7 @@ def test_the_training_command_runs_against_a_hub(
     assert finished.returncode == 0, finished.stderr
     assert any(path.endswith("unet/diffusion_pytorch_model.safetensors") for path in asked)
     assert (tmp_path / "runs" / "dicoo" / "learned_embeds.safetensors").exists()
-    assert len(list((tmp_path / "runs" / "dicoo" / "samples").rglob("*.png"))) == 2
+    assert len(list((tmp_path / "runs" / "dicoo" / "samples").glob("step-*/*.png"))) == 2
 
 
 def test_the_hub_name_that_is_gone_still_works_with_a_notice(

@@ -18,13 +18,14 @@ from training.storage.events import events_of, read_events
 from training.storage.run_directory import MODEL_INDEX, PIPELINE_PARTS
 
 UPLOADED = (
-    "samples/step-*/*.png",  # comparison.png shows the training pictures, which are the person's own
+    "samples/step-*/*.png",
     "loss.png",
     MODEL_INDEX,
     *(f"{part}/**/*" for part in PIPELINE_PARTS),
 )
 """What is uploaded, beside the method's own files and the model card, and nothing else: the
-configuration, events, the report, logs and a cluster's job files tell of folders and machines."""
+configuration, events, the report, logs and a cluster's job files tell of folders and machines;
+comparison.png shows the training pictures."""
 TAGS = ("stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "diffusers")
 LICENSE = "creativeml-openrail-m"
 """Stable Diffusion's; it covers models derived from it."""

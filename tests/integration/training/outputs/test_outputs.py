@@ -61,7 +61,7 @@ def test_a_short_run_leaves_exactly_this(flags: Flags, folder: Path) -> None:
     assert listing(folder) == sorted(
         [
             ".lock", "config.toml", "events.jsonl", "learned_embeds.safetensors", "loss.png",
-            "report.html",
+            "report.html", "samples/comparison.png",
             *(f"learned_embeds-steps-{n}.safetensors" for n in (2, 3, 4, 5, 6)),
             *(f"checkpoint-{n}/{name}" for n in (2, 4, 6)
               for name in ("state.json", "state.safetensors")),
