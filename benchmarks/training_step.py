@@ -25,6 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.results import finish, machine, middle
 from tests.tiny_model import make_pictures, make_tokenizer
+from training.machine import vector_math
 from training.machine.cpu import this_cpu
 from training.storage.events import events_of, read_events
 
@@ -36,6 +37,7 @@ PRECISIONS = ("no", "bf16")
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a row per precision, end with a line of JSON."""
     chosen = _parser().parse_args(argv)
+    vector_math.resolve_kernels()
     found: dict[str, list[dict[str, float]]] = {each: [] for each in chosen.precision}
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
         folder = Path(name)

@@ -25,6 +25,7 @@ from training.inference.settings import File
 from training.machine import vector_math
 from training.models.embeds import load_embeds
 from training.models.loading import Models, load_models
+from training.models.merge_tokens import check_ratio
 from training.models.placeholder import models_with_rows
 from training.openvino import write
 from training.storage.events import events_of, read_events
@@ -55,12 +56,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="fp32: equal to PyTorch's; bf16: half the size (stored as fp16, computed in bf16 "
         "where the processor can); int8: a quarter (weights alone) [fp32]",
     )
+    parser.add_argument(
+        "--merge_tokens",
+        type=float,
+        default=0,
+        metavar="RATIO",
+        help="Token Merging: the share of tokens, up to 0.75, that self-attention at the highest "
+        "resolution leaves out: faster, and another picture; 0.4 is usual [0]",
+    )
     asked = parser.parse_args(argv)
     try:
+        vector_math.resolve_kernels()
         # What is wrong is told before a model is loaded.
         write.check_packages("training.export")
         write.check_shape(asked.batch_size, asked.height or 8, asked.width or 8)
-        vector_math.resolve_kernels()
+        check_ratio(asked.merge_tokens)
+        if asked.merge_tokens and asked.dynamic:
+            raise UserError("--merge_tokens needs a fixed shape: leave out --dynamic.")
         models, name, words, embeds = _of_model(asked.model) if asked.model else _of_run(asked.run)
         side = models.unet.config.sample_size * 2 ** (len(models.vae.config.block_out_channels) - 1)
         shape = (asked.batch_size, asked.height or side, asked.width or side)
@@ -72,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             embeds=embeds,
             shape=None if asked.dynamic else shape,
             weights=asked.weights,
+            merged=asked.merge_tokens,
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

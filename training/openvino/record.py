@@ -26,6 +26,7 @@ class ExportRecord(BaseModel):
         embeds: the sha256 of the files that these words are from.
         batch_size, height, width: of the pictures, in pixels; None: any.
         weights: how they are stored, see `training.openvino.write.WEIGHTS`.
+        merge_tokens: the share of tokens that its UNet merges.
         vocabulary: `vocabulary_digest` of its tokenizer.
     """
 
@@ -38,6 +39,7 @@ class ExportRecord(BaseModel):
     height: int | None
     width: int | None
     weights: Weights
+    merge_tokens: float = 0
     vocabulary: str
 
 

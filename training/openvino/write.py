@@ -14,6 +14,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from training import atomic_files
 from training.errors import UserError
 from training.models.loading import Models
+from training.openvino.merged_unet import convert_merged
 from training.openvino.record import FILE, ExportRecord, Weights, vocabulary_digest
 from training.openvino.tokenizer import write_tokenizer
 
@@ -75,6 +76,7 @@ def write(
     embeds: list[str],
     shape: tuple[int, int, int] | None,
     weights: Weights,
+    merged: float = 0,
 ) -> ExportRecord:
     """Write `models` to `output_dir`; what was there is replaced once the new export is whole.
 
@@ -83,6 +85,8 @@ def write(
         name: of the base model, for the record.
         embeds: the sha256 of the files that the words are from.
         shape: (pictures at a time, height, width in pixels), fixed in the graphs; None: any.
+        merged: the share of tokens that the UNet merges (`training.models.merge_tokens`); above 0
+            only with a fixed shape.
 
     Raises:
         UserError: the vocabulary cannot be exported, or the disk refuses.
@@ -97,6 +101,7 @@ def write(
         height=height,
         width=width,
         weights=weights,
+        merge_tokens=merged,
         vocabulary=vocabulary_digest(models.tokenizer),
     )
     if output_dir.exists() and not (output_dir / FILE).is_file():
@@ -139,12 +144,6 @@ def _fill(
     dynamic = folder / "dynamic"
     export_from_model(pipeline, dynamic, task="text-to-image", ov_config=config)
     exported = OVStableDiffusionPipeline.from_pretrained(dynamic, compile=False)
-    if stored == "int8":
-        import nncf
-
-        for part in ("text_encoder", "unet", "vae_decoder", "vae_encoder"):
-            graph = getattr(exported, part)
-            graph.model = nncf.compress_weights(graph.model)
     if shape is not None:
         _say(f"2 of 3: fixing the shape, {shape[0]} x {shape[1]} x {shape[2]}")
         exported.reshape(*shape, num_images_per_prompt=1)
@@ -152,6 +151,16 @@ def _fill(
         ids = exported.text_encoder.model.inputs[0]
         length = ids.get_partial_shape()[1]
         exported.text_encoder.model.reshape({ids: [-1, length]})
+        if record.merge_tokens:
+            exported.unet.model = convert_merged(
+                models.unet, exported.unet.model, record.merge_tokens, half=stored == "fp16"
+            )
+    if stored == "int8":
+        import nncf
+
+        for part in ("text_encoder", "unet", "vae_decoder", "vae_encoder"):
+            graph = getattr(exported, part)
+            graph.model = nncf.compress_weights(graph.model)
     exported.save_pretrained(folder)
     _say("3 of 3: converting the tokenizer")
     write_tokenizer(models.tokenizer, folder / "tokenizer")

@@ -20,6 +20,7 @@ from training.config.groups import ModelConfig
 from training.errors import UserError
 from training.inference.comparison import load_learned
 from training.models.loading import load_models
+from training.models.merge_tokens import merge_tokens
 from training.openvino.record import read_record
 from training.openvino.write import check_vocabulary
 
@@ -68,13 +69,13 @@ def exported(run: Path) -> Path:
     return folder
 
 
-def arrays(pipeline: Any, prompt: str = PROMPT) -> Any:
-    """Pictures of a prompt [1, 64, 64, 3], 0..1."""
+def arrays(pipeline: Any, prompt: str = PROMPT, width: int = 64) -> Any:
+    """Pictures of a prompt [1, 64, width, 3], 0..1."""
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     return pipeline(
         prompt,
         height=64,
-        width=64,
+        width=width,
         num_inference_steps=6,
         guidance_scale=1.5,
         generator=torch.Generator().manual_seed(7),
@@ -188,6 +189,27 @@ def test_generate_refuses_an_export_of_another_word_or_vocabulary(
     assert "was exported from another" in refusal({"model": "another"})
 
 
+def test_merged_tokens_are_merged_in_the_export_as_in_torch(run: Path, tmp_path: Path) -> None:
+    from optimum.intel import OVStableDiffusionPipeline
+
+    shape = ["--height", "64", "--width", "96"]
+    words = [str(run), "--output_dir", str(tmp_path / "merged"), "--merge_tokens", "0.4", *shape]
+    assert export.main(words) == 0
+    assert read_record(tmp_path / "merged").merge_tokens == 0.4
+    _, torchs = load_learned(run)
+    merge_tokens(torchs.unet, 0.4)
+    ours = OVStableDiffusionPipeline.from_pretrained(
+        tmp_path / "merged",
+        ov_config={"INFERENCE_PRECISION_HINT": "f32"},
+        dynamic_shapes=False,
+    )
+    assert np.abs(arrays(ours, width=96) - arrays(torchs, width=96)).max() < 1e-3
+    left = 8 * 12 - int(8 * 12 * 0.4)
+    shapes = [port.get_partial_shape() for op in ours.unet.model.get_ops() for port in op.outputs()]
+    assert any(left in list(shape.to_shape()) for shape in shapes if shape.is_static)
+    assert ours.unet.config["sample_size"] == 8
+
+
 def test_what_cannot_be_exported_is_said_and_nothing_is_written(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,6 +224,11 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_written(
     for words, said in (
         ([str(unfinished), "--output_dir", str(output)], "has not finished"),
         ([str(run), "--output_dir", str(output), "--height", "60"], "multiple of 8"),
+        ([str(run), "--output_dir", str(output), "--merge_tokens", "0.8"], "from 0 (none) to 0.75"),
+        (
+            [str(run), "--output_dir", str(output), "--merge_tokens", "0.4", "--dynamic"],
+            "needs a fixed shape",
+        ),
         ([str(run), "--output_dir", str(other)], "no export to be replaced"),
         ([str(tmp_path / "none"), "--output_dir", str(output)], "none"),
     ):
