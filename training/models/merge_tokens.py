@@ -60,10 +60,11 @@ def match(tokens: Tensor, height: int, width: int, count: int) -> Merging:
         tokens: float [B, height x width, C], in rows.
         count: r, at most three quarters of the tokens.
     """
-    places = torch.arange(height * width, device=tokens.device).reshape(height, width)
-    is_destination = torch.zeros(height, width, dtype=torch.bool, device=tokens.device)
-    is_destination[::2, ::2] = True
-    destinations, sources = places[is_destination], places[~is_destination]
+    # Constants, so that every shape in an exported graph is known.
+    upper_left = [y * width + x for y in range(0, height, 2) for x in range(0, width, 2)]
+    others = sorted(set(range(height * width)) - set(upper_left))
+    destinations = torch.tensor(upper_left, device=tokens.device)
+    sources = torch.tensor(others, dtype=torch.int64, device=tokens.device)
     normalized = functional.normalize(tokens, dim=-1)
     similarity = normalized[:, sources] @ normalized[:, destinations].transpose(-1, -2)
     closeness, nearest = similarity.max(dim=-1)
