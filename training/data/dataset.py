@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from training.data.images import SUFFIXES, is_a_picture, open_picture
 from training.errors import UserError
@@ -74,6 +77,24 @@ def find_pictures(folder: Path, skip_broken: bool, notify: Callable[[str], None]
             f"train_data_dir {folder}: has no pictures in it "
             f"({', '.join(sorted(SUFFIXES))}). Three to five of one thing are enough."
         )
+    return pictures
+
+
+def first_pictures(folder: Path, count: int) -> list[Image.Image]:
+    """The first `count` pictures of `folder` that can be read, by name; the others stay closed.
+
+    Raises:
+        UserError: pictures are in several places, or in subfolders of another layout.
+    """
+    pictures: list[Image.Image] = []
+    if not folder.is_dir():
+        return pictures
+    for place in _places(folder, lambda text: None):
+        for file in _files(place):
+            if len(pictures) == count:
+                return pictures
+            with contextlib.suppress(UserError):
+                pictures.append(open_picture(file))
     return pictures
 
 

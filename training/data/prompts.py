@@ -84,7 +84,9 @@ def check_prompt(
     names = [word[0] for word in words]
     _refuse_unknown_words(prompt, tokenizer, names)
     lines = []
-    if wanted and names and not set(tokenizer.convert_tokens_to_ids(names)) & set(ids):
+    vocabulary = tokenizer.get_vocab()
+    known = {vocabulary[name] for name in names if name in vocabulary}
+    if wanted and names and not known & set(ids):
         which = (
             f"the new word, which is written {names[0]}"
             if len(names) == 1

@@ -9,9 +9,8 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from training.config.textual_inversion import TextualInversionConfig
-from training.data.dataset import find_pictures
+from training.data.dataset import first_pictures
 from training.data.images import open_picture
-from training.errors import UserError
 from training.inference.generate import learned
 from training.inference.samples import build_pipeline, draw, in_columns, save_picture
 from training.models.embeds import load_embeds
@@ -90,11 +89,9 @@ def write_comparison(folder: Path, title: str, caption: str) -> Path | None:
         (name, [open_picture(folder / drawn[step][key]) for key in keys])
         for name, step in ((f"step {first}, before", first), (f"step {last}, {title}", last))
     ]
-    try:
-        sources = find_pictures(config.train_data_dir, True, lambda text: None)
-    except UserError:  # moved away since the run began, which is no reason to fail at its end
+    trained_on = first_pictures(config.train_data_dir, SHOWN_SOURCES)
+    if not trained_on:
         return None
-    trained_on = [open_picture(picture.path) for picture in sources[:SHOWN_SOURCES]]
     side = min(min(picture.size) for picture in trained_on)
     text = [f'prompt: "{prompt}"' for prompt in prompts]
     text.append(f"seeds {', '.join(str(seed) for seed in seeds)}; {caption}")

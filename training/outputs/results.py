@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.config.run import RunConfig
+from training.errors import first_line
 from training.inference.comparison import write_comparison
 from training.method import Values
 from training.outputs.hub import publish
 from training.outputs.pipeline import save_full_pipeline
 from training.outputs.report import write_report
 from training.outputs.writer import Outputs
+from training.storage.run_directory import COMPARISON_FILE
 
 
 def write_results(
@@ -33,8 +35,11 @@ def write_results(
         save_full_pipeline(folder, config.model, outputs.method.learned_models(values))
         paths.append(folder / "model_index.json")
     outputs.write_done(global_step, paths)
-    comparison = write_comparison(folder, config.title, _conditions(config, global_step))
-    paths += [comparison] if comparison else []
+    try:
+        comparison = write_comparison(folder, config.title, _conditions(config, global_step))
+        paths += [comparison] if comparison else []
+    except Exception as error:  # what was learned is saved: no picture's fault may fail the run
+        progress.note(f"no {COMPARISON_FILE}: {first_line(error)}")
     paths.append(write_report(folder))
     for path in paths:
         progress.note(f"wrote {path}")

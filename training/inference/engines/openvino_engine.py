@@ -54,6 +54,7 @@ def load(source: Source, settings: Settings, say: Say) -> OpenVINOArtist:
     folder = _folder(source)
     record = read_record(folder, _export_command(source, folder))
     _refuse_another_source(source, record, folder)
+    _refuse_other_names(source, record, folder)
     _refuse_another_shape(settings, record, folder)
     from optimum.intel import OVStableDiffusionPipeline
 
@@ -107,6 +108,16 @@ def _refuse_another_source(source: Source, record: ExportRecord, folder: Path) -
             f"{folder}: was exported with other learned words than asked for "
             f"(it has {', '.join(record.words) or 'none'}). Export again: {command}"
         )
+
+
+def _refuse_other_names(source: Source, record: ExportRecord, folder: Path) -> None:
+    """Raises UserError where a word is asked for by another name than it was exported with."""
+    for word in source.words:
+        if word.token not in record.words:
+            raise UserError(
+                f"{folder}: has the word of {word.file.path} as {record.words[0]}, not as "
+                f"{word.token}. Write {record.words[0]}, or draw with --engine torch."
+            )
 
 
 def _refuse_another_shape(settings: Settings, record: ExportRecord, folder: Path) -> None:

@@ -61,7 +61,9 @@ class TorchArtist:
 
     def _text(self, prompt: str) -> dict[str, Any]:
         """The pipeline's arguments for what to draw: text, or embeddings of longer texts."""
-        both = [prompt, self.settings.negative_prompt]
+        # Without guidance the negative prompt has no effect, nor may its length have one.
+        guided = self.settings.guidance_scale > 1
+        both = [prompt, self.settings.negative_prompt if guided else ""]
         if not any(long_prompts.is_long(text, self.tokenizer) for text in both):
             return {"prompt": prompt, "negative_prompt": self.settings.negative_prompt or None}
         embeddings = long_prompts.encode(

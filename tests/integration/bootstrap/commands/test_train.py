@@ -121,9 +121,9 @@ def test_attached_it_shows_progress_and_brings_everything_home(
     assert all((at_home / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
     assert generate.main([*LOCAL, "--prompt", f"a <new>{' red' * 30}",
                           "--num-inference-steps", "1"]) == 0  # fmt: skip
-    assert "'red red red" in capsys.readouterr().err
-    assert generate.main([*LOCAL, "--prompt", f"{'red ' * 30}<new>"]) == 1
-    assert "<new> is beyond them" in capsys.readouterr().err
+    assert generate.main([*LOCAL, "--prompt", f"{'red ' * 30}<new>",
+                          "--num-inference-steps", "1"]) == 0  # fmt: skip
+    assert len(capsys.readouterr().out.split()) == 2  # drawn whole, however long
     assert generate.main([*LOCAL, "--prompt", "a <new>", "--step", "5"]) == 1
     assert "holds no learned_embeds-steps-5" in capsys.readouterr().err
     assert generate.main([*LOCAL, "--prompt", "a photo of a <nwe>"]) == 1

@@ -187,6 +187,10 @@ def test_generate_refuses_an_export_of_another_word_or_vocabulary(
     assert "other learned words" in refusal({"embeds": ["0" * 64]})
     assert "another vocabulary" in refusal({"vocabulary": "0" * 64})
     assert "was exported from another" in refusal({"model": "another"})
+    embeds = f"<other>={run / 'learned_embeds.safetensors'}"
+    words = ["--model", str(BUNDLED), "--embeds", embeds, "--exported", str(exported)]
+    assert generate.main([*words, "--prompt", "a <other>", "--engine", "openvino"]) == 2
+    assert "as <new>, not as <other>" in capsys.readouterr().err
 
 
 def test_merged_tokens_are_merged_in_the_export_as_in_torch(run: Path, tmp_path: Path) -> None:

@@ -83,6 +83,19 @@ def test_a_short_run_leaves_exactly_this(flags: Flags, folder: Path) -> None:
     assert (record.seed, record.global_batch, record.dtype) == (3, 1, "float32")
 
 
+def test_a_comparison_that_cannot_be_made_fails_no_finished_run(
+    flags: Flags, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("the disk is away")
+
+    monkeypatch.setattr("training.outputs.results.write_comparison", broken)
+    ran(flags(max_train_steps=2))
+    assert "no samples/comparison.png: the disk is away" in capsys.readouterr().err
+    assert (folder / "report.html").exists()
+    assert [event["event"] for event in read_events(folder)][-1] == "done"
+
+
 def test_latents_are_kept_in_the_run_folder_by_default(
     flags: Flags, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

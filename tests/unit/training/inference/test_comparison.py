@@ -69,6 +69,8 @@ def test_without_two_steps_there_is_nothing_to_compare(
 
 def test_pictures_that_are_gone_fail_no_finished_run(tmp_path: Path) -> None:
     folder = make_run(tmp_path, (0, 4))
+    (folder / "pictures" / "a.png").write_bytes(b"broken since")
+    assert write_comparison(folder, "<new>", "") is None
     (folder / "pictures" / "a.png").unlink()
     assert write_comparison(folder, "<new>", "") is None
 
