@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -46,6 +47,15 @@ def training_command() -> list[str]:
     return shlex.split(command)[1:]  # without the interpreter's path
 
 
+def drawing_command(contains: str) -> list[str]:
+    """The command of README's table that draws so, without the interpreter's path."""
+    commands = re.findall(
+        r"`\.venv/bin/python (-m training\.generate [^`]+)`", (CHECKOUT / "README.md").read_text()
+    )
+    (command,) = (each for each in commands if contains in each)
+    return shlex.split(command)
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS)
 def test_the_training_command_runs_against_a_hub(
     launcher: list[str], tiny_model: Path, pictures: Path, tmp_path: Path
@@ -72,6 +82,21 @@ def test_the_training_command_runs_against_a_hub(
     assert any(path.endswith("unet/diffusion_pytorch_model.safetensors") for path in asked)
     assert (tmp_path / "runs" / "dicoo" / "learned_embeds.safetensors").exists()
     assert len(list((tmp_path / "runs" / "dicoo" / "samples").glob("step-*/*.png"))) == 2
+    if launcher:
+        return
+    # Offline: the model is in the cache that the training has filled.
+    for command, count in ((drawing_command("runs/dicoo"), 4), (drawing_command("--again"), 1)):
+        drawn = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "HF_HUB_OFFLINE": "1",
+                 "HF_HOME": str(tmp_path / "hub-cache")},
+            timeout=300, check=False,
+        )  # fmt: skip
+        assert drawn.returncode == 0, drawn.stderr
+        paths = json.loads(drawn.stdout)
+        assert len(paths) == count
+        shutil.copy(tmp_path / paths[0], tmp_path / "PICTURE.png")
+    assert "the same, pixel for pixel" in drawn.stderr
 
 
 def test_the_hub_name_that_is_gone_still_works_with_a_notice(

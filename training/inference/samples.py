@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
@@ -19,16 +18,7 @@ from training.models.loading import Models
 def build_pipeline(models: Models) -> Any:
     """A StableDiffusionPipeline over these models, with a scheduler that needs few steps."""
     noise = models.noise_scheduler.config
-    pipeline = StableDiffusionPipeline(
-        vae=models.vae,
-        text_encoder=models.text_encoder,
-        tokenizer=models.tokenizer,
-        unet=models.unet,
-        scheduler=schedulers.build(schedulers.default_name(noise), noise),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipeline = models.pipeline(schedulers.build(schedulers.default_name(noise), noise))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -11,7 +11,12 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.config.groups import ModelConfig
@@ -34,6 +39,19 @@ class Models:
     text_encoder: Any
     vae: Any
     unet: Any
+
+    def pipeline(self, scheduler: Any) -> Any:
+        """A StableDiffusionPipeline over these very parts, with `scheduler`; no safety checker."""
+        return StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
 
 
 for _library in (transformers.utils.logging, diffusers.utils.logging):

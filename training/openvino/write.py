@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler
 
 from training import atomic_files
 from training.errors import UserError
@@ -127,17 +127,8 @@ def _fill(
 
     for module in (models.text_encoder, models.vae, models.unet):
         module.requires_grad_(False).eval()
-    pipeline = StableDiffusionPipeline(
-        vae=models.vae,
-        text_encoder=models.text_encoder,
-        tokenizer=models.tokenizer,
-        unet=models.unet,
-        # openvino_genai knows DDIM, and not DPM-Solver.
-        scheduler=DDIMScheduler.from_config(models.noise_scheduler.config),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    # openvino_genai knows DDIM, and not DPM-Solver.
+    pipeline = models.pipeline(DDIMScheduler.from_config(models.noise_scheduler.config))
     stored = WEIGHTS[weights]
     config = OVConfig(dtype="fp32" if stored == "int8" else stored)
     _say("1 of 3: converting text encoder, UNet and VAE")

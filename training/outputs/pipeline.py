@@ -26,13 +26,7 @@ def save_full_pipeline(folder: Path, base: ModelConfig, models: Models) -> None:
         "unet": models.unet,
     }
     if Path(base.model_name).is_file():
-        pipeline = StableDiffusionPipeline(
-            **parts,
-            scheduler=single_file.scheduler(PNDMScheduler),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        pipeline = models.pipeline(single_file.scheduler(PNDMScheduler))
     else:
         pipeline = StableDiffusionPipeline.from_pretrained(
             base.model_name,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from training.errors import UserError
 from training.inference import schedulers
 from training.inference.engines import OnStep, Say
+from training.inference.engines.pipeline_call import call_pipeline
 from training.inference.settings import Settings, Source
 from training.openvino.record import FOLDER, ExportRecord, read_record, vocabulary_digest
 from training.openvino.write import check_packages
@@ -28,24 +28,8 @@ class OpenVINOArtist:
 
     def draw(self, prompt: str, seed: int, on_step: OnStep) -> Image.Image:
         """One picture."""
-
-        def stepped(_: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-            on_step(step + 1)
-            return values
-
-        settings = self.settings
-        result = self.pipeline(
-            prompt,
-            negative_prompt=settings.negative_prompt or None,
-            height=settings.height,
-            width=settings.width,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            generator=torch.Generator().manual_seed(seed),
-            callback_on_step_end=stepped,
-        )
-        picture: Image.Image = result.images[0]
-        return picture
+        text = {"prompt": prompt, "negative_prompt": self.settings.negative_prompt or None}
+        return call_pipeline(self.pipeline, self.settings, seed, on_step, text)
 
 
 def load(source: Source, settings: Settings, say: Say) -> OpenVINOArtist:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from training.inference import long_prompts, schedulers
 from training.inference.engines import OnStep, Say
+from training.inference.engines.pipeline_call import call_pipeline
 from training.inference.settings import Settings, Source
 from training.machine.stack import resolve_stack
 from training.models import frozen
@@ -36,24 +36,9 @@ class TorchArtist:
 
     def draw(self, prompt: str, seed: int, on_step: OnStep) -> Image.Image:
         """One picture."""
-        settings, pipeline = self.settings, self.pipeline
-
-        def stepped(_: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-            on_step(step + 1)
-            return values
-
         with self.computing():
-            result = pipeline(
-                **self._text(prompt),
-                height=settings.height,
-                width=settings.width,
-                num_inference_steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-                generator=torch.Generator().manual_seed(seed),
-                callback_on_step_end=stepped,
-            )
-        picture: Image.Image = result.images[0]
-        return picture
+            text = self._text(prompt)
+            return call_pipeline(self.pipeline, self.settings, seed, on_step, text)
 
     def computing(self) -> _Computing:
         """The context that everything is computed in."""
@@ -100,16 +85,7 @@ def assemble(source: Source) -> tuple[Models, Any, list[list[str]]]:
     words = add_words(models, [(word.token, word.file.path) for word in source.words])
     if source.vae is not None:
         models.vae = load_vae(source.vae.path, models)
-    pipeline = StableDiffusionPipeline(
-        vae=models.vae,
-        text_encoder=models.text_encoder,
-        tokenizer=models.tokenizer,
-        unet=models.unet,
-        scheduler=models.noise_scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipeline = models.pipeline(models.noise_scheduler)
     pipeline.set_progress_bar_config(disable=True)
     fuse_loras(pipeline, [(lora.file.path, lora.weight) for lora in source.loras])
     return models, pipeline, words
