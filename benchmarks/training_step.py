@@ -30,7 +30,7 @@ from training.machine.cpu import this_cpu
 from training.storage.events import events_of, read_events
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "training" / "models" / "stable_diffusion_1"
+CONFIGS = ROOT / "training" / "models" / "files" / "stable_diffusion_1"
 PRECISIONS = ("no", "bf16")
 
 

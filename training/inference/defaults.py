@@ -9,9 +9,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 
 from training.config.groups import ModelConfig
 from training.errors import UserError, first_line
-from training.models import single_file
 from training.models.families import INDEX
-from training.models.hub_access import refuse_unreachable
+from training.models.files import single_file
+from training.models.files.hub_access import refuse_unreachable
 
 
 def part_config(model: ModelConfig, kind: Any, part: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from training import atomic_files
 from training.config.textual_inversion import a1111_name
 from training.errors import UserError
-from training.models import tensor_files
+from training.models.files import tensor_files
 
 A1111_KEY = "emb_params"
 SUFFIXES = (".safetensors", ".bin")

@@ -21,10 +21,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.config.groups import ModelConfig
 from training.errors import UserError, first_line
-from training.models import single_file
 from training.models.families import INDEX, refuse_other_architectures, refuse_other_pipelines
-from training.models.hub_access import refuse_unreachable
-from training.models.weights import load_part, refuse_missing
+from training.models.files import single_file
+from training.models.files.hub_access import refuse_unreachable
+from training.models.files.weights import load_part, refuse_missing
 
 PARTS = ("tokenizer", "scheduler", "text_encoder", "vae", "unet")
 Notify = Callable[[str], None]

@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from training.errors import UserError, first_line
-from training.models import tensor_files
+from training.models.files import tensor_files
 
 FLAG = "--lora"
 PARTS = ("unet", "text_encoder")

@@ -9,9 +9,9 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from training.errors import UserError, first_line
-from training.models import single_file
+from training.models.files import single_file
+from training.models.files.weights import refuse_missing
 from training.models.loading import Models
-from training.models.weights import refuse_missing
 
 FLAG = "--vae"
 KINDS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}

@@ -9,7 +9,7 @@ from diffusers import PNDMScheduler, StableDiffusionPipeline
 
 from training import atomic_files
 from training.config.groups import ModelConfig
-from training.models import single_file
+from training.models.files import single_file
 from training.models.loading import Models
 
 

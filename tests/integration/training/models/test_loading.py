@@ -20,7 +20,7 @@ from tests.original_layout import write_single_file
 from tests.training_fixtures import Flags
 from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
-from training.models import single_file
+from training.models.files import single_file
 from training.models.loading import Models, load_models, native_resolution, weights_digest
 from training.storage.run_directory import read_config
 from training.textual_inversion import main

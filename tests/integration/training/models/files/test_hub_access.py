@@ -11,7 +11,7 @@ import pytest
 
 from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
-from training.models.hub_access import refuse_unreachable
+from training.models.files.hub_access import refuse_unreachable
 from training.models.loading import load_models
 
 
@@ -65,7 +65,7 @@ def test_what_is_in_the_cache_needs_no_hub(
 def test_a_hub_that_says_nothing_is_waited_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.models.hub_access.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("training.models.files.hub_access.ANSWER_SECONDS", 0.5)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
