@@ -28,12 +28,12 @@ from bootstrap.inventory.inventory import Inventory
 from bootstrap.paths import CHECKOUT, ROOT_VARIABLE, records
 from bootstrap.setup.cluster_lock import cluster_locked
 from bootstrap.setup.model_and_data import DEFAULT_MODEL, DEFAULT_PICTURES, read_input
+from bootstrap.setup.plan import Options
 from bootstrap.setup.python import plain_http
 from bootstrap.setup.python.package_pins import CONDA, ONECCL_PACKAGE, STACKS, read_lock
 from bootstrap.setup.python.payload import make_payload
 from bootstrap.setup.setup_progress import step_progress
-from bootstrap.setup.setup_steps import NodeSetup
-from bootstrap.setup.step_runner import run_steps
+from bootstrap.setup.setup_steps import set_up
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import ACCEPT_FLAG
 from bootstrap.ssh.node_log import log_file
@@ -95,12 +95,6 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def bootstrap(hosts: Sequence[Host], setup: NodeSetup, console: Console) -> dict[str, UserError]:
-    """Run all steps; returns the nodes that failed, by name."""
-    with step_progress(hosts, console) as watcher:
-        return run_steps(hosts, setup.steps(hosts), watcher)
-
-
 @exit_status(interrupted="interrupted; the same command goes on where this one was")
 def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> int:
     """`fab bootstrap`; 1 when a node failed.
@@ -113,7 +107,7 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
     console = Console()
     begun = time.monotonic()
     inventory, chosen.inventory = last_inventory.to_set_up(chosen.inventory)
-    setup = _setup(chosen, inventory, console)
+    options = _options(chosen, inventory, console)
     last_inventory.remember(chosen.inventory)
     waits: set[str] = set()
 
@@ -129,8 +123,8 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
         boot_log=boot_log,
         on_wait=on_wait,
     )
-    with opened as hosts, _one_at_a_time(hosts):
-        failed = bootstrap(hosts, setup, console)
+    with opened as hosts, _one_at_a_time(hosts), step_progress(hosts, console) as watcher:
+        failed = set_up(hosts, options, watcher, lambda text: say_on(console, text))
     return _report(inventory, failed, time.monotonic() - begun, console, chosen.inventory)
 
 
@@ -140,7 +134,7 @@ def _one_at_a_time(hosts: Sequence[Host]) -> contextlib.AbstractContextManager[N
     )
 
 
-def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -> NodeSetup:
+def _options(chosen: argparse.Namespace, inventory: Inventory, console: Console) -> Options:
     lock = read_lock(CHECKOUT, chosen.stack)
     if chosen.without_oneccl:
         lock = lock.without([ONECCL_PACKAGE])
@@ -153,7 +147,7 @@ def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -
         read_input("model", chosen.pretrained_model_name_or_path, chosen.revision),
         read_input("pictures", chosen.train_data_dir),
     ]
-    return NodeSetup(
+    return Options(
         inventory=inventory,
         lock=lock,
         payload=make_payload(CHECKOUT, records(inventory.name).folder.absolute()),
@@ -161,9 +155,8 @@ def _setup(chosen: argparse.Namespace, inventory: Inventory, console: Console) -
         conda_lock=read_lock(CHECKOUT, CONDA),
         conda_channel=channel,
         package_index=index,
-        wanted=wanted,
+        inputs=wanted,
         hub_token=_hub_token(chosen.hub_token_file),
-        say=lambda text: say_on(console, text),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
@@ -112,6 +112,7 @@ def set_up(
     inventory: Inventory,
     keys: dict[str, list[HostKey]],
     say: SayFor,
+    homes: Collection[str] = (),
 ) -> dict[str, UserError]:
     """Let nodes log in to each other. Changes nothing where all is as it should be.
 
@@ -120,6 +121,7 @@ def set_up(
         inventory: all nodes; also those that do not answer get their place.
         keys: the host keys of each, as the person has accepted them.
         say: told how far a node is.
+        homes: the nodes whose home folder is another's, which is equipped in their place.
 
     Returns:
         the nodes where it failed, by name.
@@ -157,7 +159,7 @@ def set_up(
         return None
 
     with ThreadPoolExecutor(max_workers=len(hosts)) as threads:
-        owners = [host for host in hosts if host.shares_home_of is None]
+        owners = [host for host in hosts if host.name not in homes]
         problems = dict(zip(owners, threads.map(equip, owners), strict=True))
         equipped = [host for host in hosts if problems.get(host) is None]
         if len(hosts) > 1 and problems[head] is None:

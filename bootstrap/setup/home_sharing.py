@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from bootstrap.setup.step_runner import Step
+from bootstrap.setup.step_runner import Say, SharedHomes, Step
 from bootstrap.ssh.host import Host
 
-Say = Callable[[str], None]
 
-
-def steps(hosts: Sequence[Host]) -> list[Step]:
-    """Each node leaves a mark, then looks whose marks it sees; sets `shares_home_of`."""
+def steps(hosts: Sequence[Host], homes: SharedHomes) -> list[Step]:
+    """Each node leaves a mark, then looks whose marks it sees; fills `homes`."""
     mark = secrets.token_hex(8)
     order = {host.name: index for index, host in enumerate(hosts)}
 
@@ -26,16 +24,11 @@ def steps(hosts: Sequence[Host]) -> list[Step]:
         first = min(
             (other for other in hosts if _file(host, other) in paths), key=lambda h: order[h.name]
         )
-        host.shares_home_of = None if first is host else first.name
-        if host.shares_home_of:
+        if first.name != host.name:
+            homes[host.name] = first.name
             say(f"its home folder is {first.name}'s")
 
     return [Step("home folder", leave), Step("shared home", look, after_all=True)]
-
-
-def own_homes(hosts: Sequence[Host]) -> list[Host]:
-    """One node of each home folder."""
-    return [host for host in hosts if host.shares_home_of is None]
 
 
 def _file(host: Host, other: Host) -> str:

@@ -34,6 +34,7 @@ section memory; cat /proc/meminfo
 place=$root; while [ ! -d "$place" ]; do place=$(dirname "$place"); done
 section disk; df -Pk "$place" | tail -n 1
 section writable; [ -w "$place" ] && echo yes
+section equipped; [ -e "$root/env" ] && echo yes
 section machine; cat /proc/sys/kernel/random/boot_id; readlink /proc/self/ns/net
 section cpuinfo; cat /proc/cpuinfo
 section topology
@@ -98,6 +99,8 @@ class NodeFacts(BaseModel):
         tools: what the script found of the programs it looked for, by name.
         tcmalloc: the system's, or None.
         interface, address: on the route to the head; None where they could not be told.
+        root: the folder that everything of ours goes to.
+        equipped: whether an environment is there from an earlier time.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -120,6 +123,23 @@ class NodeFacts(BaseModel):
     tcmalloc: str | None
     interface: str | None
     address: str | None
+    root: str = ""
+    equipped: bool = False
+
+    @property
+    def any_python(self) -> str:
+        """The path of any interpreter from 3.10, for small programs of ours.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.conda_python is None:
+            raise UserError(f"{self.hostname}: no Python {CONDA_PYTHONS[-1]} or newer.")
+        return self.conda_python
+
+    def python(self, version: str) -> Python:
+        """The interpreter of a version that it is known to have."""
+        return next(python for python in self.pythons if python.version == version)
 
     @property
     def cores(self) -> int:
@@ -141,7 +161,7 @@ def gather_facts(host: Host, head_address: str) -> NodeFacts:
     words = " ".join(shlex.quote(word) for word in (host.layout.root, head_address))
     finished = host.run(f"sh -s {words}", stdin=SCRIPT.encode(), timeout=SECONDS, check=False)
     try:
-        return read_facts(finished.stdout)
+        return read_facts(finished.stdout).model_copy(update={"root": host.layout.root})
     except (KeyError, IndexError, ValueError) as error:
         said = (finished.stderr or finished.stdout).strip()[-300:]
         raise UserError(
@@ -181,6 +201,7 @@ def read_facts(text: str) -> NodeFacts:
         tcmalloc=tcmalloc[0] if tcmalloc else None,
         interface=interface,
         address=address,
+        equipped=sections.get("equipped") == "yes",
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bootstrap.errors import UserError
-from bootstrap.setup.node_facts import CONDA_PYTHONS, PYTHONS, NodeFacts, Python
+from bootstrap.setup.node_facts import PYTHONS, NodeFacts
+from bootstrap.setup.python.interpreter import Interpreter
 
 GIB = 2**30
 DISK_GIB = {"upstream": 8.0, "intel": 12.0}
@@ -19,29 +20,26 @@ TOOLS = ("tar", "sha256sum", "sh")
 CLOCK_SECONDS = 5.0
 
 
-def refusals(
-    name: str, facts: NodeFacts, *, stack: str, root: str, conda: bool, equipped: bool
-) -> list[str]:
+def refusals(name: str, facts: NodeFacts, *, stack: str, kind: type[Interpreter]) -> list[str]:
     """Why a node cannot be used; each with what mends it.
 
     Args:
         name: the node's.
         stack: "intel" or "upstream".
-        root: where everything will lie.
-        conda: whether conda will bring the interpreter.
-        equipped: whether bootstrap has been here before, so that most of the room is taken by it.
+        kind: what makes the environments' Python.
     """
     found = []
     if facts.machine != "x86_64":
         found.append(f"{name}: is {facts.machine}; the nodes' packages exist for x86_64 only.")
-    needed = LEFT_GIB if equipped else DISK_GIB[stack]
+    # Where bootstrap has been before, most of the room is taken by it.
+    needed = LEFT_GIB if facts.equipped else DISK_GIB[stack]
     if facts.disk_free < needed * GIB:
         found.append(
-            f"{name}: {facts.disk_free / GIB:.1f} GiB free for {root} and {needed:g} GiB are "
+            f"{name}: {facts.disk_free / GIB:.1f} GiB free for {facts.root} and {needed:g} GiB are "
             f"needed. Make room there, or name another disk: XEON_DIFFUSION_ROOT=/path."
         )
     if not facts.writable:
-        found.append(f"{name}: {root} cannot be written by this account.")
+        found.append(f"{name}: {facts.root} cannot be written by this account.")
     if facts.memory < MEMORY_GIB * GIB:
         found.append(
             f"{name}: {facts.memory / GIB:.1f} GiB of memory; {MEMORY_GIB:g} GiB is the least."
@@ -49,16 +47,9 @@ def refusals(
     missing = [tool for tool in TOOLS if tool not in facts.tools]
     if missing:
         found.append(f"{name}: {', '.join(missing)} missing: install the package that has it.")
-    if conda and facts.conda_python is None:
-        found.append(
-            f"{name}: no Python {CONDA_PYTHONS[-1]} or newer, which conda's installer (py-rattler)"
-            " runs in. Install one (Debian and Ubuntu: apt-get install python3)."
-        )
-    if not conda and not facts.pythons:
-        found.append(
-            f"{name}: no Python {PYTHONS[-1]} to {PYTHONS[0]} with the venv module. Install one "
-            "(Debian and Ubuntu: apt-get install python3 python3-venv), or use --environment conda."
-        )
+    lacking = kind.refusal(facts)
+    if lacking:
+        found.append(f"{name}: {lacking}")
     return found
 
 
@@ -130,8 +121,3 @@ def common_python(nodes: Mapping[str, NodeFacts]) -> str:
         f"the nodes have no Python in common that will do ({have}). Install Python "
         f"{PYTHONS[-1]} or newer with its venv module on each, or use --environment conda."
     )
-
-
-def python_of(facts: NodeFacts, version: str) -> Python:
-    """A node's interpreter of the version chosen for all."""
-    return next(python for python in facts.pythons if python.version == version)

@@ -17,6 +17,8 @@ from bootstrap.ssh.host import Host
 
 Say = Callable[[str], None]
 SayFor = Callable[[Host, str], None]
+SharedHomes = dict[str, str]
+"""Nodes that have the very same home folder as an earlier one, which is set up in their place."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,17 @@ class StepListener(Protocol):
 
 
 def run_steps(
-    hosts: Sequence[Host], steps: Sequence[Step | ClusterStep], watcher: StepListener
+    hosts: Sequence[Host],
+    steps: Sequence[Step | ClusterStep],
+    watcher: StepListener,
+    failed: dict[str, UserError] | None = None,
+    homes: SharedHomes | None = None,
 ) -> dict[str, UserError]:
     """Run the steps in order on every node.
+
+    Args:
+        failed: nodes that have failed before, and are left alone.
+        homes: filled by one of the steps.
 
     Returns:
         The nodes that failed, by name; those that cannot be reached are among them.
@@ -73,7 +83,8 @@ def run_steps(
     Raises:
         KeyboardInterrupt: Ctrl-C; what was running on the nodes is ended first.
     """
-    failed = {host.name: host.unreachable for host in hosts if host.unreachable}
+    failed = {host.name: host.unreachable for host in hosts if host.unreachable} | (failed or {})
+    homes = {} if homes is None else homes
     head = hosts[0]
     with ThreadPoolExecutor(max_workers=max(len(hosts), 1)) as threads:
         try:
@@ -84,15 +95,15 @@ def run_steps(
                 if isinstance(phase[0], ClusterStep):
                     failed |= threads.submit(_together, left, phase[0], watcher).result()
                     continue
-                work = [threads.submit(_alone, host, phase, watcher) for host in left]
+                work = [threads.submit(_alone, host, phase, watcher, homes) for host in left]
                 for host, future in zip(left, work, strict=True):
                     error = future.result()
                     if error:
                         failed[host.name] = error
-                for host in left:
-                    if host.shares_home_of in failed and host.name not in failed:
-                        failed[host.name] = UserError(
-                            f"{host.name}: its home folder is {host.shares_home_of}'s, which failed"
+                for name, owner in homes.items():
+                    if owner in failed and name not in failed:
+                        failed[name] = UserError(
+                            f"{name}: its home folder is {owner}'s, which failed"
                         )
         except KeyboardInterrupt:
             # In here, as leaving waits for the threads, and they for what runs on the nodes.
@@ -123,11 +134,11 @@ def without_head(head: Host) -> UserError:
 
 
 def _alone(
-    host: Host, steps: Sequence[Step | ClusterStep], watcher: StepListener
+    host: Host, steps: Sequence[Step | ClusterStep], watcher: StepListener, homes: SharedHomes
 ) -> UserError | None:
     for step in steps:
         assert isinstance(step, Step)
-        if step.each_home and host.shares_home_of is not None:
+        if step.each_home and host.name in homes:
             continue
         error = _one(host, step, watcher)
         if error:

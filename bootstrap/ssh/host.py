@@ -38,8 +38,6 @@ class Host(ABC):
         step: what is being done on it, for messages.
         log: told every command and every line that it prints.
         unreachable: why nothing can be run on it; None: it answers.
-        shares_home_of: another node with the very same home folder, which is set up in its place;
-            None: its home folder is its own. Known once bootstrap has looked.
     """
 
     def __init__(self, node: Node, root: str) -> None:
@@ -48,7 +46,6 @@ class Host(ABC):
         self.step = ""
         self.log: OnLine = _no_log
         self.unreachable: UserError | None = None
-        self.shares_home_of: str | None = None
         self._hidden: set[str] = set()
         self._outputs: set[Output] = set()
         self._interrupted = False

@@ -123,7 +123,17 @@ def fetch(
         if finished.exit_code != 0:
             raise UserError(f"{head.name}: {finished.error_line.rstrip('.')}. {_advice(channel)}")
         head.run(script(PUT_IN_PLACE, filling, target))
-    explicit = head.read(f"{target}/{EXPLICIT}")
+    return packages_on(head)
+
+
+def packages_on(host: Host) -> Packages:
+    """The packages that a node has been given.
+
+    Raises:
+        UserError: it has none, or Python is not among them.
+    """
+    target = folder_of(host)
+    explicit = host.read(f"{target}/{EXPLICIT}")
     return Packages(target, hashlib.sha256(explicit).hexdigest()[:12], _python(explicit.decode()))
 
 

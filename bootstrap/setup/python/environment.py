@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,29 +49,42 @@ LOADS = 'said=$(LD_PRELOAD="$1" env true 2>&1) && [ -z "$said" ]'
 
 
 @dataclass(frozen=True)
-class Plan:
+class Base:
+    """What an empty environment is made from.
+
+    Attributes:
+        kind: "venv" or "conda".
+        version: of its Python.
+        digest: of conda's packages; "": the node's own Python makes it.
+    """
+
+    kind: str
+    version: str
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
     """What the environments of a cluster are made of; the same for every node.
 
     Attributes:
         lock: the stack's.
         payload: the checkout's own code.
-        conda: which conda packages make the folder; None: the node's own Python does.
-        version: of Python.
+        base: the empty environment.
         wheels: the folders on the nodes.
         imports: what has to load before the environment is in use; empty: what the stack has.
     """
 
     lock: Lock
     payload: Payload
-    conda: str | None
-    version: str
+    base: Base
     wheels: tuple[str, ...]
     imports: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The folder's name in `envs`."""
-        text = f"{self.lock.key(self.version)} {self.conda or False}"
+        text = f"{self.lock.key(self.base.version)} {self.base.digest or False}"
         return f"{self.lock.stack}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def home(self, host: Host) -> str:
@@ -82,41 +96,42 @@ class Plan:
         return f"{self.name} {self.payload.key}"
 
 
-def venv_lines(python: str, home: str) -> list[list[str]]:
+def venv_lines(python: str, home: str) -> list[str]:
     """The commands that make an empty environment from a node's own Python.
 
     Without pip: Debian and Ubuntu keep what would install it in a package of its own.
     """
-    return [["rm", "-rf", home], [python, "-I", "-m", "venv", "--without-pip", home]]
+    words = ["rm", "-rf", home], [python, "-I", "-m", "venv", "--without-pip", home]
+    return [shlex.join(each) for each in words]
 
 
-def install_line(plan: Plan, home: str, payload: str, pip: str) -> str:
+def install_line(recipe: Recipe, home: str, payload: str, pip: str) -> str:
     """The command that fills it: the wheels, and the checkout's own code.
 
     Nothing is compiled ahead: the imports at the end compile what is used, in a third of the time.
     """
     arguments = [
         "install", "--no-index", "--no-deps", "--no-compile", "--progress-bar=off",
-        f"{payload}/{plan.payload.wheel}",
+        f"{payload}/{recipe.payload.wheel}",
     ]  # fmt: skip
-    for folder in plan.wheels:
+    for folder in recipe.wheels:
         arguments += ["--find-links", folder, "--requirement", f"{folder}/{PINS}"]
     return pip_command(f"{home}/bin/python", pip, arguments, offline=True)
 
 
-def project_line(plan: Plan, home: str, payload: str, pip: str) -> str:
+def project_line(recipe: Recipe, home: str, payload: str, pip: str) -> str:
     """The command that puts newer code of the checkout in one that is there."""
     arguments = [
         "install", "--no-index", "--no-deps", "--no-compile", "--force-reinstall",
-        "--progress-bar=off", f"{payload}/{plan.payload.wheel}",
+        "--progress-bar=off", f"{payload}/{recipe.payload.wheel}",
     ]  # fmt: skip
     return pip_command(f"{home}/bin/python", pip, arguments, offline=True)
 
 
 def set_up(
     host: Host,
-    plan: Plan,
-    empty: Sequence[Sequence[str] | str],
+    recipe: Recipe,
+    empty: Sequence[str],
     tcmalloc: str | None,
     say: Say,
 ) -> None:
@@ -129,26 +144,26 @@ def set_up(
     Raises:
         UserError: a wheel does not install or a package does not import; `env` is as it was.
     """
-    home, payload, pip = plan.home(host), plan.payload.path(host), plan.payload.pip(host)
+    home, payload, pip = recipe.home(host), recipe.payload.path(host), recipe.payload.pip(host)
     there = host.text_of(f"{home}/{PAYLOAD}").strip()
     whole = _as_recorded(host, home)
-    if whole and there == plan.payload.key:
+    if whole and there == recipe.payload.key:
         say("already there")
     elif not whole:
         say("an empty environment")
         host.run(["mkdir", "-p", host.layout.envs])
         for line in empty:
             host.run(line)
-        say(f"installing {len(plan.lock.pins)} packages")
-        host.run(install_line(plan, home, payload, pip))
+        say(f"installing {len(recipe.lock.pins)} packages")
+        host.run(install_line(recipe, home, payload, pip))
     else:
         say("this checkout's code")
         host.run(["rm", "-f", f"{home}/{PRELOAD}", f"{home}/{PAYLOAD}"])
-        host.run(project_line(plan, home, payload, pip))
-    if not whole or there != plan.payload.key:
+        host.run(project_line(recipe, home, payload, pip))
+    if not whole or there != recipe.payload.key:
         say("first import")
-        _record(host, plan, home, tcmalloc, say)
-        host.write(f"{home}/{PAYLOAD}", plan.payload.key.encode(), mode=0o644)
+        _record(host, recipe, home, tcmalloc, say)
+        host.write(f"{home}/{PAYLOAD}", recipe.payload.key.encode(), mode=0o644)
     host.run(script(FLIP, home, host.layout.env))
 
 
@@ -166,7 +181,7 @@ def _as_recorded(host: Host, home: str) -> bool:
         return False
 
 
-def _record(host: Host, plan: Plan, home: str, tcmalloc: str | None, say: Say) -> None:
+def _record(host: Host, recipe: Recipe, home: str, tcmalloc: str | None, say: Say) -> None:
     """Import what counts, and write down what is there."""
     said = [
         f"{home}/bin/python",
@@ -175,17 +190,17 @@ def _record(host: Host, plan: Plan, home: str, tcmalloc: str | None, say: Say) -
         "bootstrap.node.reports.environment_report",
         "--import",
     ]
-    said += plan.imports or [
+    said += recipe.imports or [
         name
-        for name in IMPORTED[plan.lock.stack]
-        if name != ONECCL or ONECCL_PACKAGE in plan.lock.pins
+        for name in IMPORTED[recipe.lock.stack]
+        if name != ONECCL or ONECCL_PACKAGE in recipe.lock.pins
     ]
     try:
         printed = host.run(said).stdout
     except CommandFailed as error:
         raise UserError(
             f"{error}\nThe packages installed but do not work together on {host.node.name}."
-            + (" --stack upstream needs fewer of them." if plan.lock.stack == "intel" else "")
+            + (" --stack upstream needs fewer of them." if recipe.lock.stack == "intel" else "")
         ) from error
     found = read_last_line(dict[str, Any], printed, f"{host.node.name}: its environment")
     libraries = dict(found["libraries"])
@@ -196,12 +211,12 @@ def _record(host: Host, plan: Plan, home: str, tcmalloc: str | None, say: Say) -
             say("no tcmalloc on this system: training does without it")
     preload = [_by_link(host, home, path) for path in libraries.values() if _loads(host, path)]
     found |= {
-        "stack": plan.lock.stack,
-        "environment": "conda" if plan.conda else "venv",
+        "stack": recipe.lock.stack,
+        "environment": recipe.base.kind,
         "preload": preload,
         "oneccl_setvars": _by_link(host, home, found["oneccl_setvars"] or ""),
-        "left_out": plan.lock.left_out,
-        "payload": plan.payload.key,
+        "left_out": recipe.lock.left_out,
+        "payload": recipe.payload.key,
     }
     host.write(f"{home}/{INSTALLED}", json.dumps(found, indent=1).encode(), mode=0o644)
     host.write(f"{home}/{PRELOAD}", json.dumps(preload).encode(), mode=0o644)

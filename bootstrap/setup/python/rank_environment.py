@@ -20,7 +20,7 @@ def cluster_environment(
     interface: str | None,
     preload: Sequence[str] = (),
     ccl_workers: int = CCL_WORKERS,
-    conda: bool = False,
+    own_libraries: bool = False,
 ) -> dict[str, str]:
     """What to export on a node before mpirun, accelerate or training starts.
 
@@ -34,8 +34,8 @@ def cluster_environment(
             the libraries.
         preload: the libraries that bootstrap found for LD_PRELOAD (libiomp5, tcmalloc).
         ccl_workers: oneCCL's own threads per rank.
-        conda: whether the environment is conda's. Its lib folder holds an OpenSSL and a libstdc++
-            of its own, which the system's ssh must not meet.
+        own_libraries: whether the environment's lib folder holds an OpenSSL and a libstdc++ of its
+            own, as conda's does, which the system's ssh must not meet.
     """
     layout = Layout(root)
     variables = {
@@ -56,7 +56,7 @@ def cluster_environment(
         "CCL_ATL_TRANSPORT": "ofi",
         "CCL_WORKER_COUNT": str(ccl_workers),
     }
-    if not conda:
+    if not own_libraries:
         # Intel MPI's library and its libfabric, for what calls MPI itself (oneCCL does).
         variables["LD_LIBRARY_PATH"] = f"{layout.env}/lib"
     if interface is not None:

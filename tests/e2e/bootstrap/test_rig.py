@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -70,8 +70,10 @@ def pinned(inventory: Inventory) -> dict[str, list[HostKey]]:
     return {node.name: pins.of(node.name) for node in inventory.nodes}
 
 
-def join(hosts: list[Host], inventory: Inventory) -> dict[str, UserError]:
-    return cluster_ssh.set_up(hosts, inventory, pinned(inventory), lambda host, text: None)
+def join(
+    hosts: list[Host], inventory: Inventory, homes: Collection[str] = ()
+) -> dict[str, UserError]:
+    return cluster_ssh.set_up(hosts, inventory, pinned(inventory), lambda host, text: None, homes)
 
 
 def all_reach_all(hosts: list[Host]) -> None:
@@ -183,17 +185,19 @@ def test_a_shared_home_is_noticed(make_rig: MakeRig) -> None:
     rig = make_rig(hosts=3, shared_home=True)
     inventory = inventory_of(rig)
     with open_hosts(inventory, yes) as hosts, step_progress_on_terminal(hosts) as watcher:
-        assert run_steps(hosts, home_sharing.steps(hosts), watcher) == {}
-        assert [host.shares_home_of for host in hosts] == [None, "vm-rig-0", "vm-rig-0"]
-        assert join(hosts, inventory) == {}
+        homes: dict[str, str] = {}
+        assert run_steps(hosts, home_sharing.steps(hosts, homes), watcher) == {}
+        assert homes == {"vm-rig-1": "vm-rig-0", "vm-rig-2": "vm-rig-0"}
+        assert join(hosts, inventory, homes) == {}
         all_reach_all(hosts)
 
 
 def test_homes_of_their_own_are_not_taken_for_one(make_rig: MakeRig) -> None:
     rig = make_rig(hosts=2)
     with open_hosts(inventory_of(rig), yes) as hosts, step_progress_on_terminal(hosts) as watcher:
-        assert run_steps(hosts, home_sharing.steps(hosts), watcher) == {}
-        assert [host.shares_home_of for host in hosts] == [None, None]
+        homes: dict[str, str] = {}
+        assert run_steps(hosts, home_sharing.steps(hosts, homes), watcher) == {}
+        assert homes == {}
 
 
 @pytest.fixture

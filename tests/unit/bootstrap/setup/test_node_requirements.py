@@ -7,6 +7,7 @@ import pytest
 from bootstrap.errors import UserError
 from bootstrap.setup import node_requirements
 from bootstrap.setup.node_facts import NodeFacts, read_facts
+from bootstrap.setup.python.interpreter import Conda, Venv
 from tests.unit.bootstrap.setup.test_node_facts import recorded
 from tests.unit.bootstrap.setup.test_processor import ICE_LAKE
 
@@ -17,11 +18,10 @@ def node(**changes: str) -> NodeFacts:
     return read_facts(recorded(**changes))
 
 
-def refusals(gather_facts: NodeFacts, **changes: bool) -> str:
-    choice = {"conda": False, "equipped": False, **changes}
-    return "\n".join(
-        node_requirements.refusals("n1", gather_facts, stack="intel", root="/home/me/x", **choice)
-    )
+def refusals(facts: NodeFacts, *, conda: bool = False, equipped: bool = False) -> str:
+    found = facts.model_copy(update={"root": "/home/me/x", "equipped": equipped})
+    kind = Conda if conda else Venv
+    return "\n".join(node_requirements.refusals("n1", found, stack="intel", kind=kind))
 
 
 def test_a_good_node() -> None:
@@ -77,7 +77,7 @@ def test_the_python_that_all_have() -> None:
     both = "3.12 /usr/bin/python3.12\n3.11 /usr/bin/python3.11"
     probes = {"a": node(pythons=both), "b": node(pythons="3.11 /opt/python3.11")}
     assert node_requirements.common_python(probes) == "3.11"
-    assert node_requirements.python_of(probes["b"], "3.11").path == "/opt/python3.11"
+    assert probes["b"].python("3.11").path == "/opt/python3.11"
 
 
 def test_no_python_in_common() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import threading
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from rich.console import Console
 
 from bootstrap.commands import bootstrap, check, clean
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.node import run_state
 from bootstrap.setup import cluster_ssh, setup_steps
+from bootstrap.setup.plan import Options
 from bootstrap.setup.python.package_pins import Lock
 from bootstrap.setup.python.payload import Payload
-from bootstrap.setup.step_runner import ClusterStep
+from bootstrap.setup.setup_progress import PlainLines
 from bootstrap.ssh import transfer
 from bootstrap.ssh.command import script
 from bootstrap.ssh.host import LocalHost
@@ -61,7 +64,7 @@ def test_bootstrap_stops_before_it_chooses_while_a_run_is_live(
     host: LocalHost, tmp_path: Path
 ) -> None:
     other = LocalHost(Node("n1", "127.0.0.2"), str(tmp_path / "other"))
-    setup = setup_steps.NodeSetup(
+    options = Options(
         inventory=Inventory("mine", "file", (host.node, other.node)),
         lock=Lock("upstream", {}, {}),
         payload=cast(Payload, None),
@@ -69,15 +72,12 @@ def test_bootstrap_stops_before_it_chooses_while_a_run_is_live(
         conda_lock=Lock("conda", {}, {}),
         conda_channel=None,
         package_index=None,
-        wanted=[],
+        inputs=[],
         hub_token=None,
-        say=lambda text: None,
     )
-    choose = next(step for step in setup.steps([host, other]) if step.name == "choose")
-    assert isinstance(choose, ClusterStep)
     with run_state.held(Path(host.layout.root)):
-        failed = choose.run([host, other], lambda host, text: None)
-    assert failed is not None
+        watcher = PlainLines(Console(file=io.StringIO()))
+        failed = setup_steps.set_up([host, other], options, watcher, pytest.fail)
     assert list(failed) == ["n0", "n1"]
     assert "is running on this cluster" in str(failed["n0"])
 

@@ -18,7 +18,7 @@ from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.setup.node_facts import Python, gather_facts
 from bootstrap.setup.python import environment, packages
-from bootstrap.setup.python.environment import Plan, installed, set_up, venv_lines
+from bootstrap.setup.python.environment import Base, Recipe, installed, set_up, venv_lines
 from bootstrap.setup.python.package_pins import Lock
 from bootstrap.setup.python.payload import Payload, make_payload, send_payload
 from bootstrap.setup.python.project_wheel import build, source_key
@@ -94,12 +94,11 @@ def make(
     python: Python,
     wheels: tuple[str, ...],
     said: list[str],
-) -> Plan:
-    plan = Plan(
-        lock, payload, None, python.version, wheels, imports=("first", "second", "bootstrap")
-    )
-    set_up(host, plan, venv_lines(python.path, plan.home(host)), None, said.append)
-    return plan
+) -> Recipe:
+    base = Base("venv", python.version)
+    recipe = Recipe(lock, payload, base, wheels, imports=("first", "second", "bootstrap"))
+    set_up(host, recipe, venv_lines(python.path, recipe.home(host)), None, said.append)
+    return recipe
 
 
 def test_from_an_index_to_an_environment(
@@ -115,10 +114,10 @@ def test_from_an_index_to_an_environment(
     before = len(index.requests)
     index.close()  # from here on the internet is not needed
     said: list[str] = []
-    plan = make(host, lock, payload, python, wheels, said)
+    recipe = make(host, lock, payload, python, wheels, said)
     where = host.run([host.python, "-I", "-c", "import second; print(second.__file__)"]).stdout
     assert where.startswith(f"{host.layout.env}/lib/")
-    assert Path(host.layout.env).resolve().name == plan.name
+    assert Path(host.layout.env).resolve().name == recipe.name
     assert len(index.requests) == before
     found = installed(host)
     assert found["packages"]["first"] == "1.0"
@@ -134,14 +133,14 @@ def test_a_second_time_nothing_is_asked_and_nothing_changes(
 ) -> None:
     lock = lock_of(index)
     wheels = fetch(host, lock, payload, python, index)
-    plan = make(host, lock, payload, python, wheels, [])
-    before = (Path(plan.home(host)) / "installed.json").stat().st_mtime_ns
+    recipe = make(host, lock, payload, python, wheels, [])
+    before = (Path(recipe.home(host)) / "installed.json").stat().st_mtime_ns
     index.close()
     assert fetch(host, lock, payload, python, index) == wheels
     said: list[str] = []
     make(host, lock, payload, python, wheels, said)
     assert said == ["already there"]
-    assert (Path(plan.home(host)) / "installed.json").stat().st_mtime_ns == before
+    assert (Path(recipe.home(host)) / "installed.json").stat().st_mtime_ns == before
 
 
 def test_a_password_of_an_index_is_shown_and_written_nowhere(
@@ -224,8 +223,8 @@ def test_an_environment_cut_short_is_made_anew(
 ) -> None:
     lock = lock_of(index)
     wheels = fetch(host, lock, payload, python, index)
-    plan = Plan(lock, payload, None, python.version, wheels)
-    home = Path(plan.home(host))
+    recipe = Recipe(lock, payload, Base("venv", python.version), wheels)
+    home = Path(recipe.home(host))
     for line in venv_lines(python.path, str(home)):
         host.run(["mkdir", "-p", host.layout.envs])
         host.run(line)
@@ -255,14 +254,14 @@ def test_only_a_library_that_loads_is_preloaded(
 ) -> None:
     lock = lock_of(index)
     wheels = fetch(host, lock, payload, python, index)
-    plan = Plan(lock, payload, None, python.version, wheels, imports=("first",))
+    recipe = Recipe(lock, payload, Base("venv", python.version), wheels, imports=("first",))
     broken = tmp_path / "libtcmalloc.so.4"
     broken.write_bytes(b"not a library")
-    set_up(host, plan, venv_lines(python.path, plan.home(host)), str(broken), quiet)
-    recorded = json.loads((Path(plan.home(host)) / environment.PRELOAD).read_text())
+    set_up(host, recipe, venv_lines(python.path, recipe.home(host)), str(broken), quiet)
+    recorded = json.loads((Path(recipe.home(host)) / environment.PRELOAD).read_text())
     assert recorded == []
-    shutil.rmtree(plan.home(host))
-    set_up(host, plan, venv_lines(python.path, plan.home(host)), "libm.so.6", quiet)
+    shutil.rmtree(recipe.home(host))
+    set_up(host, recipe, venv_lines(python.path, recipe.home(host)), "libm.so.6", quiet)
     assert installed(host)["preload"] == ["libm.so.6"]
 
 

@@ -54,7 +54,7 @@ def test_what_the_seed_exports() -> None:
 
 
 def test_what_is_not_there_is_not_named() -> None:
-    found = variables(preload=(), interface=None, conda=True)
+    found = variables(preload=(), interface=None, own_libraries=True)
     assert not {"LD_PRELOAD", "GLOO_SOCKET_IFNAME", "LD_LIBRARY_PATH"} & set(found)
 
 
