@@ -6,14 +6,15 @@ Fabric has them (`--max-train-steps`); the underscores of diffusers' scripts are
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bootstrap.errors import UserError
 from bootstrap.node.job import METHOD
@@ -39,25 +40,32 @@ REFERENCE: dict[str, Any] = {
     "checkpointing_steps": 25,
 }
 """What is trained when nobody says otherwise: the reference run on a cluster, with checkpoints."""
-OWN_FLAGS = {
-    "inventory": ("text", "cluster.json, a nodefile (one user@host:port per line), or local"),
-    "config": ("text", "a TOML file with the training's keys; flags win over it"),
-    "run": ("text", "the run's name; its folder is runs/NAME here and on the nodes"),
-    "method": ("text", f"what is trained [{METHOD}]"),
+OWN = {
+    "inventory": ("string", "cluster.json, a nodefile (one user@host:port per line), or local"),
+    "config": ("string", "a TOML file with the training's keys; flags win over it"),
+    "run": ("string", "the run's name; its folder is runs/NAME here and on the nodes"),
+    "method": ("string", f"what is trained [{METHOD}]"),
     "n": ("integer", "ranks in all, as mpirun's -n [chosen from the nodes' topology]"),
     "ppn": ("integer", "ranks per node, as mpirun's -ppn [one per NUMA node, more on large ones]"),
-    "dry-run": ("flag", "print command, environment and placement; start nothing"),
-    "resume": ("flag", "go on with a run from the newest checkpoint that any node has"),
-    "minimum-nodes": ("integer", "with fewer nodes that answer the run does not go on [1]"),
+    "dry_run": ("boolean", "print command, environment and placement; start nothing"),
+    "resume": ("boolean", "go on with a run from the newest checkpoint that any node has"),
+    "minimum_nodes": ("integer", "with fewer nodes that answer the run does not go on [1]"),
     "tries": ("integer", "failures in a row without a new checkpoint until it gives up [3]"),
-    "then-pause": (
-        "flag",
+    "then_pause": (
+        "boolean",
         "deallocate the VMs when the run has ended; config key head_may_deallocate",
     ),
-    "detach": ("flag", "return once it has started; fab logs attaches"),
-    "accept-host-keys": ("flag", "pin new host keys without asking"),
+    "detach": ("boolean", "return once it has started; fab logs attaches"),
+    "accept_host_keys": ("boolean", "pin new host keys without asking"),
 }
-SHORT = {"-n": "n", "-np": "n", "-ppn": "ppn"}
+OWN_FLAGS: dict[str, dict[str, Any]] = {
+    key: {"type": kind, "description": text, "group": "fab train takes"}
+    | ({"minimum": 1} if kind == "integer" else {})
+    for key, (kind, text) in OWN.items()
+}
+"""Rules as the schema has them, by key."""
+SHORT = {"n": ("-n", "-np"), "ppn": ("-ppn",)}
+FLAG = re.compile(r"--?[A-Za-z][\w-]*(?=$|=)")
 RESERVED = {
     "output_dir": "the run's folder is runs/NAME: use --run NAME",
     "resume_from_checkpoint": "use --resume, which takes the newest checkpoint of any node",
@@ -113,13 +121,54 @@ def schema(method: str = METHOD) -> dict[str, Any]:
     return properties
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Without the usage, as every other error is told."""
+        raise UserError(f"{message}.")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        return action.option_strings[0]
+
+
+def build_parser(rules: Mapping[str, Mapping[str, Any]]) -> argparse.ArgumentParser:
+    """An argument parser with a flag for each key, grouped as the rules say.
+
+    What it gives are the words as they were typed; None: the value is missing.
+    """
+    made = _Parser(
+        usage=argparse.SUPPRESS,
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: _HelpFormatter(prog, max_help_position=38),
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for key, rule in rules.items():
+        title = rule.get("group", "options")
+        group = groups[title] = groups.get(title) or made.add_argument_group(title)
+        default = REFERENCE.get(key, rule.get("default"))
+        shown = f" [{default}]" if default not in (None, False) else ""
+        text = f"{rule['description']}{shown}".replace("%", "%%")
+        how: dict[str, Any] = {"const": "true"} if rule.get("type") == "boolean" else {}
+        if any(choice.get("type") == "array" for choice in rule.get("anyOf", [rule])):
+            how = {"action": "append"}
+        group.add_argument(
+            *SHORT.get(key, ()),
+            _flag(key),
+            nargs="?",
+            help=argparse.SUPPRESS if key in RESERVED else text,
+            **how,
+        )
+    return made
+
+
 def method_in(words: Sequence[str]) -> str:
     """The method that a command line names; what it can take depends on it."""
-    for word, following in pairwise([*words, ""]):
-        flag, equals, value = word.partition("=")
-        if flag == "--method" and (equals or following):
-            return value if equals else following
-    return METHOD
+    first = _Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--method", nargs="?")
+    return first.parse_known_args(words)[0].method or METHOD
 
 
 def parse(argv: Sequence[str]) -> TrainOptions:
@@ -128,42 +177,9 @@ def parse(argv: Sequence[str]) -> TrainOptions:
     Raises:
         UserError: names everything that is wrong with it at once.
     """
-    own: dict[str, Any] = {}
-    given: dict[str, Any] = {}
-    problems: list[str] = []
     properties = schema(method_in(argv))
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        flag, equals, value = word.partition("=")
-        name = SHORT.get(flag) or flag.removeprefix("--").replace("_", "-")
-        key = name.replace("-", "_")
-        known = name in OWN_FLAGS or key in properties
-        if not (flag.startswith("--") or flag in SHORT) or not known or key in RESERVED:
-            if not flag.startswith("-"):
-                problems.append(f"{flag}: not a flag and not the value of one")
-                continue
-            problems.append(_unknown(flag, key, properties))
-            if not equals and words and not words[0].startswith("-"):
-                words.pop(0)
-            continue
-        kind = OWN_FLAGS[name][0] if name in OWN_FLAGS else _kind(properties[key])
-        if kind == "flag" and not equals:
-            value = words.pop(0) if words and words[0] in ("true", "false") else "true"
-        elif not equals:
-            if not words or (words[0].startswith("--") and len(words[0]) > 2):
-                problems.append(f"{flag}: its value is missing")
-                continue
-            value = words.pop(0)
-        try:
-            if name in OWN_FLAGS:
-                own[key] = _own_value(kind, value)
-            elif _is_list(properties[key]):
-                given[key] = [*given.get(key, []), value]
-            else:
-                given[key] = read_value(value, properties[key])
-        except ValueError as error:
-            problems.append(f"{flag} {value}: {error}")
+    read, problems = _read_words(argv, OWN_FLAGS | properties)
+    own = {key: value for key, value in read.items() if key in OWN_FLAGS}
     training: dict[str, Any] = {}
     if "config" in own:
         training, wrong = read_file(Path(own["config"]), properties)
@@ -174,7 +190,35 @@ def parse(argv: Sequence[str]) -> TrainOptions:
         raise UserError(
             f"{len(problems)} error{plural} in the flags:\n{lines}\n  fab train --flags lists all."
         )
-    return TrainOptions(own, {**training, **given}, "config" in own)
+    training |= {key: value for key, value in read.items() if key not in OWN_FLAGS}
+    return TrainOptions(own, training, "config" in own)
+
+
+def _read_words(argv: Sequence[str], rules: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values that were given, by key, and what is wrong."""
+    parser = build_parser(rules)
+    words = [FLAG.sub(lambda flag: flag[0].replace("_", "-"), word) for word in argv]
+    flags = {found[0] for word in words if (found := FLAG.match(word))}
+    unknown = flags - parser._option_string_actions.keys()
+    for flag in unknown:  # takes its value along, which so is no error of its own
+        parser.add_argument(flag, nargs="?", dest=flag)
+    typed, stray = parser.parse_known_args(words)
+    read, problems = {}, [f"{word}: not a flag and not the value of one" for word in stray]
+    for key, value in vars(typed).items():
+        try:
+            if key in unknown or key in RESERVED:
+                problems.append(_unknown(_flag(key), key.strip("-").replace("-", "_"), rules))
+            elif value is None or value == [None]:
+                problems.append(f"{_flag(key)}: its value is missing")
+            else:
+                read[key] = value if isinstance(value, list) else read_value(value, rules[key])
+        except ValueError as error:
+            problems.append(f"{_flag(key)} {value}: {error}")
+    return read, problems
+
+
+def _flag(key: str) -> str:
+    return key if key.startswith("-") else f"--{key.replace('_', '-')}"
 
 
 def read_file(path: Path, properties: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -245,43 +289,7 @@ def arguments(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 def described(method: str = METHOD) -> str:
     """Every flag with what it does, for people."""
-    lines = ["fab train takes:"]
-    lines += [_line(f"-{name}" if f"-{name}" in SHORT else f"--{name}", text)
-              for name, (_, text) in OWN_FLAGS.items()]  # fmt: skip
-    group = ""
-    for key, rules in schema(method).items():
-        if key in RESERVED:
-            continue
-        if rules.get("group") != group:
-            group = rules.get("group", "")
-            lines.append(f"\n{group}:")
-        default = REFERENCE.get(key, rules.get("default"))
-        shown = f" [{default}]" if default not in (None, False) else ""
-        lines.append(_line(f"--{key.replace('_', '-')}", f"{rules['description']}{shown}"))
-    return "\n".join(lines)
-
-
-def _line(flag: str, text: str) -> str:
-    return f"  {flag:34} {text}" if len(flag) < 34 else f"  {flag}\n  {'':34} {text}"
-
-
-def _kind(rules: Mapping[str, Any]) -> str:
-    return "flag" if rules.get("type") == "boolean" else "text"
-
-
-def _is_list(rules: Mapping[str, Any]) -> bool:
-    return any(rule.get("type") == "array" for rule in rules.get("anyOf", [rules]))
-
-
-def _own_value(kind: str, value: str) -> Any:
-    if kind == "flag":
-        return _boolean(value)
-    if kind == "integer":
-        number = _number(value, kind)
-        if number < 1:
-            raise ValueError("must be at least 1")
-        return number
-    return value
+    return build_parser(OWN_FLAGS | schema(method)).format_help().strip()
 
 
 def _boolean(value: Any) -> bool:
@@ -313,9 +321,7 @@ def _check_bounds(number: float, rule: Mapping[str, Any]) -> None:
 def _unknown(flag: str, key: str, properties: Mapping[str, Any]) -> str:
     if key in RESERVED:
         return f"{flag}: {RESERVED[key]}"
-    names = [name.replace("-", "_") for name in OWN_FLAGS] + [
-        k for k in properties if k not in RESERVED
-    ]
+    names = [name for name in (*OWN_FLAGS, *properties) if name not in RESERVED]
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     if not flag.startswith("-"):
         return f"{flag}: no such key{f'; did you mean {close[0]}?' if close else ''}"

@@ -141,3 +141,26 @@ def test_textual_inversion_is_trained_when_nobody_says_otherwise() -> None:
     assert flags.parse(["--method", "textual_inversion"]).complete("/m", "/d") == flags.parse(
         []
     ).complete("/m", "/d")
+
+
+def test_an_unknown_flag_takes_its_value_along_and_a_method_is_read_in_either_way() -> None:
+    with pytest.raises(UserError) as caught:
+        flags.parse(["-x", "3", "--metod=x", "--validation-prompt", "--n", "0", "--dry_run=maybe"])
+    assert str(caught.value).splitlines()[1:-1] == [
+        "  - -x: no such flag",
+        "  - --metod: no such flag; did you mean --method?",
+        "  - --validation-prompt: its value is missing",
+        "  - --n 0: must be at least 1",
+        "  - --dry-run maybe: must be true or false",
+    ]
+    for words in (["--method", "lora"], ["--seed", "1", "--method=lora"]):
+        assert flags.method_in(words) == "lora"
+
+
+def test_help_has_every_flag_once_with_its_default() -> None:
+    text = flags.described()
+    assert text.startswith("fab train takes:\n  --inventory  ")
+    assert "\n  -n  " in text
+    assert text.count("--max-train-steps  ") == 1
+    assert "[200]" in text
+    assert "--output-dir" not in text
