@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
+from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -98,6 +100,26 @@ def make_tiny_model(folder: Path, prediction_type: str = "epsilon") -> Path:
         requires_safety_checker=False,
     ).save_pretrained(folder)
     return folder
+
+
+def make_kohya_lora(path: Path, unet: Any, width: int | None = None, rank: int = 2) -> Path:
+    """Write a LoRA of the UNet's cross-attention in kohya's layout, as LCM-LoRA has it.
+
+    Args:
+        width: of what its layers take, to make one that does not fit.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    generator = torch.Generator().manual_seed(2)
+    for name, module in unet.named_modules():
+        if name.endswith(("attn2.to_q", "attn2.to_k")):
+            out, into = module.weight.shape
+            key = f"lora_unet_{name.replace('.', '_')}"
+            down = torch.randn(rank, width or into, generator=generator)
+            tensors[f"{key}.lora_down.weight"] = down
+            tensors[f"{key}.lora_up.weight"] = torch.randn(out, rank, generator=generator)
+            tensors[f"{key}.alpha"] = torch.tensor(1.0)
+    save_file(tensors, path)
+    return path
 
 
 def make_pictures(folder: Path, count: int = 5) -> Path:

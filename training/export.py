@@ -2,8 +2,11 @@
 
     python -m training.export runs/dicoo --output_dir runs/dicoo/openvino
     python -m training.export --model stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir sd15
+    python -m training.export runs/dicoo --lora lcm-lora.safetensors --vae taesd/ --no_guidance \\
+        --weights hybrid --output_dir runs/dicoo/fast
 
-The folder holds the base model with the learned word in its tokenizer and text encoder. It loads
+The folder holds the base model with the learned word in its tokenizer and text encoder, and LoRAs
+in its weights. It loads
 with optimum.intel.OVStableDiffusionPipeline.from_pretrained and with
 openvino_genai.Text2ImagePipeline.
 Needs the environment that `make environment-openvino` makes.
@@ -19,21 +22,39 @@ from pathlib import Path
 
 from training.config.groups import ModelConfig
 from training.config.textual_inversion import TextualInversionConfig
+from training.data.prompts import prompts_for
 from training.errors import UserError
-from training.inference.generate import learned
-from training.inference.settings import File
+from training.inference.ask import lora_at, prompts_in, word_at
+from training.inference.engines.torch_engine import assemble
+from training.inference.generate import source_of_run
+from training.inference.schedulers import GUIDANCE
+from training.inference.settings import File, Source
 from training.machine import vector_math
-from training.models.embeds import load_embeds
-from training.models.loading import Models, load_models
 from training.models.merge_tokens import check_ratio
-from training.models.placeholder import models_with_rows
 from training.openvino import write
+from training.openvino.quantize import prompts_needed
+from training.openvino.record import ExportRecord, vocabulary_digest
 from training.storage.events import events_of, read_events
-from training.storage.run_directory import read_config
+
+CALIBRATION_STEPS = 64
+NOUNS = ("cat", "house", "tree", "person")
+"""What calibration prompts are of where there is no learned word."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export, and print the record as JSON; returns 2 for a user's error."""
+    asked = _parser().parse_args(argv)
+    try:
+        vector_math.resolve_kernels()
+        record = _export(asked)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps({"output_dir": str(asked.output_dir), **record.model_dump()}))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.export",
         description=__doc__,
@@ -42,6 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a finished run's folder")
     source.add_argument("--model", help="a base model without a word: a folder, file or hub name")
+    parser.add_argument(
+        "--embeds", action="append", metavar="[WORD=]PATH",
+        help="a learned word, as training.generate takes it; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lora", action="append", metavar="PATH[:WEIGHT]",
+        help="a LoRA, fused into the weights, and how much of it [1]; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--vae", type=Path, metavar="PATH",
+        help="draws in place of the model's: an AutoencoderTiny, which is fast, or AutoencoderKL",
+    )  # fmt: skip
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write")
     parser.add_argument("--batch_size", type=int, default=1, help="pictures at a time [1]")
     parser.add_argument("--height", type=int, help="pixels, a multiple of 8 [what the model draws]")
@@ -50,11 +83,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--dynamic", action="store_true", help="any batch and size: slower than a fixed shape"
     )
     parser.add_argument(
+        "--no_guidance",
+        action="store_true",
+        help="a fixed shape for --guidance_scale 1, as few-step models (LCM) draw: one sample per "
+        "picture in place of two",
+    )
+    parser.add_argument(
         "--weights",
         choices=list(write.WEIGHTS),
         default="fp32",
         help="fp32: equal to PyTorch's; bf16: half the size (stored as fp16, computed in bf16 "
-        "where the processor can); int8: a quarter (weights alone) [fp32]",
+        "where the processor can); int8: a quarter (weights alone); hybrid: a quarter, and "
+        "the UNet computes in int8 (calibrated on prompts: takes minutes) [fp32]",
+    )
+    parser.add_argument(
+        "--calibration_prompts",
+        type=Path,
+        metavar="FILE",
+        help="for hybrid: one prompt a line [training's sentences with the word]",
+    )
+    parser.add_argument(
+        "--calibration_steps",
+        type=int,
+        default=CALIBRATION_STEPS,
+        metavar="N",
+        help=f"for hybrid: denoising steps to calibrate with, in all [{CALIBRATION_STEPS}]",
     )
     parser.add_argument(
         "--merge_tokens",
@@ -64,55 +117,81 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="Token Merging: the share of tokens, up to 0.75, that self-attention at the highest "
         "resolution leaves out: faster, and another picture; 0.4 is usual [0]",
     )
-    asked = parser.parse_args(argv)
-    try:
-        vector_math.resolve_kernels()
-        # What is wrong is told before a model is loaded.
-        write.check_packages("training.export")
-        write.check_shape(asked.batch_size, asked.height or 8, asked.width or 8)
-        check_ratio(asked.merge_tokens)
-        if asked.merge_tokens and asked.dynamic:
-            raise UserError("--merge_tokens needs a fixed shape: leave out --dynamic.")
-        models, name, words, embeds = _of_model(asked.model) if asked.model else _of_run(asked.run)
-        side = models.unet.config.sample_size * 2 ** (len(models.vae.config.block_out_channels) - 1)
-        shape = (asked.batch_size, asked.height or side, asked.width or side)
-        record = write.write(
-            models,
-            asked.output_dir,
-            name=name,
-            words=words,
-            embeds=embeds,
-            shape=None if asked.dynamic else shape,
-            weights=asked.weights,
-            merged=asked.merge_tokens,
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps({"output_dir": str(asked.output_dir), **record.model_dump()}))
-    return 0
+    return parser
 
 
-Exported = tuple[Models, str, list[str], list[str]]
-"""Models, the base model's name, the words' tokens, the digests of the words' files."""
+def _export(asked: argparse.Namespace) -> ExportRecord:
+    # What is wrong is told before a model is loaded.
+    write.check_packages("training.export")
+    write.check_shape(asked.batch_size, asked.height or 8, asked.width or 8)
+    check_ratio(asked.merge_tokens)
+    if asked.merge_tokens and asked.dynamic:
+        raise UserError("--merge_tokens needs a fixed shape: leave out --dynamic.")
+    if asked.no_guidance and asked.dynamic:
+        raise UserError("--no_guidance: an export of any shape draws both ways; leave it out.")
+    if asked.calibration_steps < 1:
+        raise UserError(f"--calibration_steps {asked.calibration_steps}: must be at least 1.")
+    source, config = _source(asked)
+    prompts = (
+        prompts_in(asked.calibration_prompts, "--calibration_prompts")
+        if asked.calibration_prompts
+        else []
+    )
+    models, _, words = assemble(source)
+    side = models.unet.config.sample_size * 2 ** (len(models.vae.config.block_out_channels) - 1)
+    shape = (asked.batch_size, asked.height or side, asked.width or side)
+    if asked.weights == "hybrid" and not prompts:
+        kind = config.learnable_property if config else "object"
+        about = [word[0] for word in words] or NOUNS
+        # A sentence of each in turn: few steps see few sentences.
+        prompts = [one for each in zip(*(prompts_for(kind, [a]) for a in about), strict=True)
+                   for one in each]  # fmt: skip
+    batch_size, height, width = (None, None, None) if asked.dynamic else shape
+    record = ExportRecord(
+        model=source.model.model_name,
+        words=[token for word in words for token in word],
+        embeds=[word.file.sha256 for word in source.words],
+        loras=[(lora.file.sha256, lora.weight) for lora in source.loras],
+        vae=source.vae.sha256 if source.vae else None,
+        batch_size=batch_size,
+        height=height,
+        width=width,
+        guidance=not asked.no_guidance,
+        weights=asked.weights,
+        calibration=prompts[: prompts_needed(asked.calibration_steps)]
+        if asked.weights == "hybrid"
+        else [],
+        merge_tokens=asked.merge_tokens,
+        vocabulary=vocabulary_digest(models.tokenizer),
+    )
+    write.write(
+        models,
+        asked.output_dir,
+        record,
+        guidance_scale=config.guidance_scale if config else GUIDANCE,
+        calibration_steps=asked.calibration_steps,
+    )
+    return record
 
 
-def _of_model(name: str) -> Exported:
-    config = ModelConfig(pretrained_model_name_or_path=name)
-    return load_models(config), config.model_name, [], []
-
-
-def _of_run(folder: Path) -> Exported:
-    """A finished run's base model with its word."""
-    config, _ = read_config(folder, TextualInversionConfig)
-    if not events_of(read_events(folder), "done"):
-        raise UserError(
-            f"{folder}: this run has not finished. Go on with it: "
-            f"python -m training.textual_inversion --resume {folder}"
-        )
-    file = learned(folder, None)
-    models = models_with_rows(config.model, config.concept, load_embeds(file))
-    return models, config.model_name, config.placeholder_tokens, [File.at(file).sha256]
+def _source(asked: argparse.Namespace) -> tuple[Source, TextualInversionConfig | None]:
+    """The weights to export, and the configuration of the run if they are a run's."""
+    config = None
+    if asked.model is not None:
+        source = Source(model=ModelConfig(pretrained_model_name_or_path=asked.model))
+    else:
+        source, config = source_of_run(asked.run, None)
+        if not events_of(read_events(asked.run), "done"):
+            raise UserError(
+                f"{asked.run}: this run has not finished. Go on with it: "
+                f"python -m training.textual_inversion --resume {asked.run}"
+            )
+    changes = {
+        "words": (*source.words, *(word_at(text) for text in asked.embeds or ())),
+        "loras": tuple(lora_at(text) for text in asked.lora or ()),
+        "vae": File.at(asked.vae) if asked.vae is not None else None,
+    }
+    return source.model_copy(update=changes), config
 
 
 if __name__ == "__main__":

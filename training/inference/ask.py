@@ -93,19 +93,27 @@ def draw(
 def _prompts(asked: Asked, before: Picture | None) -> list[str]:
     prompts = list(asked.prompt or [])
     if asked.prompt_file is not None:
-        try:
-            lines = asked.prompt_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"--prompt_file {asked.prompt_file}: cannot be read ({error})."
-            ) from error
-        prompts += [line.strip() for line in lines if line.strip()]
-        if not prompts:
-            raise UserError(f"--prompt_file {asked.prompt_file}: has no prompt in it.")
+        prompts += prompts_in(asked.prompt_file)
     if not prompts and before is not None:
         return [before.prompt]
     if not prompts:
         raise UserError("nothing to draw: give --prompt or --prompt_file.")
+    return prompts
+
+
+def prompts_in(path: Path, flag: str = "--prompt_file") -> list[str]:
+    """The prompts of a file, one a line.
+
+    Raises:
+        UserError: it cannot be read, or has none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{flag} {path}: cannot be read ({error}).") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"{flag} {path}: has no prompt in it.")
     return prompts
 
 
@@ -125,9 +133,9 @@ def _source(asked: Asked, before: Picture | None) -> tuple[Source, TextualInvers
         raise UserError(f"--step {asked.step}: is of a run, whose folder must be given.")
     if asked.embeds:
         own = source.words[:1] if config is not None else ()
-        changes["words"] = (*own, *(_word(text) for text in asked.embeds))
+        changes["words"] = (*own, *(word_at(text) for text in asked.embeds))
     if asked.lora:
-        changes["loras"] = tuple(_lora(text) for text in asked.lora)
+        changes["loras"] = tuple(lora_at(text) for text in asked.lora)
     if asked.vae is not None:
         changes["vae"] = File.at(asked.vae)
     if asked.mixed_precision is not None:
@@ -143,7 +151,7 @@ def _dtype(mixed_precision: str) -> Any:
     return str(resolve_dtype(mixed_precision, this_cpu())).removeprefix("torch.")
 
 
-def _word(text: str) -> Word:
+def word_at(text: str) -> Word:
     """A word of `[WORD=]PATH`; a file whose name has a = in it is taken as it is."""
     word, equals, rest = text.partition("=")
     if equals and not Path(text).exists():
@@ -154,7 +162,7 @@ def _word(text: str) -> Word:
     return Word(token=word_in(Path(text)), file=File.at(Path(text)))
 
 
-def _lora(text: str) -> Lora:
+def lora_at(text: str) -> Lora:
     """A LoRA of `PATH[:WEIGHT]`; a file whose name has a : in it is taken as it is."""
     path, colon, weight = text.rpartition(":")
     if not colon or Path(text).exists():

@@ -14,7 +14,7 @@ from training.errors import UserError
 FILE = "export.json"
 FOLDER = "openvino"
 """Of a run: its export, where no other place is named."""
-Weights = Literal["fp32", "bf16", "int8"]
+Weights = Literal["fp32", "bf16", "int8", "hybrid"]
 
 
 class ExportRecord(BaseModel):
@@ -24,8 +24,13 @@ class ExportRecord(BaseModel):
         model: the base model's name or folder.
         words: the learned words' tokens, all of their vectors.
         embeds: the sha256 of the files that these words are from.
+        loras: the sha256 of each file that is fused into the weights, and how much of it.
+        vae: the sha256 of the file or folder that draws in place of the model's own VAE.
         batch_size, height, width: of the pictures, in pixels; None: any.
+        guidance: whether a fixed shape is made for guidance, so that the UNet takes two samples
+            per picture.
         weights: how they are stored, see `training.openvino.write.WEIGHTS`.
+        calibration: the prompts that activations were quantized with; "hybrid" alone has some.
         merge_tokens: the share of tokens that its UNet merges.
         vocabulary: `vocabulary_digest` of its tokenizer.
     """
@@ -35,12 +40,23 @@ class ExportRecord(BaseModel):
     model: str
     words: list[str]
     embeds: list[str]
+    loras: list[tuple[str, float]] = []
+    vae: str | None = None
     batch_size: int | None
     height: int | None
     width: int | None
+    guidance: bool = True
     weights: Weights
+    calibration: list[str] = []
     merge_tokens: float = 0
     vocabulary: str
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """Pictures at a time, height and width; None: any."""
+        if self.batch_size is None or self.height is None or self.width is None:
+            return None
+        return self.batch_size, self.height, self.width
 
 
 def vocabulary_digest(tokenizer: Any) -> str:

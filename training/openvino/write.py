@@ -15,13 +15,17 @@ from training import atomic_files
 from training.errors import UserError
 from training.models.loading import Models
 from training.openvino.merged_unet import convert_merged
-from training.openvino.record import FILE, ExportRecord, Weights, vocabulary_digest
+from training.openvino.quantize import compress_weights, quantize_unet
+from training.openvino.record import FILE, ExportRecord, Weights
+from training.openvino.tiny_vae import make_exportable
 from training.openvino.tokenizer import write_tokenizer
 
-WEIGHTS: dict[Weights, str] = {"fp32": "fp32", "bf16": "fp16", "int8": "int8"}
-"""What optimum-intel stores them as. OpenVINO's files hold 16-bit weights as fp16; a processor with
-bf16 instructions computes with them in bf16. int8: the weights alone, computed with after
-expansion."""
+WEIGHTS: dict[Weights, str] = {"fp32": "fp32", "bf16": "fp16", "int8": "fp32", "hybrid": "fp32"}
+"""What optimum-intel converts them to. OpenVINO's files hold 16-bit weights as fp16; a processor
+with bf16 instructions computes with them in bf16. int8: made from fp32, the weights alone, computed
+with after expansion; hybrid: what the UNet computes with, too (`training.openvino.quantize`)."""
+
+PARTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 
 
 def check_packages(program: str) -> None:
@@ -70,74 +74,74 @@ def check_vocabulary(models: Models) -> None:
 def write(
     models: Models,
     output_dir: Path,
+    record: ExportRecord,
     *,
-    name: str,
-    words: list[str],
-    embeds: list[str],
-    shape: tuple[int, int, int] | None,
-    weights: Weights,
-    merged: float = 0,
-) -> ExportRecord:
+    guidance_scale: float = 7.5,
+    calibration_steps: int = 0,
+) -> None:
     """Write `models` to `output_dir`; what was there is replaced once the new export is whole.
 
     Args:
-        models: in float32, with the words in them.
-        name: of the base model, for the record.
-        embeds: the sha256 of the files that the words are from.
-        shape: (pictures at a time, height, width in pixels), fixed in the graphs; None: any.
-        merged: the share of tokens that the UNet merges (`training.models.merge_tokens`); above 0
-            only with a fixed shape.
+        models: in float32, with everything in them that `record` names.
+        record: what is written, and of what; goes into the folder, too.
+        guidance_scale: that "hybrid" weights are calibrated with.
+        calibration_steps: of denoising, in all, to calibrate with.
 
     Raises:
         UserError: the vocabulary cannot be exported, or the disk refuses.
     """
     check_vocabulary(models)
-    batch_size, height, width = shape or (None, None, None)
-    record = ExportRecord(
-        model=name,
-        words=words,
-        embeds=embeds,
-        batch_size=batch_size,
-        height=height,
-        width=width,
-        weights=weights,
-        merge_tokens=merged,
-        vocabulary=vocabulary_digest(models.tokenizer),
-    )
     if output_dir.exists() and not (output_dir / FILE).is_file():
         raise UserError(
             f"{output_dir}: is there and holds no {FILE}, so it is no export to be replaced. "
             "Choose another --output_dir."
         )
-    atomic_files.write_directory(
-        output_dir, lambda folder: _fill(models, folder, shape, weights, record)
-    )
-    return record
+
+    def fill(folder: Path) -> None:
+        dynamic = folder / "dynamic"
+        exported = _convert(models, dynamic, record)
+        if record.weights == "hybrid":
+            quantize_unet(
+                exported,
+                record.calibration,
+                steps=calibration_steps,
+                guidance_scale=guidance_scale if record.guidance else 1,
+                shape=record.shape,
+                say=_say,
+            )
+        if record.weights in ("int8", "hybrid"):
+            compress_weights(exported, PARTS)
+        exported.save_pretrained(folder)
+        _say("3 of 3: converting the tokenizer")
+        write_tokenizer(models.tokenizer, folder / "tokenizer")
+        _make_strict(folder / "scheduler" / "scheduler_config.json")
+        (folder / FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        del exported  # it reads its weights from there
+        shutil.rmtree(dynamic)
+
+    atomic_files.write_directory(output_dir, fill)
 
 
-def _fill(
-    models: Models,
-    folder: Path,
-    shape: tuple[int, int, int] | None,
-    weights: Weights,
-    record: ExportRecord,
-) -> None:
+def _convert(models: Models, folder: Path, record: ExportRecord) -> Any:
+    """The OVStableDiffusionPipeline of `models`; any shape of it lies in `folder`."""
     from optimum.exporters.openvino.convert import export_from_model
     from optimum.intel import OVConfig, OVStableDiffusionPipeline
 
     for module in (models.text_encoder, models.vae, models.unet):
         module.requires_grad_(False).eval()
+    make_exportable(models.vae)
     # openvino_genai knows DDIM, and not DPM-Solver.
     pipeline = models.pipeline(DDIMScheduler.from_config(models.noise_scheduler.config))
-    stored = WEIGHTS[weights]
-    config = OVConfig(dtype="fp32" if stored == "int8" else stored)
+    stored = WEIGHTS[record.weights]
     _say("1 of 3: converting text encoder, UNet and VAE")
-    dynamic = folder / "dynamic"
-    export_from_model(pipeline, dynamic, task="text-to-image", ov_config=config)
-    exported = OVStableDiffusionPipeline.from_pretrained(dynamic, compile=False)
-    if shape is not None:
-        _say(f"2 of 3: fixing the shape, {shape[0]} x {shape[1]} x {shape[2]}")
-        exported.reshape(*shape, num_images_per_prompt=1)
+    export_from_model(pipeline, folder, task="text-to-image", ov_config=OVConfig(dtype=stored))
+    exported = OVStableDiffusionPipeline.from_pretrained(folder, compile=False)
+    if record.shape is not None:
+        batch_size, height, width = record.shape
+        _say(f"2 of 3: fixing the shape, {batch_size} x {height} x {width}")
+        exported.reshape(*record.shape, num_images_per_prompt=1)
+        if not record.guidance:
+            _halve_batch(exported.unet.model, batch_size)
         # One prompt or, beside a negative one, two: it costs nothing to leave that open.
         ids = exported.text_encoder.model.inputs[0]
         length = ids.get_partial_shape()[1]
@@ -146,19 +150,16 @@ def _fill(
             exported.unet.model = convert_merged(
                 models.unet, exported.unet.model, record.merge_tokens, half=stored == "fp16"
             )
-    if stored == "int8":
-        import nncf
+    return exported
 
-        for part in ("text_encoder", "unet", "vae_decoder", "vae_encoder"):
-            graph = getattr(exported, part)
-            graph.model = nncf.compress_weights(graph.model)
-    exported.save_pretrained(folder)
-    _say("3 of 3: converting the tokenizer")
-    write_tokenizer(models.tokenizer, folder / "tokenizer")
-    _make_strict(folder / "scheduler" / "scheduler_config.json")
-    (folder / FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    del exported  # it reads its weights from there
-    shutil.rmtree(dynamic)
+
+def _halve_batch(unet: Any, batch_size: int) -> None:
+    """Give a UNet of a fixed shape one sample per picture; optimum-intel always takes two."""
+    shapes = {port: port.get_partial_shape() for port in unet.inputs}
+    for port, shape in shapes.items():
+        if port.get_any_name() != "timestep":
+            shape[0] = batch_size
+    unet.reshape(shapes)
 
 
 def _make_strict(path: Path) -> None:

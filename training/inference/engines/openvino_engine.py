@@ -70,18 +70,18 @@ def _folder(source: Source) -> Path:
 
 
 def _export_command(source: Source, folder: Path) -> str:
-    what = str(source.run) if source.run else f"--model {source.model.model_name}"
-    return f"python -m training.export {what} --output_dir {folder}"
+    what = [str(source.run) if source.run else f"--model {source.model.model_name}"]
+    words = source.words[1:] if source.run else source.words
+    what += [f"--embeds '{word.token}={word.file.path}'" for word in words]
+    what += [f"--lora {lora.file.path}:{lora.weight:g}" for lora in source.loras]
+    if source.vae is not None:
+        what.append(f"--vae {source.vae.path}")
+    return f"python -m training.export {' '.join(what)} --output_dir {folder}"
 
 
 def _refuse_another_source(source: Source, record: ExportRecord, folder: Path) -> None:
     """Raises UserError where the export was made of other weights than `source` names."""
     command = _export_command(source, folder)
-    if source.loras or source.vae is not None:
-        raise UserError(
-            "--engine openvino: an export has no --lora and no --vae of its own; draw with "
-            "--engine torch."
-        )
     if record.model != source.model.model_name:
         raise UserError(
             f"{folder}: was exported from {record.model}, not from {source.model.model_name}. "
@@ -91,6 +91,17 @@ def _refuse_another_source(source: Source, record: ExportRecord, folder: Path) -
         raise UserError(
             f"{folder}: was exported with other learned words than asked for "
             f"(it has {', '.join(record.words) or 'none'}). Export again: {command}"
+        )
+    if record.loras != [(lora.file.sha256, lora.weight) for lora in source.loras]:
+        raise UserError(
+            f"{folder}: was exported with other LoRAs, or weights of them, than asked for with "
+            f"--lora (it has {len(record.loras)}). Export again: {command}"
+        )
+    if record.vae != (source.vae.sha256 if source.vae else None):
+        has = "the model's own VAE" if record.vae is None else "another VAE"
+        raise UserError(
+            f"{folder}: was exported with {has}, not with what is asked for by --vae. "
+            f"Export again: {command}"
         )
 
 
@@ -119,8 +130,13 @@ def _refuse_another_shape(settings: Settings, record: ExportRecord, folder: Path
             f"{folder}: draws {record.batch_size} pictures at a time and generate one. "
             "Export with --batch_size 1, or with --dynamic."
         )
-    if settings.guidance_scale <= 1:
+    if record.guidance and settings.guidance_scale <= 1:
         raise UserError(
             f"{folder}: its fixed shape is made for guidance. Use a --guidance_scale above 1, or "
-            "export with --dynamic."
+            "export with --no_guidance."
+        )
+    if not record.guidance and settings.guidance_scale > 1:
+        raise UserError(
+            f"{folder}: its fixed shape is made for no guidance. Use --guidance_scale 1, or export "
+            "without --no_guidance."
         )

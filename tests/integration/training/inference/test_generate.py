@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline, U
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.tiny_model import make_kohya_lora
 from training.generate import main
 from training.inference import long_prompts, png
 from training.models.embeds import save_a1111, save_embeds
@@ -60,26 +61,11 @@ def rows(width: int = 32, count: int = 1) -> torch.Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(1))
 
 
-def kohya_lora(path: Path, unet: Any, width: int | None = None) -> Path:
-    """A LoRA of the UNet's cross-attention in kohya's layout, as LCM-LoRA has it."""
-    tensors: dict[str, torch.Tensor] = {}
-    generator = torch.Generator().manual_seed(2)
-    for name, module in unet.named_modules():
-        if name.endswith(("attn2.to_q", "attn2.to_k")):
-            out, into = module.weight.shape
-            key = f"lora_unet_{name.replace('.', '_')}"
-            tensors[f"{key}.lora_down.weight"] = torch.randn(2, width or into, generator=generator)
-            tensors[f"{key}.lora_up.weight"] = torch.randn(out, 2, generator=generator)
-            tensors[f"{key}.alpha"] = torch.tensor(1.0)
-    save_file(tensors, path)
-    return path
-
-
 @pytest.fixture
 def lora(tiny_model: Path, tmp_path: Path) -> Path:
     """A LoRA of the tiny model."""
     unet = UNet2DConditionModel.from_pretrained(tiny_model, subfolder="unet")
-    return kohya_lora(tmp_path / "lcm.safetensors", unet)
+    return make_kohya_lora(tmp_path / "lcm.safetensors", unet)
 
 
 def test_a_picture_is_drawn_again_bit_for_bit(
@@ -208,7 +194,7 @@ def test_files_of_another_base_model_are_refused(
     assert f"--embeds {tmp_path / 'wide.safetensors'}: its rows are 768 wide" in found
     assert "takes 32" in found
     unet = UNet2DConditionModel.from_pretrained(tiny_model, subfolder="unet")
-    other = kohya_lora(tmp_path / "other.safetensors", unet, width=48)
+    other = make_kohya_lora(tmp_path / "other.safetensors", unet, width=48)
     assert f"--lora {other}: is no LoRA for this model" in refused(f"--lora={other}")
     save_file({"weight": torch.ones(2)}, tmp_path / "none.safetensors")
     assert "is no LoRA for this model" in refused(f"--lora={tmp_path / 'none.safetensors'}")

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 
 from tests.short_run import short_run
+from tests.tiny_model import make_kohya_lora
 from training import export, generate, textual_inversion
 from training.config.groups import ModelConfig
 from training.errors import UserError
@@ -159,9 +160,9 @@ def test_generate_draws_with_the_export_what_it_draws_with_torch(
     ("flags", "said"),
     [
         (["--width", "128"], "draws 64 x 64 pixels, not 128 x 64"),
-        (["--guidance_scale", "1"], "made for guidance"),
+        (["--guidance_scale", "1"], "export with --no_guidance"),
         (["--exported", "nowhere"], "--output_dir nowhere"),
-        (["--vae", "tiny"], "no --vae of its own"),
+        (["--vae", "tiny"], "the model's own VAE"),
     ],
 )
 def test_generate_refuses_what_the_export_cannot_draw(
@@ -191,6 +192,80 @@ def test_generate_refuses_an_export_of_another_word_or_vocabulary(
     words = ["--model", str(BUNDLED), "--embeds", embeds, "--exported", str(exported)]
     assert generate.main([*words, "--prompt", "a <other>", "--engine", "openvino"]) == 2
     assert "as <new>, not as <other>" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def few_steps(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A LoRA and a tiny VAE of the bundled model, with random weights, as flags."""
+    folder = tmp_path_factory.mktemp("few-steps")
+    unet = UNet2DConditionModel.from_pretrained(BUNDLED / "unet")
+    lora = make_kohya_lora(folder / "lcm.safetensors", unet)
+    torch.manual_seed(0)
+    AutoencoderTiny(
+        latent_channels=12, encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4, num_encoder_blocks=(1,) * 4,
+        num_decoder_blocks=(1,) * 4,
+    ).save_pretrained(folder / "tiny")  # fmt: skip
+    return ["--lora", f"{lora}:0.25", "--vae", str(folder / "tiny")]
+
+
+def test_a_lora_and_a_tiny_vae_are_in_the_export_and_few_steps_need_no_guidance(
+    run: Path, few_steps: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "fast"
+    words = [str(run), *few_steps, "--no_guidance", "--output_dir", str(folder)]
+    assert export.main(words) == 0
+    record = read_record(folder)
+    assert not record.guidance
+    assert [weight for _, weight in record.loras] == [0.25]
+    capsys.readouterr()
+
+    def drawn(*flags: str) -> Any:
+        words = [str(run), "--prompt", PROMPT, "--scheduler", "lcm", *flags]
+        assert generate.main([*words, "--output_dir", str(tmp_path)]) == 0, capsys.readouterr().err
+        (path,) = json.loads(capsys.readouterr().out)
+        with Image.open(path) as picture:
+            return np.asarray(picture).astype(int)
+
+    exported = ["--engine", "openvino", "--exported", str(folder)]
+    assert np.abs(drawn(*exported, *few_steps) - drawn(*few_steps)).max() <= 1
+    assert np.abs(drawn(*few_steps) - drawn()).max() > 25
+    lora, vae = few_steps[:2], few_steps[2:]
+    for flags, said in (
+        ([*few_steps, "--guidance_scale", "2"], "for no guidance"),
+        (vae, "other LoRAs"),
+        (["--lora", lora[1].replace("0.25", "0.5"), *vae], "other LoRAs"),
+        (lora, "another VAE"),
+    ):
+        words = [str(run), "--prompt", PROMPT, "--scheduler", "lcm", *exported, *flags]
+        assert generate.main(words) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_hybrid_export_multiplies_in_int8_and_draws_nearly_the_same(
+    run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from optimum.intel import OVStableDiffusionPipeline
+
+    folder = tmp_path / "hybrid"
+    words = [str(run), "--output_dir", str(folder), "--weights", "hybrid"]
+    assert export.main([*words, "--calibration_steps", "12"]) == 0
+    printed = capsys.readouterr()
+    assert "calibrating: step 12 of 12" in printed.err
+    assert json.loads(printed.out)["weights"] == "hybrid"  # nothing of NNCF's is on stdout
+    record = read_record(folder)
+    assert record.calibration == ["a photo of a <new>", "a photo of a clean <new>"]
+    hybrid = OVStableDiffusionPipeline.from_pretrained(folder, dynamic_shapes=False)
+    kinds = [op.get_type_name() for op in hybrid.unet.model.get_ops()]
+    assert kinds.count("FakeQuantize") > 50
+    size = {
+        each: (each / "unet" / "openvino_model.bin").stat().st_size for each in (folder, exported)
+    }
+    assert size[folder] < size[exported] / 2
+    precise = OVStableDiffusionPipeline.from_pretrained(exported, dynamic_shapes=False)
+    near = np.abs(arrays(hybrid) - arrays(precise)).mean()
+    other = np.abs(arrays(hybrid) - arrays(hybrid, "a green square on a blue background")).mean()
+    assert near < other / 2
 
 
 def test_merged_tokens_are_merged_in_the_export_as_in_torch(run: Path, tmp_path: Path) -> None:
@@ -232,6 +307,15 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_written(
         (
             [str(run), "--output_dir", str(output), "--merge_tokens", "0.4", "--dynamic"],
             "needs a fixed shape",
+        ),
+        ([str(run), "--output_dir", str(output), "--no_guidance", "--dynamic"], "draws both ways"),
+        (
+            [str(run), "--output_dir", str(output), "--calibration_prompts", str(tmp_path)],
+            "--calibration_prompts",
+        ),
+        (
+            [str(run), "--output_dir", str(output), "--calibration_steps", "0"],
+            "must be at least 1",
         ),
         ([str(run), "--output_dir", str(other)], "no export to be replaced"),
         ([str(tmp_path / "none"), "--output_dir", str(output)], "none"),

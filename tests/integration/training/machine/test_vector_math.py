@@ -25,6 +25,7 @@ CALLED, USED_BEFORE = 70, 71
 COMPUTE_NOT = {"training.miniature.concept"}
 """It draws without PyTorch; a module that it imports computes."""
 ENTRIES: dict[str, list[str]] = {
+    "benchmarks.export_accuracy": [],
     "benchmarks.restarts": [],
     "benchmarks.restarts_process": ["folder", "2"],
     "benchmarks.scaling_rank": ["folder", "model", "pictures"],
