@@ -32,7 +32,8 @@ def load(source: Source, settings: Settings, say: Say) -> torch_engine.TorchArti
     pipeline.unet.compile(options=FREEZING, dynamic=False)
     try:
         with artist.computing():
-            pipeline.unet(**_example(artist, settings))
+            positional, named = _example(artist, settings)
+            pipeline.unet(*positional, **named)
     except InductorError as error:
         raise UserError(
             f"--engine compiled: what torch.compile writes cannot be compiled here: "
@@ -54,8 +55,13 @@ def _refuse_no_compiler() -> None:
         ) from error
 
 
-def _example(artist: torch_engine.TorchArtist, settings: Settings) -> dict[str, Any]:
-    """Arguments of the UNet, of the shapes that drawing gives it."""
+def _example(
+    artist: torch_engine.TorchArtist, settings: Settings
+) -> tuple[tuple[torch.Tensor, ...], dict[str, Any]]:
+    """Arguments of the UNet, in the places and of the shapes that drawing gives them in.
+
+    Code that was compiled for an argument by name is not used for one by position.
+    """
     pipeline, unet = artist.pipeline, artist.pipeline.unet
     batch, scale = 2 if settings.guidance_scale > 1 else 1, pipeline.vae_scale_factor
     text = artist.tokenizer.model_max_length, pipeline.text_encoder.config.hidden_size
@@ -63,9 +69,7 @@ def _example(artist: torch_engine.TorchArtist, settings: Settings) -> dict[str, 
         batch, unet.config.in_channels, settings.height // scale, settings.width // scale,
         dtype=unet.dtype,
     )  # fmt: skip
-    return {
-        "sample": latents,
-        "timestep": torch.tensor(1),
+    return (latents, torch.tensor(1)), {
         "encoder_hidden_states": torch.zeros(batch, *text, dtype=unet.dtype),
         "timestep_cond": None,
         "cross_attention_kwargs": None,

@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
+from torch._inductor import config as inductor_config
 
 from tests.tiny_model import make_kohya_lora
 from training.generate import main
@@ -221,8 +222,28 @@ def test_pictures_that_cannot_be_drawn_again(
     assert "word.safetensors: is another file than when the picture was drawn" in found
 
 
-def test_the_compiled_engine_without_a_compiler(
-    refused: Any, monkeypatch: pytest.MonkeyPatch
+def test_the_compiled_engine_without_a_compiler(refused: Any) -> None:
+    with inductor_config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        assert "--engine compiled: there is no C++ compiler." in refused("--engine=compiled")
+
+
+def test_the_compiled_engine_draws_what_torch_draws_with_one_compiled_graph(
+    generate: Generate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    assert "--engine compiled: there is no C++ compiler." in refused("--engine=compiled")
+    """The UNet goes to inductor whole and once, with freezing; C++, which takes minutes, is left
+    out: what inductor was given is run in its place."""
+    compiled: list[dict[str, Any]] = []
+
+    def compile_fx(graph: Any, inputs: Any, config_patches: Any = None, **named: Any) -> Any:
+        compiled.append(dict(config_patches))
+        return graph.forward
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", compile_fx)
+    torch._dynamo.reset()
+    ask = ["--prompt=a cat", "--prompt=a dog", "--height=32", "--width=40"]
+    ours = [pixels(path) for path in generate(*ask, "--engine=compiled", folder="compiled")]
+    assert compiled == [{"freezing": True}]
+    expected = [pixels(path) for path in generate(*ask)]
+    for one, other in zip(ours, expected, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+    assert np.abs(ours[0].astype(int) - ours[1]).max() > 1
