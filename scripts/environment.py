@@ -56,6 +56,7 @@ IMPORTED_AS = {
     "accelerate": "accelerate",
     "diffusers": "diffusers",
     "fabric": "fabric",
+    "gradio": "gradio",
     "intel-extension-for-pytorch": "intel_extension_for_pytorch",
     "nncf": "nncf",
     "openvino-genai": "openvino_genai",
@@ -101,7 +102,7 @@ PROFILES = {
     "openvino": Profile(
         name="openvino",
         link=".venv-openvino",
-        extras=("train", "openvino", "dev"),
+        extras=("train", "openvino", "playground", "browser", "dev"),
         free_gib=4,
         torch="2.13.0",
     ),

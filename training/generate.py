@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.errors import UserError
+from training.inference import flags
 from training.inference.ask import Asked, draw
 from training.inference.schedulers import SAMPLERS
 from training.machine import vector_math
@@ -42,33 +43,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--seed", type=int, help="of the first picture; the next have the next [0]")
     what.add_argument("--height", type=int, help="in pixels, a multiple of 8 [as in training]")
     what.add_argument("--width", type=int, help="in pixels, a multiple of 8 [as in training]")
-    weights = made.add_argument_group("with which weights")
-    weights.add_argument("folder", type=Path, nargs="?", metavar="RUN_FOLDER",
-                         help="a run: its model, word, precision and defaults")  # fmt: skip
-    weights.add_argument("--step", type=int, help="the run's word as of this step [the final one]")
-    weights.add_argument(
-        "--model",
-        help="without a run: a pipeline folder, a name on the hub, or a .safetensors file of 1.x",
-    )
-    weights.add_argument(
-        "--embeds",
-        action="append",
-        metavar="[WORD=]PATH",
-        help="a learned word: diffusers', A1111's or kohya's file; written as in the file, or as "
-        "the file is called (A1111, kohya), or as WORD says; may be repeated",
-    )
-    weights.add_argument(
-        "--lora",
-        action="append",
-        metavar="PATH[:WEIGHT]",
-        help="a LoRA of diffusers or kohya, and how much of it [1]; may be repeated",
-    )
-    weights.add_argument(
-        "--vae",
-        type=Path,
-        metavar="PATH",
-        help="draws in place of the model's: an AutoencoderTiny, which is fast, or AutoencoderKL",
-    )
+    flags.add_weights(made)
     how = made.add_argument_group("how")
     how.add_argument(
         "--scheduler",
@@ -88,20 +63,7 @@ def parser() -> argparse.ArgumentParser:
         help="how closely the prompt is followed; 1: no guidance, twice as fast "
         "[as in training, or 7.5; lcm and tcd 1]",
     )
-    how.add_argument(
-        "--engine",
-        choices=("torch", "compiled", "openvino"),
-        help="compiled: minutes to compile, then faster (needs g++); openvino: what "
-        "training.export has written [torch]",
-    )
-    how.add_argument(
-        "--exported", type=Path, metavar="FOLDER", help="where that is, if not in the run's folder"
-    )
-    how.add_argument(
-        "--mixed_precision",
-        choices=("auto", "no", "bf16"),
-        help="auto: bf16 where the CPU computes in it [the run's; without a run auto]",
-    )
+    flags.add_engine(how)
     out = made.add_argument_group("where to, and again")
     out.add_argument(
         "--output_dir", type=Path, help="[RUN_FOLDER/generated; without a run generated]"

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from training.config.groups import ModelConfig
 from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
-from training.inference import defaults, png, schedulers
+from training.inference import defaults, engines, png, schedulers
 from training.inference.generate import FOLDER, Drawn, Progress, generate, source_of_run
 from training.inference.settings import File, Lora, Picture, Settings, Source, Word
 from training.machine.cpu import this_cpu
@@ -51,21 +51,21 @@ class Asked:
 
 
 def draw(
-    asked: Asked, say: Callable[[str], None], progress: Callable[[int, int], Progress]
+    asked: Asked,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], Progress],
+    load: engines.Load = engines.load,
 ) -> Drawn:
     """Draw what was asked for.
 
     Args:
         progress: makes what shows it, of the steps of a picture and the number of pictures.
+        load: gets an engine ready, or takes one that is.
 
     Raises:
         UserError: something that was asked for cannot be.
     """
-    if sum(given is not None for given in (asked.folder, asked.model, asked.again)) != 1:
-        raise UserError(
-            "what to draw with: give one of a run's folder, a model (--model) and a picture "
-            "(--again)."
-        )
+    _refuse_no_weights(asked)
     before, pixels = png.read(asked.again) if asked.again is not None else (None, None)
     prompts = _prompts(asked, before)
     first = asked.seed if asked.seed is not None else before.seed if before else 0
@@ -83,11 +83,30 @@ def draw(
     )  # fmt: skip
     seeds = range(first, first + count)
     suffix = "-again" if asked.again and asked.output_dir is None else ""
-    drawn = generate(source, settings, prompts, seeds, folder, say, progress, suffix)
+    drawn = generate(source, settings, prompts, seeds, folder, say, progress, suffix, load)
     if before is not None and pixels is not None:
         again, now = png.read(drawn.pictures[0])
         say(_compared(before, again, np.asarray(pixels), np.asarray(now)))
     return drawn
+
+
+def settle(asked: Asked) -> tuple[Source, Settings, TextualInversionConfig | None]:
+    """What was asked for without a prompt: weights, settings, and the run's configuration if any.
+
+    Raises:
+        UserError: something that was asked for cannot be.
+    """
+    _refuse_no_weights(asked)
+    source, config = _source(asked, None)
+    return source, _settings(asked, source, config, None), config
+
+
+def _refuse_no_weights(asked: Asked) -> None:
+    if sum(given is not None for given in (asked.folder, asked.model, asked.again)) != 1:
+        raise UserError(
+            "what to draw with: give one of a run's folder, a model (--model) and a picture "
+            "(--again)."
+        )
 
 
 def _prompts(asked: Asked, before: Picture | None) -> list[str]:

@@ -127,6 +127,7 @@ def generate(
     say: Callable[[str], None],
     progress: Callable[[int, int], Progress],
     suffix: str = "",
+    load: engines.Load = engines.load,
 ) -> Drawn:
     """Draw each prompt once a seed, into `folder`.
 
@@ -134,11 +135,12 @@ def generate(
         say: takes what the person should know of a prompt, a line each.
         progress: makes what shows it, of the steps of a picture and the number of pictures.
         suffix: of the files' names.
+        load: gets an engine ready, or takes one that is.
 
     Raises:
         UserError: a file or a prompt is wrong (nothing has been drawn then).
     """
-    artist = engines.load(source, settings, say)
+    artist = load(source, settings, say)
     _check_prompts(source, settings, prompts, artist, say)
     paths: list[Path] = []
     drawn: list[Image.Image] = []

@@ -54,12 +54,23 @@ class Artist(Protocol):
     tokenizer: Any
     token_limit: int | None
 
+    def change(self, settings: Settings) -> None:
+        """Draw by other settings from now on: of the same engine and size, and with guidance (a
+        scale above 1) if there was guidance before.
+
+        Raises:
+            UserError: the scheduler cannot draw with this model.
+        """
+
     def draw(self, prompt: str, seed: int, on_step: OnStep) -> Image.Image:
         """One picture of `prompt`.
 
         Args:
             on_step: called with the number of denoising steps done, after each.
         """
+
+
+Load = Callable[[Source, Settings, Say], Artist]
 
 
 def load(source: Source, settings: Settings, say: Say) -> Artist:

@@ -22,9 +22,16 @@ class OpenVINOArtist:
     """Draws with an OVStableDiffusionPipeline (see `training.inference.engines.Artist`)."""
 
     def __init__(self, pipeline: Any, settings: Settings) -> None:
-        self.pipeline, self.settings = pipeline, settings
+        self.pipeline = pipeline
         self.tokenizer = pipeline.tokenizer
         self.token_limit: int | None = pipeline.tokenizer.model_max_length
+        self.noise = pipeline.scheduler.config
+        self.change(settings)
+
+    def change(self, settings: Settings) -> None:
+        """Draw by other settings from now on."""
+        self.pipeline.scheduler = schedulers.build(settings.scheduler, self.noise)
+        self.settings = settings
 
     def draw(self, prompt: str, seed: int, on_step: OnStep) -> Image.Image:
         """One picture."""
@@ -53,7 +60,6 @@ def load(source: Source, settings: Settings, say: Say) -> OpenVINOArtist:
             f"{folder}: its tokenizer has another vocabulary than when it was exported, so words "
             f"would read other rows. Export again: {_export_command(source, folder)}"
         )
-    pipeline.scheduler = schedulers.build(settings.scheduler, pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return OpenVINOArtist(pipeline, settings)
 

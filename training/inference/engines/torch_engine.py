@@ -31,8 +31,15 @@ class TorchArtist:
     token_limit: int | None = None
 
     def __init__(self, pipeline: Any, settings: Settings, words: list[list[str]]) -> None:
-        self.pipeline, self.settings, self.words = pipeline, settings, words
+        self.pipeline, self.words = pipeline, words
         self.tokenizer = pipeline.tokenizer
+        self.noise = pipeline.scheduler.config
+        self.change(settings)
+
+    def change(self, settings: Settings) -> None:
+        """Draw by other settings from now on."""
+        self.pipeline.scheduler = schedulers.build(settings.scheduler, self.noise)
+        self.settings = settings
 
     def draw(self, prompt: str, seed: int, on_step: OnStep) -> Image.Image:
         """One picture."""
@@ -95,6 +102,5 @@ def load(source: Source, settings: Settings, say: Say) -> TorchArtist:
     """Get ready to draw with PyTorch (see `training.inference.engines`)."""
     del say
     models, pipeline, words = assemble(source)
-    pipeline.scheduler = schedulers.build(settings.scheduler, models.noise_scheduler.config)
     frozen.prepare(models, "native", resolve_stack("upstream"), DTYPES[source.dtype])
     return TorchArtist(pipeline, settings, words)

@@ -33,6 +33,7 @@ ENTRIES: dict[str, list[str]] = {
     "training.all_reduce": [],
     "training.export": ["--model=nowhere", "--output_dir=out"],
     "training.generate": ["nowhere", "--prompt=a photo"],
+    "training.playground": ["nowhere"],
     "training.miniature.build": [],
     "training.miniature.check": [],
     "training.miniature.judge": [],
