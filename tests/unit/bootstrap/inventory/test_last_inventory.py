@@ -39,7 +39,7 @@ def test_bootstrap_keeps_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> N
     def unreachable(*_: object, **__: object) -> None:
         raise UserError("nobody answers")
 
-    monkeypatch.setattr(bootstrap, "_setup", lambda *_: None)
+    monkeypatch.setattr(bootstrap, "_options", lambda *_: None)
     monkeypatch.setattr(bootstrap, "open_hosts", unreachable)
     assert bootstrap.main(["--inventory", "mine"]) == 1
     assert last_inventory.last() == "mine"
