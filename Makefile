@@ -78,23 +78,19 @@ format: environment ## Rewrite the code in the style that `make lint` asks for
 	@.venv/bin/python -m ruff format .
 
 environment: ## Make .venv: PyTorch, diffusers and the tools
-	@$(PYTHON) scripts/environment.py upstream
+	@$(PYTHON) -m scripts.environment upstream
 
 environment-cluster: ## Make .venv-cluster: Pulumi's SDK, Azure's, and Fabric (`fab`)
-	@$(PYTHON) scripts/environment.py cluster
+	@$(PYTHON) -m scripts.environment cluster
 
 environment-intel: ## Make .venv-intel: the same with Intel's PyTorch extension
-	@$(PYTHON) scripts/environment.py intel
+	@$(PYTHON) -m scripts.environment intel
 
 environment-openvino: ## Make .venv-openvino: the same with OpenVINO, for export and fast pictures
-	@$(PYTHON) scripts/environment.py openvino
+	@$(PYTHON) -m scripts.environment openvino
 
-lock: ## Write requirements/*.txt anew from pyproject.toml
-	@$(PYTHON) scripts/environment.py lock upstream
-	@$(PYTHON) scripts/environment.py lock intel
-	@$(PYTHON) scripts/environment.py lock openvino
-	@$(PYTHON) scripts/environment.py lock cluster
-	@$(PYTHON) -m scripts.node_locks
+lock: ## Write requirements/*.txt from pyproject.toml (ARGS=--upgrade takes the newest releases)
+	@$(PYTHON) -m scripts.lock $(ARGS)
 
 clean: ## Remove the environments
-	@$(PYTHON) scripts/environment.py clean
+	@$(PYTHON) -m scripts.environment clean

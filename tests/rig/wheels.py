@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.environment import TORCH_INDEX, TORCH_INDEX_VARIABLE, chosen_index
+from scripts.environments.indexes import TORCH_INDEX, TORCH_INDEX_VARIABLE, chosen_index
 from tests.rig.commands import RigError, run
 from tests.rig.prerequisites import HOST_PYTHON
 

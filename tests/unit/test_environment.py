@@ -1,4 +1,4 @@
-"""scripts/environment.py, run on small checkouts with packages made here: nothing is downloaded."""
+"""scripts.environment, run on small checkouts with packages made here: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from types import SimpleNamespace
 import pytest
 
 from scripts import environment
+from scripts.environments import indexes, place, profiles, pytorch
+from scripts.environments.profiles import Profile, SetupError
+from scripts.environments.steps import Steps
 
-SCRIPT = Path(environment.__file__).resolve()
-UPSTREAM = environment.PROFILES["upstream"]
+CHECKOUT = Path(environment.__file__).resolve().parents[1]
+UPSTREAM = profiles.PROFILES["upstream"]
 
 
 def write_wheel(
@@ -50,12 +53,12 @@ class Checkout:
 
     def lock(self, *pins: str) -> None:
         """Pin packages in the upstream lock file."""
-        path = environment.lock_path(self.root, UPSTREAM)
+        path = profiles.lock_path(self.root, UPSTREAM)
         path.parent.mkdir(exist_ok=True)
         path.write_text("# A comment\n" + "".join(f"{pin}\n" for pin in pins))
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, str(SCRIPT), "--root", str(self.root), *words]
+        return [sys.executable, "-m", "scripts.environment", "--root", str(self.root), *words]
 
     def variables(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
@@ -63,7 +66,7 @@ class Checkout:
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(self.index),
-            environment.TORCH_INDEX_VARIABLE: "none",
+            indexes.TORCH_INDEX_VARIABLE: "none",
         }
         return kept | offline | more
 
@@ -71,6 +74,7 @@ class Checkout:
         return subprocess.run(
             self.command(*words),
             env=self.variables(**variables),
+            cwd=CHECKOUT,
             capture_output=True,
             text=True,
             timeout=120,
@@ -101,15 +105,13 @@ def fake_build(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Replace the building of environments by the making of an empty one; lists those made."""
     made: list[Path] = []
 
-    def build(
-        root: Path, profile: environment.Profile, home: Path, steps: environment.Steps
-    ) -> None:
+    def build(root: Path, profile: Profile, home: Path, steps: Steps) -> None:
         (home / "bin").mkdir(parents=True)
         (home / "bin" / "python").symlink_to(sys.executable)
         (home / "finished.json").write_text("{}")
         made.append(home)
 
-    monkeypatch.setattr(environment, "build", build)
+    monkeypatch.setattr(place, "build", build)
     return made
 
 
@@ -179,19 +181,17 @@ def test_a_package_that_is_not_to_be_had_fails_with_its_name_and_leaves_nothing(
 def test_a_failure_keeps_the_environment_that_worked(
     checkout: Checkout, fake_build: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment.set_up(checkout.root, UPSTREAM)
+    place.set_up(checkout.root, UPSTREAM)
     (worked,) = fake_build
 
-    def fail(
-        root: Path, profile: environment.Profile, home: Path, steps: environment.Steps
-    ) -> None:
+    def fail(root: Path, profile: Profile, home: Path, steps: Steps) -> None:
         (home / "bin").mkdir(parents=True)
-        raise environment.SetupError("the network is down")
+        raise SetupError("the network is down")
 
-    monkeypatch.setattr(environment, "build", fail)
+    monkeypatch.setattr(place, "build", fail)
     checkout.lock("tiny==1.0")
-    with pytest.raises(environment.SetupError, match="the network is down\nNothing half-made"):
-        environment.set_up(checkout.root, UPSTREAM)
+    with pytest.raises(SetupError, match="the network is down\nNothing half-made"):
+        place.set_up(checkout.root, UPSTREAM)
     assert checkout.environments() == [worked]
     assert (checkout.root / ".venv").resolve() == worked
 
@@ -215,7 +215,7 @@ def test_torch_comes_from_the_index_that_the_variable_names(
     wheel = next((pages / "torch").glob("*.whl")).name
     (pages / "torch" / "index.html").write_text(f'<a href="{wheel}">{wheel}</a>')
     checkout.lock("torch==9.0")
-    index = {environment.TORCH_INDEX_VARIABLE: pages.as_uri(), "PIP_NO_INDEX": "0"}
+    index = {indexes.TORCH_INDEX_VARIABLE: pages.as_uri(), "PIP_NO_INDEX": "0"}
     result = checkout.run("upstream", **index)
     assert result.returncode == 0, result.stderr
     assert pages.as_uri() in result.stdout
@@ -236,12 +236,12 @@ def test_a_password_of_an_index_is_no_argument_and_shown_and_logged_nowhere(
     python.write_text(f'#!/bin/sh\necho "$@"; echo "$PIP_INDEX_URL" >> {given}; exit 1\n')
     python.chmod(0o755)
     index = "http://me:geheim@127.0.0.1:9/whl"
-    for variable in (environment.TORCH_INDEX_VARIABLE, environment.ONECCL_INDEX_VARIABLE):
+    for variable in (indexes.TORCH_INDEX_VARIABLE, indexes.ONECCL_INDEX_VARIABLE):
         monkeypatch.setenv(variable, index)
-    steps = environment.Steps(tmp_path / "log")
-    with pytest.raises(environment.SetupError) as caught:
-        environment.install_torch(steps, tmp_path, "9.0")
-    environment.install_oneccl(steps, tmp_path, "9.0")
+    steps = Steps(tmp_path / "log")
+    with pytest.raises(SetupError) as caught:
+        pytorch.install_torch(steps, tmp_path, "9.0")
+    pytorch.install_oneccl(steps, tmp_path, "9.0")
     assert given.read_text().splitlines() == [index, index]
     said = capsys.readouterr().out + str(caught.value)
     assert said.count("from http://127.0.0.1:9/whl") == 3
@@ -250,14 +250,15 @@ def test_a_password_of_an_index_is_no_argument_and_shown_and_logged_nowhere(
 
 def test_an_index_that_is_not_there_is_found_out_soon() -> None:
     began = time.monotonic()
-    assert not environment.index_answers("http://127.0.0.1:9/whl")
-    assert not environment.index_answers("not an address")
+    assert not indexes.index_answers("http://127.0.0.1:9/whl")
+    assert not indexes.index_answers("not an address")
     assert time.monotonic() - began < 3
 
 
 def test_an_interrupted_set_up_cleans_up(checkout: Checkout) -> None:
     process = subprocess.Popen(
         checkout.command("upstream"),
+        cwd=CHECKOUT,
         env=checkout.variables(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -276,7 +277,10 @@ def test_what_a_killed_set_up_left_is_removed_once_its_programs_have_ended(
     checkout: Checkout, fake_build: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed = subprocess.Popen(
-        checkout.command("upstream"), env=checkout.variables(), stdout=subprocess.DEVNULL
+        checkout.command("upstream"),
+        cwd=CHECKOUT,
+        env=checkout.variables(),
+        stdout=subprocess.DEVNULL,
     )
     wait_for(lambda: bool(checkout.environments()))
     killed.kill()
@@ -285,7 +289,7 @@ def test_what_a_killed_set_up_left_is_removed_once_its_programs_have_ended(
     (partial / "trace of the first").touch()
 
     # The program that the killed one had started goes on, and is waited for.
-    environment.set_up(checkout.root, UPSTREAM)
+    place.set_up(checkout.root, UPSTREAM)
     said = capsys.readouterr().out
     assert said.index("waiting") < said.index("half-made")
     assert not (partial / "trace of the first").exists()
@@ -296,6 +300,7 @@ def test_two_at_once_make_one_environment(checkout: Checkout) -> None:
     both = [
         subprocess.Popen(
             checkout.command("upstream"),
+            cwd=CHECKOUT,
             env=checkout.variables(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -312,11 +317,11 @@ def test_two_at_once_make_one_environment(checkout: Checkout) -> None:
 def test_the_link_moves_to_the_environment_of_the_new_lock(
     checkout: Checkout, fake_build: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    environment.set_up(checkout.root, UPSTREAM)
-    environment.set_up(checkout.root, UPSTREAM)
+    place.set_up(checkout.root, UPSTREAM)
+    place.set_up(checkout.root, UPSTREAM)
     assert len(fake_build) == 1
     checkout.lock("tiny==2.0")
-    environment.set_up(checkout.root, UPSTREAM)
+    place.set_up(checkout.root, UPSTREAM)
     old, new = fake_build
     assert old != new
     assert (checkout.root / ".venv").resolve() == new
@@ -325,7 +330,7 @@ def test_the_link_moves_to_the_environment_of_the_new_lock(
     assert old.name in capsys.readouterr().out
     # Going back to the old lock finds its environment whole.
     checkout.lock()
-    environment.set_up(checkout.root, UPSTREAM)
+    place.set_up(checkout.root, UPSTREAM)
     assert (checkout.root / ".venv").resolve() == old
     assert len(fake_build) == 2
 
@@ -333,22 +338,22 @@ def test_the_link_moves_to_the_environment_of_the_new_lock(
 def test_a_copied_checkout_does_not_take_the_environment_along(
     checkout: Checkout, fake_build: list[Path], tmp_path: Path
 ) -> None:
-    environment.set_up(checkout.root, UPSTREAM)
+    place.set_up(checkout.root, UPSTREAM)
     copy = tmp_path / "copy"
     checkout.root.rename(copy)
-    assert not environment.is_ready(copy, UPSTREAM)
+    assert not place.is_ready(copy, UPSTREAM)
 
 
 def test_an_environment_whose_interpreter_is_gone_is_made_anew(
     checkout: Checkout, fake_build: list[Path]
 ) -> None:
-    environment.set_up(checkout.root, UPSTREAM)
+    place.set_up(checkout.root, UPSTREAM)
     python = checkout.root / ".venv" / "bin" / "python"
     python.unlink()
     python.symlink_to(checkout.root / "no longer here")
-    environment.set_up(checkout.root, UPSTREAM)
+    place.set_up(checkout.root, UPSTREAM)
     assert len(fake_build) == 2
-    assert environment.is_ready(checkout.root, UPSTREAM)
+    assert place.is_ready(checkout.root, UPSTREAM)
 
 
 @pytest.mark.parametrize("kind", ["folder", "link"])
@@ -363,9 +368,9 @@ def test_a_foreign_environment_is_refused_and_kept(
         link.symlink_to(foreign)
     else:
         foreign.rename(link)
-    with pytest.raises(environment.SetupError, match="did not make it"):
-        environment.set_up(checkout.root, UPSTREAM)
-    environment.clean(checkout.root)
+    with pytest.raises(SetupError, match="did not make it"):
+        place.set_up(checkout.root, UPSTREAM)
+    place.clean(checkout.root)
     assert (link / "work").exists()
     assert fake_build == []
 
@@ -373,28 +378,28 @@ def test_a_foreign_environment_is_refused_and_kept(
 def test_clean_removes_the_environments_and_nothing_else(
     checkout: Checkout, fake_build: list[Path]
 ) -> None:
-    environment.set_up(checkout.root, UPSTREAM)
+    place.set_up(checkout.root, UPSTREAM)
     result = checkout.run("clean")
     assert result.returncode == 0, result.stderr
     assert checkout.environments() == []
     assert not os.path.lexists(checkout.root / ".venv")
-    assert environment.lock_path(checkout.root, UPSTREAM).exists()
+    assert profiles.lock_path(checkout.root, UPSTREAM).exists()
 
 
 def test_a_full_disk_and_a_wrong_machine_are_told_beforehand(
     checkout: Checkout, fake_build: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkout.lock()
-    lock = environment.lock_path(checkout.root, environment.PROFILES["intel"])
+    lock = profiles.lock_path(checkout.root, profiles.PROFILES["intel"])
     lock.write_text("")
     with monkeypatch.context() as patch:
         patch.setattr("platform.machine", lambda: "arm64")
-        with pytest.raises(environment.SetupError, match="Linux on x86-64 only"):
-            environment.set_up(checkout.root, environment.PROFILES["intel"])
+        with pytest.raises(SetupError, match="Linux on x86-64 only"):
+            place.set_up(checkout.root, profiles.PROFILES["intel"])
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**29))
-        with pytest.raises(environment.SetupError, match=r"has 0\.5 GiB free"):
-            environment.set_up(checkout.root, UPSTREAM)
+        with pytest.raises(SetupError, match=r"has 0\.5 GiB free"):
+            place.set_up(checkout.root, UPSTREAM)
     assert fake_build == []
 
 
@@ -405,34 +410,3 @@ def test_an_old_python_is_told_so(
         patch.setattr(sys, "version_info", (3, 9, 2, "final", 0))
         assert environment.main(["upstream"]) == 1
     assert "Python 3.11 or newer is needed" in capsys.readouterr().err
-
-
-def test_a_lock_keeps_conditions_and_drops_the_build_and_cuda() -> None:
-    installs = [("Torch", "2.8.0+cpu"), ("impi-rt", "1.0"), ("nvidia-nccl-cu12", "2"), ("A_b", "1")]
-    installs += [("torchvision", "0.23.0")]  # never imported, and made for CUDA
-    report = {
-        "install": [{"metadata": {"name": name, "version": version}} for name, version in installs]
-    }
-    asked = ["torch>=2", "impi_rt>=1; sys_platform == 'linux'", "a-b[more]>=1"]
-    assert environment.lock_lines(report, asked) == [
-        "a-b==1",
-        "impi-rt==1.0; sys_platform == 'linux'",
-        "torch==2.8.0",
-    ]
-
-
-@pytest.mark.parametrize("profile", environment.PROFILES.values(), ids=environment.PROFILES)
-def test_the_lock_in_the_checkout_pins_all_that_the_project_asks_for(
-    profile: environment.Profile,
-) -> None:
-    root = SCRIPT.parent.parent
-    text = environment.lock_path(root, profile).read_text()
-    versions = environment.locked_versions(environment.lock_path(root, profile))
-    assert versions.get("torch") == profile.torch
-    assert "://" not in text
-    asked = [
-        requirement.split(";")[0] for requirement in environment.direct_requirements(root, profile)
-    ]
-    for requirement in asked:
-        name = environment.normal(requirement.split(">")[0].split("=")[0].split("[")[0])
-        assert name in versions

@@ -11,7 +11,7 @@ from bootstrap.errors import UserError
 from bootstrap.paths import CHECKOUT
 from bootstrap.setup.python.package_pins import CONDA, STACKS, read_lock
 from bootstrap.setup.python.plain_http import exposed, refuse
-from scripts.node_locks import PYTHONS
+from scripts.locks.resolve import PYTHONS
 
 INTEL, UPSTREAM = (read_lock(CHECKOUT, stack) for stack in ("intel", "upstream"))
 HTTP, HTTPS = "http://me:geheim@mirror/simple", "https://mirror/simple"
