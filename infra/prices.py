@@ -1,4 +1,4 @@
-"""What a cluster costs an hour, from a dated table in this package or live from Azure.
+"""What a cluster costs per hour, from a dated table in this package or live from Azure.
 
 The stack's outputs use the table alone, so that two runs say the same; `infra.plan` and
 `infra.azure.preflight` also ask Azure's retail price service.
@@ -18,7 +18,7 @@ from typing import Any
 from infra.config.config import ClusterConfig
 
 TABLE_FILE = Path(__file__).with_name("prices.json")
-HOURS_A_MONTH = 730
+HOURS_PER_MONTH = 730
 """Azure's own convention: 365 * 24 / 12."""
 RETAIL_ENDPOINT = "https://prices.azure.com"
 LIVE_TIMEOUT_SECONDS = 4.0
@@ -35,7 +35,7 @@ class Line:
 
     @property
     def per_hour(self) -> float | None:
-        """USD an hour for all of them."""
+        """USD per hour for all of them."""
         return None if self.each_per_hour is None else self.count * self.each_per_hour
 
 
@@ -50,12 +50,12 @@ class Price:
 
     @property
     def per_hour(self) -> float | None:
-        """USD an hour; None where a part is unknown."""
+        """USD per hour; None where a part is unknown."""
         return _total(self.lines)
 
     @property
     def paused_per_hour(self) -> float | None:
-        """USD an hour with every VM deallocated: disks, addresses and the NAT gateway."""
+        """USD per hour with every VM deallocated: disks, addresses and the NAT gateway."""
         return _total(tuple(line for line in self.lines if line.while_paused))
 
     def outputs(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Price:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for `infra.plan --json`."""
-        month = None if self.per_hour is None else round(self.per_hour * HOURS_A_MONTH, 2)
+        month = None if self.per_hour is None else round(self.per_hour * HOURS_PER_MONTH, 2)
         return {
             "currency": "USD",
             "as_of": self.as_of,
@@ -136,14 +136,14 @@ def of(config: ClusterConfig) -> Price:
 
 
 def _disk_hour(kind: str, size_gb: int) -> float | None:
-    """USD an hour for a disk: Azure bills the next larger of its steps."""
+    """USD per hour for a disk: Azure bills the next larger of its steps."""
     steps = {int(gb): usd for gb, usd in table()["disk_month"][kind].items()}
     fitting = [gb for gb in sorted(steps) if gb >= size_gb]
-    return round(steps[fitting[0]] / HOURS_A_MONTH, 6) if fitting else None
+    return round(steps[fitting[0]] / HOURS_PER_MONTH, 6) if fitting else None
 
 
 def live(config: ClusterConfig, endpoint: str = RETAIL_ENDPOINT) -> float | None:
-    """USD an hour for one VM from Azure's retail price service; None where it does not answer."""
+    """USD per hour for one VM from Azure's retail price service; None where it does not answer."""
     condition = (
         f"serviceName eq 'Virtual Machines' and priceType eq 'Consumption'"
         f" and armRegionName eq '{config.location}' and armSkuName eq '{config.vm_size}'"

@@ -54,7 +54,7 @@ def main(ask: Callable[[str], str] = input, run: Run = run, azure: Azure | None 
         price = prices.of(config)
         cost = "an unknown price" if price.per_hour is None else f"about {price.per_hour:.2f} USD"
         print("This has never been run against Azure by those who wrote it: stay and watch.")
-        print(f"This creates {config.node_count} VMs for {cost} an hour (list of {price.as_of}).")
+        print(f"This creates {config.node_count} VMs for {cost} per hour (list of {price.as_of}).")
         if ask("Type yes to spend it: ").strip() != "yes":
             print("Nothing was created.")
             return 1

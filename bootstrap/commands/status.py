@@ -113,7 +113,7 @@ def lines_of(run: dict[str, Any], inventory: Inventory, now: float) -> list[str]
         as_of = f", prices of {inventory.price_as_of}" if inventory.price_as_of else ""
         lines.append(
             f"  ${money:.2f} from its start{'' if running else ' to its end'} "
-            f"(${inventory.price_per_hour_usd:.2f} an hour for the whole cluster{as_of}; "
+            f"(${inventory.price_per_hour_usd:.2f} per hour for the whole cluster{as_of}; "
             "the time before and after is not counted)"
         )
     left_there = results.unfetched(inventory.name, run)

@@ -40,8 +40,8 @@ NO_ROOM = (
 )
 """Error codes of compute: capacity, not quota."""
 ROOM_FIX = (
-    "Wait and run this again, or change what binds it: proximity_placement_group false, another"
-    " vm_size, zone or location; on VMs that exist that needs replace_nodes: their disks are lost"
+    "Wait and run this again, or give Azure more choice: proximity_placement_group false, another"
+    " vm_size, zone or location; existing VMs also need replace_nodes, and lose their disks"
 )
 PERMISSIONS_API = "2022-04-01"
 TRANSPORT = {"connection_timeout": 10, "read_timeout": 60, "retry_total": 4}
@@ -128,20 +128,20 @@ def meaning(error: Exception) -> str:
     if isinstance(error, ClientAuthenticationError):
         return "Azure does not accept this sign-in. Run: az login"
     if isinstance(error, DecodeError | json.JSONDecodeError | KeyError):
-        return "Azure's answer was cut off or is not what was asked for. Run this again"
+        return "Azure's answer was incomplete or not in the expected form. Run this again"
     if isinstance(error, HttpResponseError):
         text = (error.message or "").splitlines()[0] if error.message else ""
         fixes = {
             403: "this account lacks the right. Ask for the role Contributor on the subscription",
             404: f"it does not exist ({text})",
-            409: f"something else is being done to it ({text}). Wait, then run this again",
-            429: "Azure asks for fewer requests, and went on asking. Wait a few minutes",
+            409: f"another operation on it is running ({text}). Wait, then run this again",
+            429: "Azure limits the rate of requests. Wait a few minutes, then run this again",
         }
         if any(code in str(error) for code in NO_ROOM):
-            return f"Azure has no room for this size there now ({text}). {ROOM_FIX}"
+            return f"Azure has no capacity for this size there now ({text}). {ROOM_FIX}"
         status = error.status_code or 0
         if status >= 500:
-            return f"Azure failed ({status}), several times. Run this again; status.azure.com"
+            return f"Azure failed ({status}) several times. Run this again, or see status.azure.com"
         return fixes.get(status, f"Azure refused ({status}): {text}")
     if isinstance(error, ServiceRequestError | ServiceResponseError):
         return "Azure cannot be reached or did not answer in time. Check the network"

@@ -34,7 +34,7 @@ def pause(azure: Azure, inventory: Inventory, say: Say = print, poll: float = PO
     Args:
         azure: the subscription.
         inventory: whose VMs.
-        say: told what happens, a line at a time.
+        say: told what happens, line by line.
         poll: seconds between two questions to Azure.
 
     Raises:
@@ -43,7 +43,7 @@ def pause(azure: Azure, inventory: Inventory, say: Say = print, poll: float = PO
     _each(azure, inventory, "deallocate", say, poll)
     say(
         f"{len(inventory.nodes)} VMs are deallocated: their cores cost nothing now. Disks,"
-        " addresses and the NAT gateway still do. fab resume starts them again."
+        " addresses and the NAT gateway are still billed. fab resume starts them again."
     )
 
 
@@ -60,7 +60,7 @@ def resume(
     Args:
         azure: the subscription.
         inventory: whose VMs.
-        say: told what happens, a line at a time.
+        say: told what happens, line by line.
         poll: seconds between two questions.
         seconds: how long they may take to answer once Azure has started them.
         port: the head's SSH port.

@@ -91,7 +91,7 @@ def _subscription(azure: Azure) -> Iterable[Check]:
         "subscription",
         one.state == "Enabled",
         f"{one.display_name} ({azure.subscription_id}), {one.state}",
-        "it cannot create anything: see its state in the portal, or name another",
+        "nothing can be created in it: see its state in the portal, or use another",
     )
 
 
@@ -178,8 +178,8 @@ def _size_and_quota(
         quota = by_lower.get(name.lower())
         free = quota.limit - quota.current_value if quota else 0
         mine = own.get(name, 0)
-        known = f"{free} of {quota.limit} free" if quota else "unknown to Azure"
-        held = f" ({mine} of them the cluster's own already)" if mine else ""
+        known = f"{free} of {quota.limit} free" if quota else "Azure reports no such quota"
+        held = f" (the cluster already uses {mine} of them)" if mine else ""
         yield Check(
             f"quota {name}",
             free + mine >= vcpus,
@@ -288,7 +288,7 @@ def _price(config: ClusterConfig) -> Check:
     price = prices.of(config)
     if price.per_hour is None:
         return Check("price", True, f"not in the table of {price.as_of}")
-    return Check("price", True, f"{price.per_hour:.2f} USD an hour (list of {price.as_of})")
+    return Check("price", True, f"{price.per_hour:.2f} USD per hour (list of {price.as_of})")
 
 
 def show(found: Sequence[Check], console: Console | None = None) -> None:
@@ -312,8 +312,8 @@ def stack_values() -> dict[str, str]:
     secret = [key for key, one in ours.items() if "value" not in one]
     if secret:
         raise UserError(
-            f"{', '.join(secret)}: is kept as a secret, and no key here is one. Set it again with:"
-            " pulumi config set --plaintext KEY VALUE"
+            f"{', '.join(secret)}: is stored as a secret, and this project has no secret keys. Set"
+            " it again with: pulumi config set --plaintext KEY VALUE"
         )
     return {key: str(one["value"]) for key, one in ours.items()}
 
@@ -337,14 +337,14 @@ def account(cluster: Inventory | None, selected: bool) -> Azure:
 
 
 def main(argv: Sequence[str] | None = None, azure: Azure | None = None) -> int:
-    """Check and print; 1 where something stands in the way, 2 where it cannot be asked."""
+    """Check and print; 1 where pulumi up would fail, 2 where the checks cannot be made."""
     parser = argparse.ArgumentParser(prog="python -m infra.azure.preflight", description=__doc__)
     parser.add_argument(
         *("--set", "-s"),
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a key of Pulumi.yaml, instead of reading the selected stack's config",
+        help="a key of Pulumi.yaml; the selected stack's config is then not read",
     )
     chosen = parser.parse_args(argv)
     try:

@@ -16,7 +16,7 @@ FIRST_HOST = 4
 """Azure keeps the first four addresses of a subnet and the last."""
 RESERVED_ADDRESSES = 5
 WIDE_OPEN_PREFIX = 8
-"""An SSH range shorter than this is a good part of the Internet."""
+"""An SSH range with a shorter prefix is a large part of the internet."""
 
 
 LONGEST_NAME = 44
@@ -44,7 +44,7 @@ def _key(default: Any, description: str, **limits: Any) -> Any:
 
 
 class ClusterConfig(BaseModel):
-    """Everything that decides what exists in Azure. Sizes are GB, prices US dollars an hour."""
+    """Everything that decides what exists in Azure. Sizes are in GB, prices in USD per hour."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False
@@ -53,8 +53,8 @@ class ClusterConfig(BaseModel):
     # Earlier fields come first because later rules look at them.
     name: str = _key(
         "",
-        "Name that everything in Azure bears (rg-NAME, vm-NAME-0); empty takes the project's and"
-        " the stack's. What exists keeps its name.",
+        "Part of the name of every Azure resource (rg-NAME, vm-NAME-0); empty: the project's"
+        " and the stack's name. Existing resources keep their names.",
     )
     location: str = _key("eastus", "Azure region, as 'az account list-locations' names it.")
     node_count: int = _key(3, "Number of VMs; the first one is the head.", ge=1, le=100)
@@ -62,7 +62,7 @@ class ClusterConfig(BaseModel):
         "Standard_D16s_v5", "VM size: Dv5, Dsv5, Ddv5, Ddsv5, Dsv6 or Ddsv6, 4 vCPUs or more."
     )
     zone: Literal["", "1", "2", "3"] = _key(
-        "", "Availability zone of all VMs; empty leaves the choice to Azure."
+        "", "Availability zone of all VMs; empty: Azure chooses."
     )
     admin_username: str = _key("azureuser", "Name of the account on every node.")
     image: str = _key(
@@ -71,84 +71,93 @@ class ClusterConfig(BaseModel):
     )
     os_disk_size_gb: int = _key(128, "Size of each node's OS disk in GB.", ge=30, le=4095)
     os_disk_type: DiskType = _key(
-        "StandardSSD_LRS", "Kind of OS disk; Premium_LRS needs a size with an s (Dsv5)."
+        "StandardSSD_LRS", "Type of the OS disks; Premium_LRS needs a VM size with an s (Dsv5)."
     )
     data_disk_size_gb: int = _key(
         0,
-        "Size in GB of a disk at the head's /data that outlives the nodes; 0: none. Protected:"
-        " Pulumi does not delete it.",
+        "Size in GB of a data disk, mounted at /data on the head, that outlives the nodes; 0:"
+        " no disk. Protected: Pulumi does not delete it.",
         ge=0,
         le=32767,
     )
     data_disk_type: DiskType = _key(
-        "StandardSSD_LRS", "Kind of the data disk; Premium_LRS needs a size with an s."
+        "StandardSSD_LRS", "Type of the data disk; Premium_LRS needs a VM size with an s."
     )
     vnet_cidr: Ranges = _key(
-        "10.0.0.0/16", "Address range of the virtual network; it grows by ',' and another range."
+        "10.0.0.0/16",
+        "Address range of the virtual network; to extend it, append ',' and another range.",
     )
     subnet_cidr: Ranges = _key(
         "10.0.0.0/24",
-        "Range of the nodes' subnet, inside vnet_cidr; Azure keeps five addresses of each. It grows"
-        " by ',' and another range.",
+        "Address range of the nodes' subnet, inside vnet_cidr; Azure reserves five addresses"
+        " of each range. To extend it, append ',' and another range.",
     )
     existing_subnet_id: str = _key(
         "",
-        "A subnet of your own network, as ARM names it, with a way out; empty makes a network."
-        " subnet_cidr is then the cluster's part of it and vnet_cidr your network's range.",
+        "ARM ID of a subnet in your own network, with outbound internet access; empty: a"
+        " network is created. subnet_cidr is then the cluster's part of the subnet, vnet_cidr"
+        " the range of your network.",
     )
     public_address: bool = _key(
-        True, "Whether the head has one; without, reach it by a VPN, a jump host or Azure Bastion."
+        True,
+        "Whether the head has a public address; without one, connect through a VPN, a jump"
+        " host or Azure Bastion.",
     )
     allow_ssh_from_anywhere: bool = _key(
         False, "Must be true for an allowed_ssh_cidr wider than a /8."
     )
     allowed_ssh_cidr: Ranges = _key(
         ...,
-        "The only range that may SSH to the head: your own public address, such as x.x.x.x/32;"
-        " several with ',' between them.",
+        "The only address range that can connect to the head by SSH: your own public address,"
+        " such as x.x.x.x/32; separate several with ','.",
     )
     ssh_public_key: str = _key(
-        "", "Public key (ed25519 or RSA) that is put on every node, as its file's one line."
+        "", "Public key (ed25519 or RSA) installed on every node: the line in its .pub file."
     )
     ssh_public_key_path: Path = _key(
-        "~/.ssh/id_ed25519.pub", "The file of that key, where ssh_public_key is empty."
+        "~/.ssh/id_ed25519.pub", "File of the public key, read when ssh_public_key is empty."
     )
     ssh_private_key_path: str = _key(
         "auto",
-        "Private key that fab uses: a path, 'agent' (agent or hardware key), or 'auto': fab looks"
-        " in ~/.ssh for the public key's other half. Only the path is kept, never the key.",
+        "Private key that fab uses: a path, 'agent' (agent or hardware key), or 'auto': fab"
+        " looks in ~/.ssh for the key that belongs to the public key. Only the path is stored,"
+        " never the key.",
     )
     proximity_placement_group: bool = _key(
         True, "Ask Azure to place the VMs close together: less latency between ranks."
     )
-    spot: bool = _key(False, "Spot VMs: cheaper, and Azure may take them back at any time.")
+    spot: bool = _key(False, "Spot VMs: cheaper, but Azure can evict them at any time.")
     spot_max_price: float = _key(
-        -1, "Highest spot price in USD per VM and hour; -1 pays up to the ordinary price."
+        -1, "Highest spot price in USD per VM per hour; -1: up to the pay-as-you-go price."
     )
     spot_eviction_policy: Literal["Deallocate", "Delete"] = _key(
         "Deallocate", "What happens to an evicted spot VM; Deallocate keeps its disk."
     )
     tags: dict[str, str] = _key(
-        "", "Tags on everything that can have them, as name=value,name=value."
+        "", "Tags of every resource that supports tags, as name=value,name=value."
     )
     head_may_deallocate: bool = _key(
         False,
-        "Give the head a managed identity that may start and stop this cluster's VMs, for fab train"
-        " --then-pause. Making it needs the role Owner or User Access Administrator.",
+        "Give the head a managed identity that may start and deallocate this cluster's VMs,"
+        " for fab train --then-pause. Creating it needs the role Owner or User Access"
+        " Administrator.",
     )
     deallocate_at: str = _key(
         "",
-        "Time of the day (UTC, HHMM) at which every VM is deallocated, whatever runs on it; empty:"
-        " never.",
+        "Time of day (UTC, HHMM) at which every VM is deallocated, whatever runs on it;"
+        " empty: never.",
     )
     monthly_budget: int = _key(
         0,
-        "Amount a month, in the account's currency, that Azure writes a mail about; 0: none.",
+        "Monthly budget in the account's currency; Azure sends a mail when costs approach it;"
+        " 0: no budget.",
         ge=0,
     )
-    budget_email: str = _key("", "Where that mail goes, at 80 and at 100 per cent.")
+    budget_email: str = _key(
+        "", "Address that Azure mails when costs reach 80 and 100 percent of monthly_budget."
+    )
     replace_nodes: bool = _key(
-        False, "Let changes that Azure cannot make on a VM replace the VMs and their disks."
+        False, "Replace VMs and their disks where Azure cannot change an existing VM."
     )
 
     @field_validator("name")
@@ -252,7 +261,7 @@ class ClusterConfig(BaseModel):
             if one.prefixlen < WIDE_OPEN_PREFIX:
                 if not info.data.get("allow_ssh_from_anywhere", True):
                     raise ValueError(
-                        "opens SSH to a good part of the Internet; give your own address"
+                        "opens SSH to a large part of the internet; give your own address"
                         " (curl -4 https://ifconfig.me) with /32, or set allow_ssh_from_anywhere"
                     )
                 continue
@@ -291,7 +300,7 @@ class ClusterConfig(BaseModel):
     @classmethod
     def _a_price(cls, value: float, info: ValidationInfo) -> float:
         if value != -1 and value <= 0:
-            raise ValueError("must be -1 or more than 0 (USD an hour)")
+            raise ValueError("must be -1 or more than 0 (USD per hour)")
         if value != -1 and info.data.get("spot") is False:
             raise ValueError("has no effect without spot; set spot to true")
         return value

@@ -42,7 +42,7 @@ def check_public_key(text: str) -> str:
         raise ValueError("must hold exactly one public key, on one line")
     kind, body = words[0], words[1]
     if kind not in ("ssh-ed25519", "ssh-rsa"):
-        raise ValueError(f"holds a key of kind {kind[:40]}; Azure takes ssh-ed25519 and ssh-rsa")
+        raise ValueError(f"holds a key of type {kind[:40]}; Azure accepts ssh-ed25519 and ssh-rsa")
     try:
         blob = base64.b64decode(body, validate=True)
         fields = _fields(blob)

@@ -78,11 +78,11 @@ def parse(name: str) -> VmSize:
         )
     if vcpus < SMALLEST_VCPUS:
         raise ValueError(
-            f"has {vcpus} vCPUs, {SMALLEST_VCPUS} are the least that trains; take"
+            f"has {vcpus} vCPUs; training needs at least {SMALLEST_VCPUS}: take"
             f" Standard_D4{features}_v{version} or larger"
         )
     if version in _FAMILIES and name not in known_names():
-        raise ValueError(f"has a number of vCPUs that this series does not come in{_nearest(name)}")
+        raise ValueError(f"has a number of vCPUs that this series does not offer{_nearest(name)}")
     return VmSize(
         name=name, vcpus=vcpus, series=f"D{features}v{version}", premium_disks="s" in features
     )

@@ -10,11 +10,11 @@ from rich.table import Table
 from infra.plan.difference import Step
 
 WORDS = {
-    "create": "made",
+    "create": "created",
     "delete": "deleted",
-    "kept": "stays as it is",
+    "kept": "unchanged",
     "update": "changed in place",
-    "restart": "changed in place, restarts",
+    "restart": "changed in place, with a restart",
     "replace": "replaced",
     "refused": "REFUSED",
 }
@@ -31,8 +31,8 @@ def show(
     out.print(table if steps else "pulumi up would change nothing.")
     if not exact:
         out.print(
-            "By the config of the last pulumi up; pulumi stack export tells what the resources"
-            " really are."
+            "Compared with the config of the last pulumi up; for a comparison with the real"
+            " resources, use the file that pulumi stack export writes."
         )
     for text in warnings:
         out.print(f"warning: {text}")

@@ -124,9 +124,9 @@ ROWS: tuple[Row, ...] = (
 )  # fmt: skip
 
 WORDS = {
-    "create": "made: {}",
+    "create": "created: {}",
     "delete": "deleted: {}",
-    "kept": "stays as it is: {}",
+    "kept": "unchanged: {}",
     "update": "in place: {}",
     "restart": "in place, with a restart: {}",
     "replace": "replaced: {}",

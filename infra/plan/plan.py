@@ -39,12 +39,16 @@ def stand_ins(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     complete, notes = dict(values), []
     if "allowed_ssh_cidr" not in complete:
         complete["allowed_ssh_cidr"] = EXAMPLE_RANGE
-        notes.append(f"allowed_ssh_cidr is not set: {EXAMPLE_RANGE} stands in for your address")
+        notes.append(
+            f"allowed_ssh_cidr is not set: {EXAMPLE_RANGE} is used in place of your address"
+        )
     default = ClusterConfig.model_fields["ssh_public_key_path"].default
     given = {"ssh_public_key", "ssh_public_key_path"} & set(complete)
     if not given and not Path(default).expanduser().exists():
         complete["ssh_public_key_path"] = str(EXAMPLE_KEY)
-        notes.append(f"{default} is missing: an example key, whose other half is gone, stands in")
+        notes.append(
+            f"{default} is missing: an example key is used, whose private key no longer exists"
+        )
     return complete, notes
 
 
@@ -95,19 +99,25 @@ def warnings(config: ClusterConfig) -> list[str]:
     ]
     if config.size.series.endswith("v5"):
         found.append(
-            "hosts of version 5 sizes differ (Ice Lake, Sapphire Rapids, Emerald Rapids): only some"
-            " have AMX and bf16"
+            "hosts of v5 sizes have different CPUs (Ice Lake, Sapphire Rapids, Emerald Rapids):"
+            " only some have AMX and bf16"
         )
     if config.spot:
-        found.append("spot VMs can be taken back at any time; the price is that of ordinary VMs")
+        found.append(
+            "Azure can evict spot VMs at any time; the price shown is that of pay-as-you-go VMs"
+        )
     if prices.of(config).per_hour is None:
         found.append(
             f"the price table has no {config.vm_size} in {config.location} or no such disk"
         )
     if config.deallocate_at:
-        found.append(f"at {config.deallocate_at} UTC every VM stops, a training in it too")
+        found.append(
+            f"every VM is deallocated at {config.deallocate_at} UTC, even during a training"
+        )
     if config.replace_nodes:
-        found.append("replace_nodes is on: a change that Azure cannot make deletes nodes and disks")
+        found.append(
+            "replace_nodes is on: a change that Azure cannot make to a VM deletes it and its disk"
+        )
     return found
 
 
@@ -134,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--stack",
         default="dev",
-        help="the stack's name (default: dev); its config is read where Pulumi.STACK.yaml is there",
+        help="name of the stack (default: dev); its config is read from Pulumi.STACK.yaml, if any",
     )
     parser.add_argument("--json", action="store_true", help="the whole plan as JSON")
     parser.add_argument(
@@ -144,10 +154,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--against",
         type=Path,
         metavar="FILE",
-        help="what would change: pulumi stack export, or (less exact) pulumi stack output --json",
+        help="show what would change in a cluster: the file of pulumi stack export, or (less exact)"
+        " of pulumi stack output --json",
     )
     parser.add_argument(
-        "--matrix", action="store_true", help="what a change of each key does, as a table"
+        "--matrix", action="store_true", help="a table of what a change of each key does"
     )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the cluster into a file")
     chosen = parser.parse_args(argv)
@@ -161,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         last = cluster.values if cluster else {}
         values, notes = stand_ins({**(config_of_stack or last), **read_assignments(chosen.set)})
         if config_of_stack:
-            notes.insert(0, f"the config is that of {kept.name}")
+            notes.insert(0, f"the config is read from {kept.name}")
         plan = make(values, chosen.stack, living=cluster.resources if cluster else None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

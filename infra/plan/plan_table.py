@@ -7,14 +7,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from infra.prices import HOURS_A_MONTH
+from infra.prices import HOURS_PER_MONTH
 from infra.program.kinds import NAME_KEYS
 
 
 def show(plan: dict[str, Any], console: Console | None = None) -> None:
     """Print a plan for a person."""
     out = console or Console(width=100, highlight=False, markup=False)
-    created = Table("resource", "name in Azure", "after", title="What pulumi up would create")
+    created = Table("resource", "name in Azure", "depends on", title="What pulumi up would create")
     for resource in plan["resources"]:
         if not resource["custom"]:
             continue
@@ -27,7 +27,7 @@ def show(plan: dict[str, Any], console: Console | None = None) -> None:
     out.print(created)
     addresses = Table("node", "private", "public", "vCPUs", "size", title="Addresses")
     for node in plan["outputs"]["nodes"]:
-        public = "one of Azure's" if node.get("public_ip") else "-"
+        public = "assigned by Azure" if node.get("public_ip") else "-"
         addresses.add_row(
             node["name"], node["private_ip"], public, str(node["vcpus"]), node["size"]
         )
@@ -37,7 +37,7 @@ def show(plan: dict[str, Any], console: Console | None = None) -> None:
     out.print(f"List prices of {price['as_of']}. {price['source']}")
     if price.get("live_vm_per_hour") is not None:
         out.print(
-            f"Azure's price service says now: {price['live_vm_per_hour']} USD an hour and VM."
+            f"Azure's price service now quotes {price['live_vm_per_hour']} USD per VM per hour."
         )
     else:
         out.print("Azure's price service was not asked or did not answer.")
@@ -48,19 +48,21 @@ def show(plan: dict[str, Any], console: Console | None = None) -> None:
 
 
 def _prices(price: dict[str, Any]) -> Table:
-    table = Table("what", "count", "USD an hour", "USD a month", "while paused", title="Price")
+    table = Table(
+        "what", "count", "USD per hour", "USD per month", "USD per hour, paused", title="Price"
+    )
     for line in price["lines"]:
         each = line["each_per_hour"]
         total = None if each is None else each * line["count"]
         paused = total if line["while_paused"] else 0.0
         table.add_row(line["what"], str(line["count"]), *_two(total), _hour(paused))
     table.add_section()
-    table.add_row("all", "", *_two(price["per_hour"]), _hour(price["paused_per_hour"]))
+    table.add_row("total", "", *_two(price["per_hour"]), _hour(price["paused_per_hour"]))
     return table
 
 
 def _two(per_hour: float | None) -> tuple[str, str]:
-    month = "unknown" if per_hour is None else f"{per_hour * HOURS_A_MONTH:,.2f}"
+    month = "unknown" if per_hour is None else f"{per_hour * HOURS_PER_MONTH:,.2f}"
     return _hour(per_hour), month
 
 

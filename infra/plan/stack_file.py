@@ -28,7 +28,7 @@ def read(path: Path) -> dict[str, str]:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path} is not valid YAML ({where}). Mend it, or delete it.") from error
+        raise UserError(f"{path} is not valid YAML ({where}). Correct it, or delete it.") from error
     config = content.get("config", {}) if isinstance(content, dict) else content
     if not isinstance(config, dict | None):
         raise UserError(f"{path} holds no mapping named config: write it with pulumi config set.")

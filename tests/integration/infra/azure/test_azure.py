@@ -98,7 +98,7 @@ def test_preflight_subtracts_the_clusters_own_vms(arm: Pair) -> None:
     assert found["quota cores"].well
     assert found["quota standardDSv5Family"].well
     text = found["quota cores"].found
-    assert text == "16 of 64 free, 64 needed (48 of them the cluster's own already)"
+    assert text == "16 of 64 free, 64 needed (the cluster already uses 48 of them)"
     assert found["changes"].found == "create: interface, machine"
 
     def cores(count: int, **changes: str) -> preflight.Check:
@@ -110,7 +110,7 @@ def test_preflight_subtracts_the_clusters_own_vms(arm: Pair) -> None:
     # Deallocated VMs take nothing of the quota, and those that are gone neither.
     server.power["vm-xeon-diffusion-dev-1"] = "deallocated"
     del server.power["vm-xeon-diffusion-dev-2"]
-    assert "(16 of them" in cores(4).found
+    assert "already uses 16 of them)" in cores(4).found
     server.power, server.priority = {"vm-xeon-diffusion-dev-0": "running"}, "Spot"
     server.usage["lowPriorityCores"] = (48, 16)
     assert cores(3, spot="true").well
@@ -145,7 +145,7 @@ def test_a_key_that_is_kept_as_a_secret_is_named(
     )
     (tmp_path / "pulumi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(UserError, match=r"tags: is kept as a secret, .*--plaintext"):
+    with pytest.raises(UserError, match=r"tags: is stored as a secret, .*--plaintext"):
         preflight.stack_values()
 
 
@@ -244,10 +244,10 @@ def test_preflight_without_a_sign_in_asks_nothing_else(
     [
         ([Answer(401)], "az login"),
         ([Answer(403)], "ask for the role contributor"),
-        ([THROTTLED] * 4, "fewer requests"),
-        ([Answer(500)] * 4, "failed (500), several times"),
-        ([Answer(200, b'{"value": [', torn=5)] * 4, "cut off"),
-        ([Answer(200, b'{"value": [')], "cut off"),
+        ([THROTTLED] * 4, "limits the rate of requests"),
+        ([Answer(500)] * 4, "failed (500) several times"),
+        ([Answer(200, b'{"value": [', torn=5)] * 4, "answer was incomplete"),
+        ([Answer(200, b'{"value": [')], "answer was incomplete"),
         ([Answer(200, b"{}", delay=1.5)] * 4, "cannot be reached or did not answer in time"),
     ],
     ids=["401", "403", "429", "500", "torn connection", "torn JSON", "slow"],
@@ -293,7 +293,7 @@ def test_pause_deallocates_every_vm(arm: Pair) -> None:
     assert server.power == {f"vm-xeon-diffusion-dev-{n}": "deallocated" for n in range(3)}
     posts = [path for method, path in server.asked if method == "POST"]
     assert all("/resourceGroups/rg-xeon-diffusion-dev/" in path for path in posts)
-    assert "still do" in said[-1]
+    assert "still billed" in said[-1]
 
 
 def test_resume_starts_every_vm_and_waits_until_they_answer(arm: Pair) -> None:
@@ -336,9 +336,9 @@ def test_resume_says_when_only_ssh_is_closed(arm: Pair) -> None:
         ([Answer(401)], "az login"),
         ([Answer(403)], "role Contributor"),
         ([Answer(404)], "does not exist"),
-        ([Answer(409)], "something else is being done to it"),
+        ([Answer(409)], "another operation on it is running"),
         ([Answer(500)] * 4, "failed (500)"),
-        ([THROTTLED] * 4, "fewer requests"),
+        ([THROTTLED] * 4, "limits the rate of requests"),
     ],
     ids=["401", "403", "404", "409", "500", "429"],
 )
@@ -358,7 +358,8 @@ def test_a_failed_operation_is_told(arm: Pair) -> None:
     server, azure = arm
     failed = {"status": "Failed", "error": {"code": "AllocationFailed", "message": "no capacity"}}
     server.planted["vm-xeon-diffusion-dev-2/done"] = [Answer(200, json.dumps(failed).encode())]
-    with pytest.raises(UserError, match=r"no room .*no capacity.*proximity_placement_group false"):
+    said = r"has no capacity .*\(.*no capacity.*proximity_placement_group false"
+    with pytest.raises(UserError, match=said):
         power.resume(azure, inventory(), lambda text: None, poll=0.01)
 
 
@@ -466,7 +467,7 @@ def test_live_spends_nothing_without_a_yes(arm: Pair, capsys: pytest.CaptureFixt
 
     assert live.main(lambda text: "y", count, arm[1]) == 1
     assert ran == []
-    assert "3 VMs for about 2.40 USD an hour" in capsys.readouterr().out
+    assert "3 VMs for about 2.40 USD per hour" in capsys.readouterr().out
     arm[0].usage["cores"] = (0, 0)
     assert live.main(lambda text: "yes", count, arm[1]) == 1
     assert ran == [], "a failed preflight does not even ask"

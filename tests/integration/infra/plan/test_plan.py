@@ -350,7 +350,7 @@ def test_what_keeps_the_bill_down_is_off_until_it_is_asked_for() -> None:
     assert not kinds & {BUDGET, SCHEDULE}
     made = planned(deallocate_at="0130", monthly_budget="500", budget_email="ana@example.com")
     assert made["violations"] == []
-    assert "at 0130 UTC every VM stops, a training in it too" in made["warnings"]
+    assert "every VM is deallocated at 0130 UTC, even during a training" in made["warnings"]
     budget = _inputs(made, "budget")
     assert budget["scope"] == GROUP_ID
     assert budget["timePeriod"]["startDate"].endswith("-01T00:00:00Z")
@@ -485,7 +485,7 @@ def test_the_command_reads_the_stacks_config(tmp_path: Path) -> None:
         "vm-xeon-diffusion-lab-0",
         "vm-xeon-diffusion-lab-1",
     ]
-    assert "the config is that of Pulumi.lab.yaml" in plan["warnings"]
+    assert "the config is read from Pulumi.lab.yaml" in plan["warnings"]
     assert not [one for one in plan["resources"] if "Proximity" in one["type"]]
     assert len(json.loads(run("--set", "node_count=1").stdout)["outputs"]["nodes"]) == 1
 

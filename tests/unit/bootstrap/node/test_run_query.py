@@ -165,7 +165,8 @@ def test_status_says_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     text = "\n".join(status.lines_of(run_query.summary(folder), CLUSTER, 99999.0))
     assert "x: done" in text
     assert "step 3 of 13, loss 0.3333, 2.00 images/s" in text
-    assert "$2.00 from its start to its end ($2.00 an hour for the whole cluster, prices of" in text
+    cost = "$2.00 from its start to its end ($2.00 per hour for the whole cluster, prices of"
+    assert cost in text
     assert "left" not in text
 
 

@@ -41,7 +41,7 @@ def test_every_error_is_told_at_once_with_key_value_rule_and_fix() -> None:
 
 
 def test_a_missing_key_says_what_it_is_for() -> None:
-    with pytest.raises(UserError, match=r"allowed_ssh_cidr: is required\. The only range"):
+    with pytest.raises(UserError, match=r"allowed_ssh_cidr: is required\. The only address range"):
         settings.validate({"ssh_public_key_path": str(KEY)})
 
 
@@ -55,7 +55,7 @@ def test_a_missing_key_says_what_it_is_for() -> None:
         ("node_count", "two", "valid integer"),
         ("vm_size", "Standard_D16as_v5", "AMD size"),
         ("vm_size", "Standard_D16ps_v5", "Arm size"),
-        ("vm_size", "Standard_D2s_v5", "4 are the least"),
+        ("vm_size", "Standard_D2s_v5", "training needs at least 4"),
         ("vm_size", "Standard_D15s_v5", "did you mean"),
         ("vm_size", "Standard_E16s_v5", "is not one of"),
         ("vm_size", "Standard_D16s_v4", "is not one of"),
@@ -117,7 +117,7 @@ def test_the_world_may_knock_when_a_second_key_says_so() -> None:
     ("text", "says"),
     [
         ("-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n", "holds a private key"),
-        ("ecdsa-sha2-nistp256 AAAA me\n", "Azure takes"),
+        ("ecdsa-sha2-nistp256 AAAA me\n", "Azure accepts"),
         ("ssh-ed25519 AAAA!! me\n", "damaged"),
         ("ssh-ed25519 AAAAC3NzaC1yc2EAAAA me\n", "damaged"),
         ("", "exactly one"),
@@ -155,7 +155,7 @@ def test_a_public_key_can_be_given_itself(tmp_path: Path) -> None:
     values = {"allowed_ssh_cidr": "203.0.113.7/32", "ssh_public_key": inline}
     nowhere = settings.validate({**values, "ssh_public_key_path": str(tmp_path / "absent.pub")})
     assert nowhere.public_key == inline
-    assert "Azure takes" in complaint(ssh_public_key="ecdsa-sha2-nistp256 AAAA me")
+    assert "Azure accepts" in complaint(ssh_public_key="ecdsa-sha2-nistp256 AAAA me")
     pasted = complaint(ssh_public_key="-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n")
     assert "holds a private key" in pasted
     assert "c2VjcmV0" not in pasted
