@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import statistics
 from collections import defaultdict
@@ -12,8 +13,11 @@ from typing import Any
 
 import jinja2
 import matplotlib
+from PIL import Image, ImageOps
 
 from training import atomic_files
+from training.data.dataset import first_pictures
+from training.errors import UserError
 from training.storage.events import events_of, read_events
 from training.storage.run_directory import COMPARISON_FILE, read_config
 
@@ -26,6 +30,8 @@ MEASURED = ("loss", "moved")
 """What an evaluation says."""
 NOTICES = ("notice", "error", "stopped", "restart", "gave_up")
 """Events with a text for people; the last two are of who started the run again on a cluster."""
+SHOWN_SOURCES, SOURCE_SIDE = 8, 224
+"""How many training pictures a report without a comparison shows, and their side in pixels."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ def write_report(folder: Path) -> Path:
         images_per_second=statistics.median(rates) if rates else None,
         curve=_data_uri(curve),
         comparison=_data_uri(comparison.read_bytes()) if comparison.exists() else None,
+        # A comparison has them in it.
+        sources=[] if comparison.exists() else _training_pictures(config.train_data_dir),
         tables=[
             (
                 table,
@@ -143,6 +151,21 @@ def draw_curves(events: list[dict[str, Any]]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     plt.close(figure)
+    return buffer.getvalue()
+
+
+def _training_pictures(folder: Path) -> list[str]:
+    """The first training pictures, cut square, as data URIs; none where they cannot be read."""
+    with contextlib.suppress(UserError, OSError):
+        pictures = first_pictures(folder, SHOWN_SOURCES)
+        side = (SOURCE_SIDE, SOURCE_SIDE)
+        return [_data_uri(_png(ImageOps.fit(picture, side))) for picture in pictures]
+    return []
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png")
     return buffer.getvalue()
 
 

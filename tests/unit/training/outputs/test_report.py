@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,16 @@ import pytest
 from PIL import Image
 
 from training.config.textual_inversion import TextualInversionConfig
-from training.outputs.report import _short, draw_curves, sample_tables, write_report
+from training.outputs.report import (
+    SHOWN_SOURCES,
+    SOURCE_SIDE,
+    _short,
+    draw_curves,
+    sample_tables,
+    write_report,
+)
 from training.storage.events import EventLog, read_events
-from training.storage.run_directory import RunRecord, write_config
+from training.storage.run_directory import COMPARISON_FILE, RunRecord, write_config
 
 RECORD = RunRecord(
     seed=7, global_batch=2, learning_rate=1e-3, dtype="float32", frozen="native", model="m",
@@ -123,6 +133,40 @@ def test_a_seed_without_a_step_is_none_in_the_table(run_folder: Path) -> None:
     (table,) = sample_tables(events)
     assert table.steps == [0, 2, 4]
     assert table.rows[1] == (8, ["samples/step-0-8.png", None, "samples/step-4-8.png"])
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    folder.mkdir()
+    for number in range(count):
+        Image.new("RGB", (300, 100 + number), "orange").save(folder / f"{number}.png")
+
+
+def test_a_run_without_validation_prompts_shows_what_it_learned_from(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", 10)
+    (tmp_path / "pictures" / "0.png").write_bytes(b"no picture")
+    values: dict[str, Any] = {
+        "pretrained_model_name_or_path": "someone/model",
+        "train_data_dir": tmp_path / "pictures",
+        "placeholder_token": "<new>",
+        "initializer_token": "toy",
+    }
+    write_config(tmp_path, TextualInversionConfig.model_validate(values), RECORD)
+    page = Page(write_report(tmp_path).read_text())
+    shown = [
+        kept["src"] or "" for tag, kept in page.tags if kept.get("alt") == "A training picture"
+    ]
+    assert len(shown) == SHOWN_SOURCES
+    with Image.open(io.BytesIO(base64.b64decode(shown[0].partition(",")[2]))) as first:
+        assert first.size == (SOURCE_SIDE, SOURCE_SIDE)
+        assert first.getpixel((9, 9)) == (255, 165, 0)
+    assert "--validation_prompt" in page.texts
+    # A comparison shows them; and pictures that are gone are no reason to fail.
+    (tmp_path / "samples").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / COMPARISON_FILE)
+    assert "A training picture" not in write_report(tmp_path).read_text()
+    (tmp_path / COMPARISON_FILE).unlink()
+    shutil.rmtree(tmp_path / "pictures")
+    assert "A training picture" not in write_report(tmp_path).read_text()
 
 
 def test_a_run_without_samples_has_a_curve_alone(tmp_path: Path) -> None:
