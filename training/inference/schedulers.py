@@ -45,7 +45,7 @@ SAMPLERS = {
     "euler_a": Sampler("EulerAncestralDiscreteScheduler", "Euler a", zero_snr=True),
     "heun": Sampler("HeunDiscreteScheduler", "Heun"),
     "lcm": Sampler("LCMScheduler", "LCM", zero_snr=True, steps=4, guidance=1.0),
-    "pndm": Sampler("PNDMScheduler", "PLMS"),
+    "pndm": Sampler("PNDMScheduler", "PLMS", {"skip_prk_steps": True}),
     "tcd": Sampler("TCDScheduler", "TCD", zero_snr=True, steps=4, guidance=1.0),
     "unipc": Sampler("UniPCMultistepScheduler", "UniPC"),
 }

@@ -26,6 +26,8 @@ COMPUTE_NOT = {"training.miniature.concept"}
 """It draws without PyTorch; a module that it imports computes."""
 ENTRIES: dict[str, list[str]] = {
     "benchmarks.export_accuracy": [],
+    "benchmarks.inference_ladder.__main__": [],
+    "benchmarks.inference_ladder.process": ["torch-fp32", "folder", "out.json"],
     "benchmarks.restarts": [],
     "benchmarks.restarts_process": ["folder", "2"],
     "benchmarks.scaling_rank": ["folder", "model", "pictures"],
