@@ -111,9 +111,25 @@ def fetch(words: list[str]) -> int:
 @command
 def generate(words: list[str]) -> int:
     """Draw on the head with what was learned, and bring the pictures."""
-    from bootstrap.commands import generate
+    from bootstrap.commands.drawing import generate
 
     return generate.main(words)
+
+
+@command
+def export(words: list[str]) -> int:
+    """Make OpenVINO files of a run's result on the head, and bring them here."""
+    from bootstrap.commands.drawing import export
+
+    return export.main(words)
+
+
+@command
+def playground(words: list[str]) -> int:
+    """A page in your browser to try a run's word in, drawn on the head."""
+    from bootstrap.commands.drawing import playground
+
+    return playground.main(words)
 
 
 @command

@@ -115,6 +115,11 @@ class Layout:
         return f"{self.root}/runs"
 
     @property
+    def given(self) -> str:
+        """Files of the person's that programs on the head were given."""
+        return f"{self.root}/given"
+
+    @property
     def homes(self) -> str:
         """One file per node; nodes that see each other's share a home folder."""
         return f"{self.root}/homes"

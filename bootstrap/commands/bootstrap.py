@@ -30,7 +30,13 @@ from bootstrap.setup.cluster_lock import cluster_locked
 from bootstrap.setup.model_and_data import DEFAULT_MODEL, DEFAULT_PICTURES, read_input
 from bootstrap.setup.plan import Options
 from bootstrap.setup.python import plain_http
-from bootstrap.setup.python.package_pins import CONDA, ONECCL_PACKAGE, STACKS, read_lock
+from bootstrap.setup.python.package_pins import (
+    CONDA,
+    EXTRAS,
+    ONECCL_PACKAGE,
+    STACKS,
+    read_lock,
+)
 from bootstrap.setup.python.payload import make_payload
 from bootstrap.setup.setup_progress import step_progress
 from bootstrap.setup.setup_steps import set_up
@@ -67,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
     add("--stack", choices=STACKS, default="intel",
         help="intel: torch 2.8 with Intel's extension and oneCCL; upstream: current torch and gloo"
              " (default: %(default)s)")  # fmt: skip
+    add("--with", dest="extras", action="append", choices=EXTRAS, default=[],
+        help="openvino: what fab export, fab generate --engine openvino and fab playground need on"
+             " the nodes; give it each time, or the next bootstrap does without")  # fmt: skip
     add("--without-oneccl", action="store_true",
         help="where Intel's index does not answer: the ranks of the intel stack then use gloo",
         )  # fmt: skip
@@ -135,7 +144,7 @@ def _one_at_a_time(hosts: Sequence[Host]) -> contextlib.AbstractContextManager[N
 
 
 def _options(chosen: argparse.Namespace, inventory: Inventory, console: Console) -> Options:
-    lock = read_lock(CHECKOUT, chosen.stack)
+    lock = read_lock(CHECKOUT, chosen.stack, tuple(dict.fromkeys(chosen.extras)))
     if chosen.without_oneccl:
         lock = lock.without([ONECCL_PACKAGE])
         say_on(console, "oneCCL's bindings are left out: ranks on several nodes use gloo.")

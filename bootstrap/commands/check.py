@@ -147,7 +147,8 @@ def _oneccl(
 
 def _packages(host: Host, report: dict[str, Any]) -> CheckResult:
     there = installed(host)
-    lock = read_lock(CHECKOUT, there["stack"]).without(there.get("left_out", ()))
+    lock = read_lock(CHECKOUT, there["stack"], there.get("with", ()))
+    lock = lock.without(there.get("left_out", ()))
     return nodes.packages(host.name, report, lock)
 
 

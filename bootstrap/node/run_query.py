@@ -31,7 +31,7 @@ RESULTS = ("checkpoint", "sample", "done", "stopped")
 """Events after which there is something new to bring home."""
 KEPT_THERE = ("latents", "logs", "model_index.json", "feature_extractor", "image_encoder",
               "safety_checker", "scheduler", "text_encoder", "tokenizer", "unet", "vae",
-              "nodefile", "supervisor.lock")  # fmt: skip
+              "nodefile", "openvino", "supervisor.lock")  # fmt: skip
 """What stays on the head unless everything is asked for: gigabytes, or of no use elsewhere."""
 GATHERED = ".gathered"
 SHOWN = ("phase", "reason", "nodes", "ranks", "tries", "silent")

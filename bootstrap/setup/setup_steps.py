@@ -217,8 +217,8 @@ def _package_trees(plan: Plan, head: Host, say: Say) -> Iterator[Tree]:
 
 def _recipe(plan: Plan, host: Host) -> Recipe:
     """Of the environment, from what `Interpreter.fetch` brought: the same on every node."""
-    lock = plan.options.lock.without(plan.interpreter.replaces)
     base = plan.interpreter.base(host)
+    lock = plan.options.lock.for_python(base.version).without(plan.interpreter.replaces)
     wheels = packages.folders_of(host, lock, base.version)
     return Recipe(lock, plan.options.payload, base, wheels)
 

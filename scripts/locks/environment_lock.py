@@ -40,17 +40,22 @@ def direct_requirements(root: Path, profile: Profile) -> list[str]:
 def lines(releases: Mapping[str, str], requirements: Sequence[str]) -> list[str]:
     """The lines of a lock file, from the release of each package.
 
-    A package that the project asks for on some platforms only keeps that condition. Torch keeps no
+    A package that the project asks for on some platforms only keeps that condition, also where
+    this is none of them and it is pinned. Torch keeps no
     mark of the build that was found here, and no CUDA packages: `install_torch` sees to both. Hence
     no hashes either. What is never imported is left out: locks are installed without looking at
     dependencies.
     """
     conditions: dict[str, str] = {}
+    elsewhere: list[str] = []
     for text in requirements:
         asked, _, condition = text.partition(";")
         if condition:
-            conditions[normal(re.split(r"[^A-Za-z0-9._-]", asked)[0])] = condition.strip()
-    found = []
+            name = normal(re.split(r"[^A-Za-z0-9._-]", asked)[0])
+            conditions[name] = condition.strip()
+            if name not in releases and "==" in asked:
+                elsewhere.append(f"{asked.strip()}; {condition.strip()}")
+    found = elsewhere
     for name, version in releases.items():
         if name.startswith(CUDA_PACKAGES) or name in NEVER_IMPORTED:
             continue

@@ -5,7 +5,9 @@ The releases are those of the checkout's own environments, so nodes compute with
 on. The wheels are those for each Python that a node may have. Two packages come from indexes of
 their own, which this does not ask: torch, always the CPU build, whose hashes are in `TORCH_SHA256`,
 and the oneCCL bindings, which are pinned by version alone: bootstrap takes them over TLS only.
-node-conda.txt pins what makes conda environments.
+What ends in -openvino is a stack with what `fab bootstrap --with openvino` adds, in the releases of
+the openvino environment. What only newer Pythons need says so. node-conda.txt pins what makes conda
+environments.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.environments.indexes import TORCH_INDEX
-from scripts.environments.profiles import PROFILES, SetupError, lock_path
+from scripts.environments.profiles import PROFILES, Profile, SetupError, lock_path
 from scripts.environments.pytorch import CUDA_PACKAGES
+from scripts.locks.environment_lock import NEVER_IMPORTED
 from scripts.locks.resolve import Resolver
 
 # libiomp5 alone is used of intel-openmp, and it needs nothing of this runtime for Intel's GPUs.
@@ -41,9 +44,13 @@ for Python 3.11 the wheel was at hand and has that hash.
 EXTRAS = {
     "conda": ("conda",),
     "intel": ("train", "intel", "node"),
+    "intel-openvino": ("train", "intel", "node", "openvino", "playground"),
     "upstream": ("train", "node"),
+    "upstream-openvino": ("train", "node", "openvino", "playground"),
 }
 """What each stack is resolved from."""
+OPENVINO = "-openvino"
+"""Ends the name of a stack with what `fab bootstrap --with openvino` adds to it."""
 
 
 def node_lock_path(root: Path, stack: str) -> Path:
@@ -57,12 +64,16 @@ def text(resolver: Resolver, stack: str) -> str:
     Raises:
         SetupError: it cannot be resolved, or a package has no wheel for one of `PYTHONS`.
     """
-    profile = PROFILES.get(stack)
+    profile = profile_of(stack)
     what = "What makes conda environments on nodes."
     constraints = ""
     if profile is not None:
         what = f"Every package of a node with the {stack} stack."
         constraints = lock_path(resolver.root, profile).read_text()
+    if profile is not None and stack.endswith(OPENVINO):
+        pins = lock_path(resolver.root, PROFILES["openvino"]).read_text().splitlines()
+        kept = [pin for pin in pins if not pin.startswith("torch==")]
+        constraints = "\n".join([*kept, f"torch=={profile.torch}"])
     lines = [
         f"# {what} Written by",
         f"#     python -m scripts.lock node-{stack}",
@@ -74,17 +85,22 @@ def text(resolver: Resolver, stack: str) -> str:
     lines.append("# From the package index:")
     lock, extras = node_lock_path(resolver.root, stack), EXTRAS[stack]
     releases = resolver.releases(lock, extras, constraints)
-    wheels = resolver.wheels(lock, extras, releases)
-    for name, version in releases.items():
-        elsewhere = name in ("torch", *NEVER_LOADED) or name.startswith(CUDA_PACKAGES)
-        if not elsewhere:
-            lines.append(hashed(f"{name}=={version}", sorted(wheels[name])))
+    left_out = ("torch", *NEVER_LOADED, *NEVER_IMPORTED)
+    for name, wheels in sorted(resolver.wheels(lock, extras, releases).items()):
+        if name not in left_out and not name.startswith(CUDA_PACKAGES):
+            since = "" if name in releases else f'; python_version >= "{wheels.python}"'
+            lines.append(hashed(f"{name}=={wheels.version}{since}", sorted(wheels.digests)))
     return "\n".join(lines) + "\n"
+
+
+def profile_of(stack: str) -> Profile | None:
+    """The environment whose torch a stack computes with; None: what makes conda environments."""
+    return PROFILES.get(stack.removesuffix(OPENVINO))
 
 
 def own_index(stack: str) -> list[str]:
     """The pins of a stack that come from indexes of their own, with the hashes that are known."""
-    profile = PROFILES.get(stack)
+    profile = profile_of(stack)
     if profile is None:
         return []
     if profile.torch not in TORCH_SHA256:

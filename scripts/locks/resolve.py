@@ -19,6 +19,21 @@ ADVICE = "Change the ranges in pyproject.toml so that they can all be met, or ch
 
 
 @dataclass(frozen=True)
+class Wheels:
+    """A release's wheels.
+
+    Attributes:
+        version: of the package.
+        python: the oldest of `PYTHONS` that needs it.
+        digests: the SHA-256 of each.
+    """
+
+    version: str
+    python: str
+    digests: set[str]
+
+
+@dataclass(frozen=True)
 class Resolver:
     """uv, in a scratch folder, for one checkout.
 
@@ -62,31 +77,36 @@ class Resolver:
 
     def wheels(
         self, lock: Path, extras: Sequence[str], releases: Mapping[str, str]
-    ) -> dict[str, set[str]]:
-        """The SHA-256 of each release's wheels that fit `PLATFORM` and one of `PYTHONS`.
+    ) -> dict[str, Wheels]:
+        """The wheels of each release that fit `PLATFORM` and one of `PYTHONS`.
+
+        What only newer Pythons need is among them.
 
         Raises:
-            SetupError: a package lacks a wheel for one Python, or one Python needs other packages.
+            SetupError: a package lacks a wheel for one Python, or one does without a package.
         """
         import tomllib  # older Pythons, which are refused with a message, lack it
 
         pins = "".join(f"{name}=={version}\n" for name, version in releases.items())
-        found: dict[str, set[str]] = {name: set() for name in releases}
+        found: dict[str, Wheels] = {}
         for python in PYTHONS:
             # Of uv's forms this one names the wheels; it asks for such a file name.
             pylock = self.place / f"pylock.{lock.stem}-{python.replace('.', '-')}.toml"
             what = f"{lock.name}: wheels for Python {python}"
             self._compile(what, extras, pins, python, pylock, "--only-binary", ":all:")
             packages = tomllib.loads(pylock.read_text())["packages"]
-            if differing := releases.keys() ^ {package["name"] for package in packages}:
+            there = {package["name"] for package in packages}
+            for name in sorted(found.keys() - there):
+                first = found[name].python
                 raise SetupError(
-                    f"{lock.name}: not the same packages for Python {PYTHONS[0]} and {python}:"
-                    f" {', '.join(sorted(differing))}"
+                    f"{lock.name}: needed on Python {first} and not on {python}: {name}"
                 )
             for package in packages:
-                found[package["name"]] |= {
+                name = package["name"]
+                wheels = found.setdefault(name, Wheels(package["version"], python, set()))
+                wheels.digests.update(
                     wheel["hashes"]["sha256"] for wheel in package.get("wheels", [])
-                }
+                )
         return found
 
     def _compile(

@@ -149,13 +149,23 @@ def test_what_cannot_be_resolved_leaves_the_file_as_it_was(
     assert "because tiny==1 and tiny==2" in said
     assert "ranges in pyproject.toml" in said
     assert uv.file("upstream").read_text() == "tiny==1\n"
-    # One Python would need a package that the others do not.
+    # One Python would need a package that a newer one does not.
     uv.finds("tiny==1", "torch==2.13.0")
     for python in PYTHONS:
         uv.wheels(python, tiny="aa", torch="cc", **({"more": "ee"} if python == "3.12" else {}))
     assert lock.main(["node-upstream"], uv.root) == 1
-    assert "Python 3.11 and 3.12: more" in capsys.readouterr().err
+    assert "Python 3.12 and not on 3.13: more" in capsys.readouterr().err
     assert not uv.file("node-upstream").exists()
+
+
+def test_what_newer_pythons_need_says_so(uv: StandIn) -> None:
+    uv.file("upstream").write_text("tiny==1\ntorch==2.13.0\n")
+    uv.finds("tiny==1", "torch==2.13.0")
+    for python in PYTHONS:
+        uv.wheels(python, tiny="aa", torch="cc", **({"more": "ee"} if python == "3.13" else {}))
+    assert lock.main(["node-upstream"], uv.root) == 0
+    text = uv.file("node-upstream").read_text()
+    assert 'more==1; python_version >= "3.13" \\\n    --hash=sha256:ee\n' in text
 
 
 def test_a_name_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

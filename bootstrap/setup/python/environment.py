@@ -35,6 +35,7 @@ IMPORTED = {
         "training",
     ),
 }  # fmt: skip
+IMPORTED_WITH = {"openvino": ("openvino", "nncf", "optimum.intel", "openvino_genai", "gradio")}
 INSTALLED = "installed.json"
 PRELOAD = "preload.json"
 PAYLOAD = "payload"
@@ -192,9 +193,12 @@ def _record(host: Host, recipe: Recipe, home: str, tcmalloc: str | None, say: Sa
     ]
     said += recipe.imports or [
         name
-        for name in IMPORTED[recipe.lock.stack]
+        for names in (
+            IMPORTED[recipe.lock.stack], *(IMPORTED_WITH[extra] for extra in recipe.lock.extras)
+        )
+        for name in names
         if name != ONECCL or ONECCL_PACKAGE in recipe.lock.pins
-    ]
+    ]  # fmt: skip
     try:
         printed = host.run(said).stdout
     except CommandFailed as error:
@@ -212,6 +216,7 @@ def _record(host: Host, recipe: Recipe, home: str, tcmalloc: str | None, say: Sa
     preload = [_by_link(host, home, path) for path in libraries.values() if _loads(host, path)]
     found |= {
         "stack": recipe.lock.stack,
+        "with": recipe.lock.extras,
         "environment": recipe.base.kind,
         "preload": preload,
         "oneccl_setvars": _by_link(host, home, found["oneccl_setvars"] or ""),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bootstrap.errors import UserError
 
 STACKS = ("intel", "upstream")
+EXTRAS = ("openvino",)
+"""What a stack can have beside what it trains with (`fab bootstrap --with`)."""
 CONDA = "conda"
 """No stack: what makes conda environments (py-rattler)."""
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -18,6 +20,8 @@ ONECCL_INDEX = "https://pytorch-extension.intel.com/release-whl/stable/cpu/us/"
 ONECCL_PACKAGE = "oneccl-bind-pt"
 OWN_INDEX = {"torch": TORCH_INDEX, ONECCL_PACKAGE: ONECCL_INDEX}
 """Packages that the general index does not have, or not as nodes need them."""
+ONLY_FROM = re.compile(r""";\s*python_version >= ['"]([0-9.]+)['"]""")
+"""In the line of a package that only newer Pythons need."""
 BATCH = 20
 """Packages in a portion: one pip fetches it, and what it has is kept once it has all of it."""
 
@@ -58,12 +62,14 @@ class Lock:
         pins: name -> version.
         lines: requirement lines by name.
         left_out: names that its file has and that are not wanted here.
+        extras: what of `EXTRAS` it has.
     """
 
     stack: str
     pins: dict[str, str]
     lines: dict[str, str]
     left_out: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
 
     @property
     def unhashed(self) -> tuple[str, ...]:
@@ -95,7 +101,23 @@ class Lock:
             {name: pin for name, pin in self.pins.items() if name not in names},
             {name: line for name, line in self.lines.items() if name not in names},
             (*self.left_out, *(name for name in self.pins if name in names)),
+            self.extras,
         )
+
+    def for_python(self, version: str) -> Lock:
+        """The same lock for one Python, without what only newer ones need.
+
+        Args:
+            version: such as "3.12".
+        """
+        newer = [
+            name for name, line in self.lines.items()
+            if (found := ONLY_FROM.search(line)) and _number(version) < _number(found[1])
+        ]  # fmt: skip
+        kept = self.without(newer)
+        # pip would look at the Python that it runs under, which need not be the environment's.
+        lines = {name: ONLY_FROM.sub("", line) for name, line in kept.lines.items()}
+        return replace(kept, lines=lines)
 
     def key(self, python: str) -> str:
         """Names the wheels of this lock for a version of Python."""
@@ -106,20 +128,20 @@ class Lock:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def lock_path(checkout: Path, stack: str) -> Path:
-    """The lock file of a stack."""
-    return checkout / "requirements" / f"node-{stack}.txt"
+def lock_path(checkout: Path, stack: str, extras: Sequence[str] = ()) -> Path:
+    """The lock file of a stack with extras."""
+    return checkout / "requirements" / f"node-{'-'.join([stack, *extras])}.txt"
 
 
-def read_lock(checkout: Path, stack: str) -> Lock:
-    """Read the lock of a stack, or `CONDA`'s.
+def read_lock(checkout: Path, stack: str, extras: Sequence[str] = ()) -> Lock:
+    """Read the lock of a stack with extras (in their order in `EXTRAS`), or `CONDA`'s.
 
     Raises:
         UserError: there is no such stack, or the checkout is not whole.
     """
     if stack not in (*STACKS, CONDA):
         raise UserError(f"no stack named {stack}: choose one of {', '.join(STACKS)}.")
-    path = lock_path(checkout, stack)
+    path = lock_path(checkout, stack, extras)
     if not path.is_file():
         raise UserError(f"{path} is missing: run this in the checkout, or `git checkout` it.")
     lines: dict[str, str] = {}
@@ -129,7 +151,11 @@ def read_lock(checkout: Path, stack: str) -> Lock:
         if found:
             lines[found[1]] = line
             pins[found[1]] = found[2]
-    return Lock(stack, pins, lines)
+    return Lock(stack, pins, lines, extras=tuple(extras))
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 def _joined(lines: Sequence[str]) -> list[str]:

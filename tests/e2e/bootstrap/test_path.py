@@ -126,7 +126,8 @@ def test_status_fetch_and_generate(trained: Person) -> None:
     trained.fab("fetch", "--full")
     assert (trained.folder / "runs" / "dicoo" / "model_index.json").exists()
     assert "not fetched" not in trained.fab("status")
-    said = trained.fab("generate", "--prompt", "a <dicoo>", "--num-inference-steps", "2")
+    asked = ("--prompt", "a <dicoo>", "--num-inference-steps", "2", "--negative-prompt", "blue")
+    said = trained.fab("generate", *asked, "--scheduler", "euler")
     (picture,) = (line for line in said.splitlines() if line.endswith(".png"))
     with Image.open(trained.folder / picture) as image:
         assert image.size == (64, 64)

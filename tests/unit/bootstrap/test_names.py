@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from bootstrap import answers, names
-from bootstrap.commands import generate
+from bootstrap.commands.drawing import generate
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.node import checkpoints, run_query, run_state, worker_nodes
@@ -170,7 +170,7 @@ def test_pictures_that_were_drawn(
     head: LocalHost, answer: Answer, tmp_path: Path, path: str
 ) -> None:
     answer(list=[a_run()], **{"training.generate": [f"{tmp_path}{path}"]})
-    chosen = argparse.Namespace(run="", prompt=["p"], **dict.fromkeys(generate.PASSED_ON))
+    chosen = generate.parser().parse_args(["--prompt", "p"])
     with pytest.raises(UserError, match="n0: gives a file the name"):
         generate.act(chosen, CLUSTER, [head])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.commands import generate
+from bootstrap.commands.drawing import generate
 from bootstrap.errors import UserError
 from bootstrap.runs.prompt_check import placeholder_token_of, require_placeholder_token
 

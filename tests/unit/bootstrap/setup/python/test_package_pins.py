@@ -93,6 +93,33 @@ def test_the_key_changes_with_the_lock_and_the_python() -> None:
     assert intel.key("3.11") == read_lock(ROOT, "intel").key("3.11")
 
 
+@pytest.mark.parametrize("stack", STACKS)
+def test_openvino_is_added_to_a_stack_whose_torch_stays(stack: str) -> None:
+    plain, lock = read_lock(ROOT, stack), read_lock(ROOT, stack, ["openvino"])
+    assert (lock.stack, lock.extras) == (stack, ("openvino",))
+    assert lock.pins.keys() > plain.pins.keys()
+    assert {"gradio", "openvino", "openvino-genai", "optimum-intel"} <= lock.pins.keys()
+    for name in ("torch", "accelerate", "diffusers", "impi-rt", "transformers"):
+        assert lock.lines[name] == plain.lines[name]
+    assert all("--hash=" in lock.lines[name] for name in set(lock.pins) - {ONECCL_PACKAGE})
+    assert "torchvision" not in lock.pins
+    tested = (ROOT / "requirements" / "openvino.txt").read_text().splitlines()
+    mine = {f"{name}=={pin}" for name, pin in lock.pins.items() if name not in plain.pins}
+    assert mine <= {line.partition(";")[0] for line in tested}
+    assert lock.without(["gradio"]).extras == ("openvino",)
+
+
+def test_what_only_newer_pythons_need_is_left_out_on_older_ones() -> None:
+    lock = read_lock(ROOT, "upstream", ["openvino"])
+    older, newer = lock.for_python("3.11"), lock.for_python("3.13")
+    assert older.left_out == ("audioop-lts",)
+    assert "audioop-lts" not in older.lines
+    assert newer.left_out == ()
+    assert "python_version" not in newer.lines["audioop-lts"]
+    assert "--hash=sha256:" in newer.lines["audioop-lts"]
+    assert read_lock(ROOT, "upstream").for_python("3.11") == read_lock(ROOT, "upstream")
+
+
 def test_an_unknown_stack() -> None:
     with pytest.raises(UserError, match="choose one of intel, upstream"):
         read_lock(ROOT, "cuda")

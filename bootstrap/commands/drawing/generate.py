@@ -1,15 +1,17 @@
 """`fab generate --prompt "a <dicoo> on the beach"`: draw on the head with what a run has learned.
 
 The pictures come back into runs/NAME/generated here. While a run is going on, the rows of its
-newest checkpoint are used; drawing takes cores from it.
+newest checkpoint are used; drawing takes cores from it. The flags are those of
+`python -m training.generate` (docs/generate.md); files that they name are here and go to the head.
+`--engine openvino` draws with what `fab export` has made.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -19,26 +21,27 @@ from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.names import under
 from bootstrap.runs import prompt_check, results_owner, runs_on_head
+from bootstrap.runs.drawing import files, head_program
 from bootstrap.runs.results import disk_errors_named
 from bootstrap.runs.run_names import check_name, local_folder
 from bootstrap.ssh.host import Host
 from bootstrap.terminal import cell, exit_status, say, say_on
 
-PASSED_ON = ("num_images", "seed", "step", "num_inference_steps", "guidance_scale")
+MODULE = "training.generate"
+PASSED_ON = (
+    "negative_prompt", "num_images", "seed", "height", "width", "step", "scheduler",
+    "num_inference_steps", "guidance_scale", "engine", "mixed_precision",
+)  # fmt: skip
 
 
-def command(head: Host, name: str, chosen: argparse.Namespace) -> str:
-    """The line that draws, in the environment that bootstrap has written."""
-    words = [head.python, "-P", "-m", "training.generate", f"{head.layout.runs}/{name}"]
-    words += [f"--prompt={prompt}" for prompt in chosen.prompt]
-    words += [
+def words(head: Host, name: str, chosen: argparse.Namespace) -> list[str]:
+    """The program's flags; its files are on the head after this."""
+    flags = [f"{head.layout.runs}/{name}"]
+    flags += [f"--prompt={prompt}" for prompt in chosen.prompt]
+    flags += [
         f"--{key}={getattr(chosen, key)}" for key in PASSED_ON if getattr(chosen, key) is not None
     ]
-    activate = shlex.quote(head.layout.activate)
-    line = f"[ ! -r {activate} ] || . {activate}; cd {shlex.quote(head.layout.root)}; " + (
-        f"exec {shlex.join(words)}"
-    )
-    return shlex.join(["bash", "--norc", "-c", line])  # what it sources is bash's
+    return flags + files.named(chosen, lambda path: head_program.send(head, path))
 
 
 def _check_prompts(prompts: Sequence[str], config: str, name: str) -> None:
@@ -66,8 +69,17 @@ def _config_here(name: str) -> str:
 
 @exit_status()
 def refuse_here(chosen: argparse.Namespace) -> int:
-    """Check the prompts by the run that has been fetched, without a connection; 1: refused."""
-    if chosen.run:
+    """Read the prompts, and check them by the run that has been fetched, and that files are here.
+
+    All of it without a connection; not 0: refused.
+    """
+    chosen.prompt = list(chosen.prompt or [])
+    if chosen.prompt_file is not None:
+        chosen.prompt += files.prompts_in(chosen.prompt_file)
+    if not chosen.prompt:
+        raise UserError("nothing to draw: give --prompt or --prompt-file.")
+    files.refuse_missing(chosen)
+    if chosen.run and not chosen.embeds:
         _check_prompts(chosen.prompt, _config_here(chosen.run), chosen.run)
     return 0
 
@@ -77,7 +89,8 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     head = hosts[0]
     run = runs_on_head.the_run(head, chosen.run)
     name = run["name"]
-    _check_prompts(chosen.prompt, _config_on(head, name), name)
+    if not chosen.embeds:  # with further words, a prompt may be about those alone
+        _check_prompts(chosen.prompt, _config_on(head, name), name)
     with disk_errors_named(name):
         here = results_owner.folder_of(inventory.name, run)
     console = Console(stderr=True)
@@ -89,9 +102,7 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
             elif line.startswith("prompt "):  # what of it is cut off, say
                 say_on(console, f"{head.name}: {line}")
 
-        finished = head.run(command(head, name, chosen), on_line=tell, check=False)
-        if finished.exit_code != 0:
-            raise UserError(f"{head.name}: {finished.error_line}")
+        finished = head_program.run(head, MODULE, words(head, name, chosen), tell)
         drawn = f"{head.name}: the pictures that it drew"
         for path in answers.read_last_line(list[str], finished.stdout, drawn):
             target = under(here / "generated", path.rpartition("/")[2], head.name)
@@ -101,16 +112,30 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     return 0
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = command_line.parser("generate", __doc__)
+    add = made.add_argument
+    add("--prompt", action="append", help="may be repeated")
+    add("--prompt-file", type=Path, metavar="FILE", help="a file here, one prompt a line")
+    add("--negative-prompt", metavar="TEXT", help="what not to draw")
+    add("--num-images", type=int, help="pictures per prompt [1]")
+    add("--seed", type=int, help="of the first picture; the next have the next [0]")
+    add("--height", type=int, help="in pixels, a multiple of 8 [as in training]")
+    add("--width", type=int, help="in pixels, a multiple of 8 [as in training]")
+    add("--step", type=int, help="with the rows of this step [the final ones]")
+    files.add_flags(made)
+    add("--scheduler", metavar="NAME", help="dpmpp_2m, ddim, euler, lcm ... [dpmpp_2m]")
+    add("--num-inference-steps", type=int, help="[as in training; lcm and tcd 4]")
+    add("--guidance-scale", type=float, help="[as in training; lcm and tcd 1]")
+    add("--engine", choices=("torch", "compiled", "openvino"), help="[torch]")
+    add("--mixed-precision", choices=("auto", "no", "bf16"), help="[as in training]")
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`fab generate`."""
-    parser = command_line.parser("generate", __doc__)
-    parser.add_argument("--prompt", action="append", required=True, help="may be repeated")
-    parser.add_argument("--num-images", type=int, help="pictures per prompt [1]")
-    parser.add_argument("--seed", type=int, help="of the first picture [0]")
-    parser.add_argument("--step", type=int, help="with the rows of this step [the final ones]")
-    parser.add_argument("--num-inference-steps", type=int, help="[as in training]")
-    parser.add_argument("--guidance-scale", type=float, help="[as in training]")
-    chosen = parser.parse_args(argv)
+    chosen = parser().parse_args(argv)
     return refuse_here(chosen) or command_line.run_command(chosen, act)
 
 

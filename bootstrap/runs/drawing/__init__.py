@@ -1,0 +1,1 @@
+"""Programs of `training` that the head runs with what was learned, and the files they are given."""
