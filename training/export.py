@@ -43,7 +43,7 @@ NOUNS = ("cat", "house", "tree", "person")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export, and print the record as JSON; returns 2 for a user's error."""
-    asked = _parser().parse_args(argv)
+    asked = parser().parse_args(argv)
     try:
         vector_math.resolve_kernels()
         record = _export(asked)
@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The flags, by what they say."""
     parser = argparse.ArgumentParser(
         prog="python -m training.export",
         description=__doc__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -14,13 +15,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from PIL import Image
 
 from tests.hub import serving
+from tests.short_run import short_run
+from tests.tiny_model import make_kohya_lora
+from training import export, generate, playground, textual_inversion
 from training.config.command_line import parse
 from training.config.textual_inversion import TextualInversionConfig
 from training.models.embeds import save_embeds
+from training.storage.run_directory import RunRecord, write_config
 
+Capture = pytest.CaptureFixture[str]
+RECORD = RunRecord(
+    seed=7, global_batch=1, learning_rate=2e-3, dtype="float32", frozen="native", model="m",
+    pictures="p", rows="r",
+)  # fmt: skip
 CHECKOUT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
 LAUNCHERS: dict[str, list[str]] = {"alone": []}
@@ -54,6 +65,32 @@ def drawing_command(contains: str) -> list[str]:
     )
     (command,) = (each for each in commands if contains in each)
     return shlex.split(command)
+
+
+def toml_shown() -> str:
+    """The file that docs/training.md shows."""
+    text = (CHECKOUT / "docs" / "training.md").read_text()
+    (block,) = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return str(block)
+
+
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (CHECKOUT / "docs").glob("*.md"))]
+INTERPRETER = re.compile(r"(?:\.venv(?:-[a-z]+)?/bin/)?python -m (training\.[a-z_.]+) ?(.*)")
+
+
+def programs_shown() -> list[tuple[str, str]]:
+    """Every `python -m training...` that the pages show, as module and words, launchers cut.
+
+    In backquotes, and in blocks, with what lies in the place of a word (`...`) left out.
+    """
+    found: dict[tuple[str, str], None] = {}
+    for page in PAGES:
+        text = (CHECKOUT / page).read_text()
+        lines = [*shown(page), *re.findall(r"`([^`\n]+)`", text)]
+        for line in lines:
+            if (match := INTERPRETER.search(line)) and "..." not in line:
+                found[match[1], match[2].strip()] = None
+    return list(found)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS)
@@ -99,6 +136,74 @@ def test_the_training_command_runs_against_a_hub(
     assert "the same, pixel for pixel" in drawn.stderr
 
 
+def test_the_command_for_any_model_draws_with_a_lora_and_a_tiny_vae_in_four_steps(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("MODEL").symlink_to(tiny_model)
+    unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
+    make_kohya_lora(Path("lcm.safetensors"), unet)
+    AutoencoderTiny(
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1),
+    ).save_pretrained("taesd")  # fmt: skip
+    module, *words = drawing_command("--model MODEL")[1:]
+    assert (module, generate.main(words)) == ("training.generate", 0)
+    (drawn,) = json.loads(capfd.readouterr().out)
+    with Image.open(drawn) as picture:
+        settings = json.loads(picture.info["xeon-diffusion"])
+    assert settings["settings"]["num_inference_steps"] == 4
+    assert settings["settings"]["scheduler"] == "lcm"
+
+
+@pytest.mark.openvino
+def test_the_lines_of_openvino_export_a_run_and_draw_with_it(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = CHECKOUT / "training" / "miniature" / "model"
+    changes = {"placeholder_token": "<dicoo>", "initializer_token": "cat", "resolution": 64}
+    run = short_run(model, pictures, tmp_path, Path("runs/dicoo"), max_train_steps=2, **changes)
+    assert textual_inversion.main(run) == 0
+    line = r"`\.venv-openvino/bin/python -m (training\.(?:export|generate)) ([^`]+)`"
+    lines = dict(re.findall(line, (CHECKOUT / "README.md").read_text()))
+    assert lines.keys() == {"training.export", "training.generate"}
+    assert export.main(shlex.split(lines["training.export"])) == 0
+    capfd.readouterr()
+    assert generate.main(shlex.split(lines["training.generate"])) == 0
+    (drawn,) = json.loads(capfd.readouterr().out)
+    with Image.open(drawn) as picture:
+        assert json.loads(picture.info["xeon-diffusion"])["settings"]["engine"] == "openvino"
+
+
+@pytest.mark.parametrize(("module", "words"), programs_shown())
+def test_every_program_that_a_page_shows_reads_its_words(
+    module: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    toml = re.findall(
+        r"^```toml\n(.*?)^```", (CHECKOUT / "docs" / "training.md").read_text(), re.S | re.M
+    )
+    Path("dicoo.toml").write_text(toml[0])
+    Path("runs/dicoo").mkdir(parents=True)
+    config = TextualInversionConfig.model_validate(tomllib.loads(toml_shown()))
+    write_config(Path("runs/dicoo"), config, RECORD)
+    given = shlex.split(words, comments=True)
+    parsers = {
+        "training.generate": generate.parser,
+        "training.export": export.parser,
+        "training.playground": playground.parser,
+    }
+    if module in parsers:
+        asked = vars(parsers[module]().parse_args(given))
+        assert any(value is not None for value in asked.values()) or not given
+    elif module == "training.textual_inversion" and given and given != ["--help"]:
+        parse(TextualInversionConfig, given, "prog", "")
+    else:
+        assert importlib.util.find_spec(module)
+        assert given in ([], ["--help"])
+
+
 def test_the_hub_name_that_is_gone_still_works_with_a_notice(
     tiny_model: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -125,11 +230,9 @@ def test_the_hub_name_that_is_gone_still_works_with_a_notice(
 
 
 def test_the_file_in_docs_is_the_training_that_the_readme_shows() -> None:
-    text = (CHECKOUT / "docs" / "training.md").read_text()
-    (block,) = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     flags = training_command()[2:]  # without `-m training.textual_inversion`
     given, _ = parse(TextualInversionConfig, flags, "prog", "")
-    file = TextualInversionConfig.model_validate(tomllib.loads(block))
+    file = TextualInversionConfig.model_validate(tomllib.loads(toml_shown()))
     alike = {"output_dir": given.output_dir, "resolution": 512}  # the first is given with --config
     assert file.model_copy(update=alike) == given
 
