@@ -46,7 +46,7 @@ def bootstrap(words: list[str]) -> int:
 
 @command
 def check(words: list[str]) -> int:
-    """Is every node as it was set up, and do they reach each other?"""
+    """Check that every node is as it was set up, and that the nodes reach each other."""
     from bootstrap.commands import check
 
     return check.main(words)
@@ -54,7 +54,7 @@ def check(words: list[str]) -> int:
 
 @command
 def train(words: list[str]) -> int:
-    """Start a training on all nodes, and watch it; it goes on without you."""
+    """Start a training on all nodes and watch it; it continues when you detach."""
     from bootstrap.commands import train
 
     return train.main(words)
@@ -62,7 +62,7 @@ def train(words: list[str]) -> int:
 
 @command
 def logs(words: list[str]) -> int:
-    """Attach to the run that is going on; its results come home as they appear."""
+    """Attach to the running training; its results are copied here as they appear."""
     from bootstrap.commands import logs
 
     return logs.main(words)
@@ -102,7 +102,7 @@ def stop(words: list[str]) -> int:
 
 @command
 def fetch(words: list[str]) -> int:
-    """Bring a run's results here; --full brings the whole pipeline."""
+    """Copy a run's results here; --full copies the whole pipeline too."""
     from bootstrap.commands import fetch
 
     return fetch.main(words)
@@ -110,7 +110,7 @@ def fetch(words: list[str]) -> int:
 
 @command
 def generate(words: list[str]) -> int:
-    """Draw on the head with what was learned, and bring the pictures."""
+    """Draw on the head with what was learned, and copy the pictures here."""
     from bootstrap.commands.drawing import generate
 
     return generate.main(words)
@@ -118,7 +118,7 @@ def generate(words: list[str]) -> int:
 
 @command
 def export(words: list[str]) -> int:
-    """Make OpenVINO files of a run's result on the head, and bring them here."""
+    """Export a run's result to OpenVINO on the head, and copy the files here."""
     from bootstrap.commands.drawing import export
 
     return export.main(words)
@@ -134,7 +134,7 @@ def playground(words: list[str]) -> int:
 
 @command
 def pause(words: list[str]) -> int:
-    """Deallocate the VMs: their disks stay, the bill for cores stops."""
+    """Deallocate the VMs: the disks stay, the charge for cores stops."""
     from infra.azure import power
 
     return power.main(["pause", *words])
@@ -158,7 +158,7 @@ def destroy(words: list[str]) -> int:
 
 @command
 def clean(words: list[str]) -> int:
-    """Remove from the nodes what bootstrap and train have put there, results included."""
+    """Remove from the nodes what bootstrap and train put there, results included."""
     from bootstrap.commands import clean
 
     return clean.main(words)

@@ -66,22 +66,24 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--model", help="a base model without a word: a folder, file or hub name")
     parser.add_argument(
         "--embeds", action="append", metavar="[WORD=]PATH",
-        help="a learned word, as training.generate takes it; may be repeated",
+        help="file of a learned word, as training.generate takes it; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--lora", action="append", metavar="PATH[:WEIGHT]",
-        help="a LoRA, fused into the weights, and how much of it [1]; may be repeated",
+        help="LoRA file, fused into the weights, and its weight [1]; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--vae", type=Path, metavar="PATH",
-        help="draws in place of the model's: an AutoencoderTiny, which is fast, or AutoencoderKL",
+        help="VAE in place of the model's: an AutoencoderTiny, which is fast, or an AutoencoderKL",
     )  # fmt: skip
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write")
     parser.add_argument("--batch_size", type=int, default=1, help="pictures at a time [1]")
     parser.add_argument("--height", type=int, help="pixels, a multiple of 8 [what the model draws]")
     parser.add_argument("--width", type=int, help="pixels, a multiple of 8 [what the model draws]")
     parser.add_argument(
-        "--dynamic", action="store_true", help="any batch and size: slower than a fixed shape"
+        "--dynamic",
+        action="store_true",
+        help="any batch size and picture size: slower than a fixed shape",
     )
     parser.add_argument(
         "--no_guidance",
@@ -101,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
         "--calibration_prompts",
         type=Path,
         metavar="FILE",
-        help="for hybrid: one prompt a line [training's sentences with the word]",
+        help="for hybrid: file with one prompt per line [training's sentences with the word]",
     )
     parser.add_argument(
         "--calibration_steps",

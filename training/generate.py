@@ -36,11 +36,15 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     what = made.add_argument_group("what to draw")
-    what.add_argument("--prompt", action="append", help="may be repeated")
-    what.add_argument("--prompt_file", type=Path, metavar="FILE", help="one prompt a line")
+    what.add_argument("--prompt", action="append", help="prompt to draw; may be repeated")
+    what.add_argument(
+        "--prompt_file", type=Path, metavar="FILE", help="file with one prompt per line"
+    )
     what.add_argument("--negative_prompt", metavar="TEXT", help="what not to draw")
-    what.add_argument("--num_images", type=int, metavar="N", help="pictures a prompt [1]")
-    what.add_argument("--seed", type=int, help="of the first picture; the next have the next [0]")
+    what.add_argument("--num_images", type=int, metavar="N", help="pictures per prompt [1]")
+    what.add_argument(
+        "--seed", type=int, help="seed of the first picture; each next picture takes the next [0]"
+    )
     what.add_argument("--height", type=int, help="in pixels, a multiple of 8 [as in training]")
     what.add_argument("--width", type=int, help="in pixels, a multiple of 8 [as in training]")
     flags.add_weights(made)
@@ -48,25 +52,27 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--scheduler",
         metavar="NAME",
-        help=f"{', '.join(SAMPLERS)} [dpmpp_2m; ddim for a model of zero terminal signal]",
+        help=f"{', '.join(SAMPLERS)} [dpmpp_2m; ddim for models with zero terminal SNR]",
     )
     how.add_argument(
         "--num_inference_steps",
         type=int,
         metavar="N",
-        help="[as in training, or 20; lcm and tcd 4]",
+        help="denoising steps [as in training, or 20; 4 with lcm and tcd]",
     )
     how.add_argument(
         "--guidance_scale",
         type=float,
         metavar="X",
         help="how closely the prompt is followed; 1: no guidance, twice as fast "
-        "[as in training, or 7.5; lcm and tcd 1]",
+        "[as in training, or 7.5; 1 with lcm and tcd]",
     )
     flags.add_engine(how)
     out = made.add_argument_group("where to, and again")
     out.add_argument(
-        "--output_dir", type=Path, help="[RUN_FOLDER/generated; without a run generated]"
+        "--output_dir",
+        type=Path,
+        help="folder for the pictures [RUN_FOLDER/generated; without a run: generated]",
     )
     out.add_argument(
         "--again",

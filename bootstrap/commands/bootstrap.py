@@ -6,7 +6,7 @@ is needed, ~/.ssh/config and the agent are respected); or `local`, this machine 
 Only the head has to be reachable from here: everything else goes through it, and the head alone
 fetches from the internet.
 
-It can be run again at any time: what is done is left alone, and what was cut short goes on.
+It can be repeated at any time: finished steps are skipped, interrupted ones are completed.
 `fab clean` removes all of it from the nodes.
 """
 
@@ -77,26 +77,28 @@ def parser() -> argparse.ArgumentParser:
         help="openvino: what fab export, fab generate --engine openvino and fab playground need on"
              " the nodes; give it each time, or the next bootstrap does without")  # fmt: skip
     add("--without-oneccl", action="store_true",
-        help="where Intel's index does not answer: the ranks of the intel stack then use gloo",
-        )  # fmt: skip
+        help="leave out oneCCL's bindings, where Intel's index does not answer: the intel stack"
+             " then uses gloo")  # fmt: skip
     add("--environment", choices=("auto", "conda", "venv"), default="auto",
-        help="venv needs a package index only; auto: conda where its channel answers")  # fmt: skip
-    add("--conda-channel", metavar="URL", help="in place of conda-forge's own; - reads it")
+        help="venv needs only a package index; auto: conda where its channel answers")  # fmt: skip
+    add("--conda-channel", metavar="URL",
+        help="channel in place of conda-forge; - reads the URL from standard input")  # fmt: skip
     add("--package-index", metavar="URL",
-        help="in place of PyPI, PyTorch's and Intel's; - reads it from standard input, for one with"
-             " a password: what is typed is in the shell's history")  # fmt: skip
+        help="index in place of PyPI, PyTorch's and Intel's; - reads the URL from standard input,"
+             " which keeps a password out of the shell's history")  # fmt: skip
     add(plain_http.ALLOW_FLAG, action="store_true",
-        help="take over http:// what no lock has a hash of (conda packages, oneCCL's bindings):"
-             " whoever is on the way can then run code on every node")  # fmt: skip
+        help="download over http:// also what has no hash in a lock (conda packages, oneCCL's"
+             " bindings): whoever controls the network can run code on every node")  # fmt: skip
     add("--pretrained-model-name-or-path", default=DEFAULT_MODEL, metavar="MODEL",
         help="a repository on the hub or a folder here (default: %(default)s)")  # fmt: skip
-    add("--revision", help="of that repository")
+    add("--revision", help="revision of that repository")
     add("--train-data-dir", default=DEFAULT_PICTURES, metavar="FOLDER",
         help="a folder of pictures here, or a repository on the hub (default: %(default)s)",
         )  # fmt: skip
     add("--hub-token-file", metavar="PATH",
-        help="a token for gated models (`hf auth login` writes ~/.cache/huggingface/token); - reads"
-             " it from standard input. On the head it lies in a file that only its owner reads",
+        help="file with a token for gated models (`hf auth login` writes"
+             " ~/.cache/huggingface/token); - reads it from standard input. The head keeps it in a"
+             " file that only its owner can read",
         )  # fmt: skip
     add("--wait", type=float, default=WAIT_SECONDS, metavar="SECONDS",
         help="how long a node may take to answer (default: %(default)s)")  # fmt: skip

@@ -1,4 +1,4 @@
-"""`fab check`: is every node as it was set up, and do they reach each other?"""
+"""`fab check`: check that every node is as it was set up, and that the nodes reach each other."""
 
 from __future__ import annotations
 

@@ -140,9 +140,11 @@ def _agreed() -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """`fab clean`."""
     parser = argparse.ArgumentParser(prog="fab clean", description=__doc__)
-    parser.add_argument("--inventory", default="", help="as in fab bootstrap")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
+    parser.add_argument(
+        "--inventory", default="", metavar="FILE", help="cluster.json, a nodefile, or local"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    parser.add_argument(ACCEPT_FLAG, action="store_true", help="pin new host keys without asking")
     chosen = parser.parse_args(argv)
     inventory = inventory_to_remove(chosen.inventory)
     with open_hosts(inventory, command_line.question_of(chosen)) as hosts:

@@ -33,7 +33,12 @@ def parser(name: str, text: str | None, *, run: bool = True) -> argparse.Argumen
         "what `pulumi stack output` says",
     )  # fmt: skip
     if run:
-        made.add_argument("--run", default="", metavar="NAME", help="default: the last one started")
+        made.add_argument(
+            "--run",
+            default="",
+            metavar="NAME",
+            help="name of the run (default: the last one started)",
+        )
     made.add_argument(ACCEPT_FLAG, action="store_true", help="pin new host keys without asking")
     return made
 

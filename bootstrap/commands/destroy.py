@@ -90,12 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument(
-        "--yes", action="store_true", help="ask nothing, and let Pulumi ask nothing"
+        "--yes", action="store_true", help="do not ask for confirmation, here and in Pulumi"
     )
     parser.add_argument(
-        "--keep-data", action="store_true", help="all but the data disk and its resource group"
+        "--keep-data", action="store_true", help="keep the data disk and its resource group"
     )
-    parser.add_argument(ACCEPT_FLAG, action="store_true", help="as in fab bootstrap")
+    parser.add_argument(ACCEPT_FLAG, action="store_true", help="pin new host keys without asking")
     chosen = parser.parse_args(argv)
     return destroy(read_inventory(), chosen)
 

@@ -1,9 +1,9 @@
-"""`fab fetch`: bring a run's results home, into runs/NAME here.
+"""`fab fetch`: copy a run's results here, into runs/NAME.
 
-Rows, checkpoints, samples, events, report: what differs is copied, each file checked by SHA-256 and
-put in place whole, so that it can be cut and repeated. `--full` brings everything, the whole
-pipeline (gigabytes) among it. While you are attached (fab train, fab logs) the rows and samples of
-each checkpoint come home by themselves. Results of another run of that name are not written over.
+Copies what differs (learned words, checkpoints, samples, events, report); each file is checked by
+SHA-256 and put in place whole, so an interrupted fetch can be repeated. `--full` copies everything,
+the whole pipeline (gigabytes) included. While you are attached (fab train, fab logs), the words and
+samples of each checkpoint are copied automatically. Results of another run are not overwritten.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """`fab fetch`."""
     parser = command_line.parser("fetch", __doc__)
-    parser.add_argument("--full", action="store_true", help="everything, the whole pipeline too")
+    parser.add_argument(
+        "--full", action="store_true", help="copy everything, the whole pipeline too"
+    )
     return command_line.run_command(
         parser.parse_args(argv), act, interrupted="fetching was cut: fab fetch goes on with it"
     )

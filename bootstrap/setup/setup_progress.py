@@ -77,7 +77,7 @@ class LiveTable:
             row.text = "failed" if error else ""
 
     def __rich__(self) -> Rows:
-        """As rich draws it, several times a second."""
+        """As rich draws it, several times per second."""
         table = Rows(box=None, pad_edge=False)
         for column in ("", "node", "step", "elapsed", ""):
             table.add_column(column, justify="right" if column == "elapsed" else "left")

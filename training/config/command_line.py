@@ -77,7 +77,7 @@ def build_parser(config: type[BaseModel], prog: str, description: str) -> argpar
         "--resume",
         type=Path,
         metavar="RUN_FOLDER",
-        help="Go on with a run as its config.toml has it, from its latest checkpoint.",
+        help="Resume a run from its latest checkpoint, with its own config.toml.",
     )
     groups: dict[str, Any] = {}
     for name, field in config.model_fields.items():
@@ -95,7 +95,7 @@ def build_parser(config: type[BaseModel], prog: str, description: str) -> argpar
         else:
             metavar = "|".join(choices) if choices else name.rsplit("_", 1)[-1].upper()
             where.add_argument(f"--{name}", metavar=metavar, help=help_text)
-    gone = parser.add_argument_group("accepted from other scripts, with one line saying why not")
+    gone = parser.add_argument_group("accepted from other scripts and ignored; one line says why")
     for name, reason in (GPU_ONLY | SUPERSEDED).items():
         gone.add_argument(f"--{name}", nargs="?", const=True, help=reason)
     return parser

@@ -121,7 +121,7 @@ def _prompts(asked: Asked, before: Picture | None) -> list[str]:
 
 
 def prompts_in(path: Path, flag: str = "--prompt_file") -> list[str]:
-    """The prompts of a file, one a line.
+    """The prompts of a file, one per line.
 
     Raises:
         UserError: it cannot be read, or has none.

@@ -261,7 +261,7 @@ def main() -> None:
     stage = parser.add_argument_group("how long each stage learns")
     stage.add_argument("--vae_scenes", type=int, default=20_000, help="scenes it sees")
     stage.add_argument("--vae_steps", type=int, default=7000)
-    stage.add_argument("--vae_batch", type=int, default=64, help="pictures a step")
+    stage.add_argument("--vae_batch", type=int, default=64, help="pictures per step")
     stage.add_argument("--text_scenes", type=int, default=12_000, help="four captions each")
     stage.add_argument("--text_steps", type=int, default=1500, help="batches of 64 captions")
     stage.add_argument("--scenes", type=int, default=40_000, help="scenes the UNet sees")

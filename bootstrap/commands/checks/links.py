@@ -75,7 +75,7 @@ def hostnames(head: Host, hosts: Sequence[Host]) -> CheckResult:
 
 
 def all_reduce(head: Host, hosts: Sequence[Host], backend: str) -> CheckResult:
-    """One rank a node: how long the smallest sum takes, and how many bytes a second a large one."""
+    """One rank per node: seconds for the smallest sum, bytes per second for a large one."""
     what = f"all-reduce ({backend})"
     program = [head.python, "-P", "-m", "training.all_reduce", "--backend", backend]
     finished = head.run(_mpirun(head, hosts, program), check=False, timeout=ALL_REDUCE_SECONDS)

@@ -1,7 +1,7 @@
 """`fab generate --prompt "a <dicoo> on the beach"`: draw on the head with what a run has learned.
 
-The pictures come back into runs/NAME/generated here. While a run is going on, the rows of its
-newest checkpoint are used; drawing takes cores from it. The flags are those of
+The pictures come back into runs/NAME/generated here. While a run is going on, the word as of its
+newest checkpoint is used; drawing takes cores from the run. The flags are those of
 `python -m training.generate` (docs/generate.md); files that they name are here and go to the head.
 `--engine openvino` draws with what `fab export` has made.
 """
@@ -116,18 +116,27 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = command_line.parser("generate", __doc__)
     add = made.add_argument
-    add("--prompt", action="append", help="may be repeated")
-    add("--prompt-file", type=Path, metavar="FILE", help="a file here, one prompt a line")
+    add("--prompt", action="append", help="prompt to draw; may be repeated")
+    add(
+        "--prompt-file",
+        type=Path,
+        metavar="FILE",
+        help="file on this machine with one prompt per line",
+    )
     add("--negative-prompt", metavar="TEXT", help="what not to draw")
     add("--num-images", type=int, help="pictures per prompt [1]")
-    add("--seed", type=int, help="of the first picture; the next have the next [0]")
+    add("--seed", type=int, help="seed of the first picture; each next picture takes the next [0]")
     add("--height", type=int, help="in pixels, a multiple of 8 [as in training]")
     add("--width", type=int, help="in pixels, a multiple of 8 [as in training]")
-    add("--step", type=int, help="with the rows of this step [the final ones]")
+    add("--step", type=int, help="use the word as of this step [the final one]")
     files.add_flags(made)
     add("--scheduler", metavar="NAME", help="dpmpp_2m, ddim, euler, lcm ... [dpmpp_2m]")
-    add("--num-inference-steps", type=int, help="[as in training; lcm and tcd 4]")
-    add("--guidance-scale", type=float, help="[as in training; lcm and tcd 1]")
+    add(
+        "--num-inference-steps",
+        type=int,
+        help="denoising steps [as in training; 4 with lcm and tcd]",
+    )
+    add("--guidance-scale", type=float, help="guidance scale [as in training; 1 with lcm and tcd]")
     add("--engine", choices=("torch", "compiled", "openvino"), help="[torch]")
     add("--mixed-precision", choices=("auto", "no", "bf16"), help="[as in training]")
     return made

@@ -72,7 +72,7 @@ def test_lists_of_cpus() -> None:
 
 
 def topology(sockets: int, cores: int) -> tuple[str, str]:
-    """The kernel's files for a machine with two hyper-threads a core, numbered as Xeons do."""
+    """The kernel's files for a machine with two hyper-threads per core, numbered as Xeons do."""
     count = sockets * cores
     lines, numa = [], []
     for cpu in range(2 * count):
