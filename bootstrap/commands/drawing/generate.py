@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
         "--prompt-file",
         type=Path,
         metavar="FILE",
-        help="file on this machine with one prompt per line",
+        help="file here with one prompt per line",
     )
     add("--negative-prompt", metavar="TEXT", help="what not to draw")
     add("--num-images", type=int, help="pictures per prompt [1]")
