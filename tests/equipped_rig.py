@@ -15,12 +15,12 @@ from pathlib import Path
 
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
-from bootstrap.paths import Layout
+from bootstrap.paths import Layout, records
 from bootstrap.setup import cluster_ssh
 from bootstrap.setup.node_facts import gather_facts
 from bootstrap.setup.python.activation import activation
 from bootstrap.setup.python.rank_environment import cluster_environment
-from bootstrap.ssh.host_keys import accept_all
+from bootstrap.ssh.host_keys import Pins, accept_all
 from bootstrap.ssh.open_hosts import open_hosts
 from tests.local_cluster import CHECKOUT, make_root, training_environment
 from tests.rig.file_system import UID
@@ -111,7 +111,8 @@ def _put(host: RigHost, source: Path, target: Path) -> None:
 def join(inventory: Inventory) -> None:
     """The cluster's SSH and each node's `activate`, as bootstrap makes them."""
     with open_hosts(inventory, accept_all) as hosts:
-        keys = {host.name: [host.host_key] for host in hosts}  # type: ignore[attr-defined]
+        pins = Pins(records(inventory.name).known_hosts)
+        keys = {host.name: pins.of(host.name) for host in hosts}
         problems = cluster_ssh.set_up(hosts, inventory, keys, lambda host, text: None)
         assert not problems, problems
         for host in hosts:

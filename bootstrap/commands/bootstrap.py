@@ -43,8 +43,7 @@ from bootstrap.setup.setup_steps import set_up
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import ACCEPT_FLAG
 from bootstrap.ssh.node_log import log_file
-from bootstrap.ssh.open_hosts import open_hosts
-from bootstrap.ssh.ssh_host import BootLog
+from bootstrap.ssh.open_hosts import BootLog, open_hosts
 from bootstrap.terminal import exit_status, say, say_on
 from bootstrap.urls import checked
 

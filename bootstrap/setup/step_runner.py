@@ -147,7 +147,7 @@ def _alone(
 
 
 def _one(host: Host, step: Step, watcher: StepListener) -> UserError | None:
-    host.step = step.name
+    host = host.during(step.name)
     begun = time.monotonic()
     watcher.began(host, step.name)
 
@@ -164,8 +164,8 @@ def _together(
     hosts: Sequence[Host], step: ClusterStep, watcher: StepListener
 ) -> dict[str, UserError]:
     begun = time.monotonic()
+    hosts = [host.during(step.name) for host in hosts]
     for host in hosts:
-        host.step = step.name
         watcher.began(host, step.name)
     failed: dict[str, UserError] = {}
     try:

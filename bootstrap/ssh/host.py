@@ -1,54 +1,52 @@
-"""One node to run commands on: over SSH (`ssh_host`), or this machine itself."""
+"""One node to run commands on."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
+import dataclasses
 import tempfile
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from bootstrap import urls
-from bootstrap.errors import CommandFailed, UserError
+from bootstrap.errors import CommandFailed, ConnectionLost, UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.paths import Layout, node_root
 from bootstrap.ssh import transfer
 from bootstrap.ssh.command import Command, CommandResult, OnBytes, OnLine, one_line, script
 from bootstrap.ssh.command_output import Output
-from bootstrap.ssh.shell_watchdog import GRACE_SECONDS, watched
+from bootstrap.ssh.transport import Broken, LocalTransport, Transport
 
-CHUNK = 1 << 16
 LAST_LINES = 12
 LOGGED_CHARACTERS = 500
 Ask = Callable[[str], bool]
 
 
-class Host(ABC):
+def _no_log(line: str) -> None:
+    del line
+
+
+@dataclass(frozen=True, eq=False)
+class Host:
     """One node.
 
     Attributes:
         node: its place in the inventory.
         layout: where things lie on it.
+        transport: runs commands there.
         step: what is being done on it, for messages.
         log: told every command and every line that it prints.
         unreachable: why nothing can be run on it; None: it answers.
     """
 
-    def __init__(self, node: Node, root: str) -> None:
-        self.node = node
-        self.layout = Layout(root)
-        self.step = ""
-        self.log: OnLine = _no_log
-        self.unreachable: UserError | None = None
-        self._hidden: set[str] = set()
-        self._outputs: set[Output] = set()
-        self._interrupted = False
+    node: Node
+    layout: Layout
+    transport: Transport
+    step: str = ""
+    log: OnLine = _no_log
+    unreachable: UserError | None = None
+    _hidden: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -59,6 +57,10 @@ class Host(ABC):
     def python(self) -> str:
         """The interpreter of the node's environment, by its absolute path."""
         return self.layout.python
+
+    def during(self, step: str) -> Host:
+        """The same node while a step is being done."""
+        return dataclasses.replace(self, step=step)
 
     def hide(self, secrets: Iterable[str]) -> None:
         """From now on *** stands for these in the lines and errors of commands, and in the log."""
@@ -160,19 +162,13 @@ class Host(ABC):
         """A small file's text; "" where there is none that can be read."""
         return self.run(script('cat "$1" 2>/dev/null || :', path)).stdout
 
-    @abstractmethod
     def stream(self, command: Command) -> Output:
-        """Run a command and hand on what it prints until it has ended."""
+        """Run a command and hand on what it prints until it has ended.
 
-    def interrupt(self) -> None:
-        """End what is running: `run`, in whichever thread, raises `Interrupted`, now and later."""
-        self._interrupted = True
-        for output in list(self._outputs):
-            output.interrupt()
-
-    @contextmanager
-    def _taking(self, command: Command) -> Iterator[Output]:
-        """Where a command's output goes; known to `interrupt` for as long."""
+        Raises:
+            TimedOut, ConnectionLost, Interrupted: it was cut short.
+            UserError: it was not even begun, or printed more than is taken.
+        """
         if self.unreachable:
             raise self.unreachable
 
@@ -186,100 +182,20 @@ class Host(ABC):
         log(f"$ {' '.join(command.line.split())[:LOGGED_CHARACTERS]}")
         what = self.step or self._shown(command.line)[:LOGGED_CHARACTERS]
         output = Output(self.name, what, log, tell, command.sink, keep=command.keep)
-        self._outputs.add(output)
-        if self._interrupted:
-            output.interrupt()
         try:
-            yield output
-            output.check_begun()
-        finally:
-            self._outputs.discard(output)
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the node."""
-
-
-class LocalHost(Host):
-    """This machine."""
-
-    def __init__(self, node: Node, root: str | None = None) -> None:
-        super().__init__(node, root or node_root(str(Path.home())))
-
-    def stream(self, command: Command) -> Output:
-        """See `Host.stream`."""
-        with self._taking(command) as output:
-            process = subprocess.Popen(
-                ["sh", "-c", watched(command.line, command.stdin_bytes, output.mark)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                bufsize=0,
-            )
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stderr is not None
-            pumps = [
-                _start(_pump, process.stdout, output.out),
-                _start(_pump, process.stderr, output.err),
-            ]
-            feeder = _start(_feed, process.stdin, command)
-            try:
-                output.wait(command.timeout)
-                output.exit_code = process.wait()
-            except BaseException:
-                _end(process, pumps)
-                raise
-            finally:
-                feeder.join()
-                process.stdin.close()
+            self.transport.stream(command, output)
+        except Broken as error:
+            raise ConnectionLost(
+                f"{self.name}: the connection broke during {self.step or 'a command'}. What was"
+                " running there is ended. The same command again goes on where this one was."
+            ) from error
         return output
 
-    def close(self) -> None:
-        """End what is running."""
-        self.interrupt()
+    def interrupt(self) -> None:
+        """End what is running: `run`, in whichever thread, raises `Interrupted`, now and later."""
+        self.transport.interrupt()
 
 
-def _start(work: Callable[..., None], *arguments: object) -> threading.Thread:
-    thread = threading.Thread(target=work, args=arguments, daemon=True)
-    thread.start()
-    return thread
-
-
-def _no_log(line: str) -> None:
-    del line
-
-
-def _pump(pipe: IO[bytes], take: Callable[[bytes], None]) -> None:
-    with pipe:
-        while piece := os.read(pipe.fileno(), CHUNK):
-            take(piece)
-        take(b"")
-
-
-def _feed(pipe: IO[bytes], command: Command) -> None:
-    # The pipe stays open: as long as it is, somebody here waits (see shell_watchdog).
-    with contextlib.suppress(OSError):  # It does not read its input: its exit code says more.
-        feed(pipe.write, command)
-
-
-def feed(write: Callable[[bytes], object], command: Command) -> None:
-    """Write a command's input, and tell how much has gone out."""
-    left = command.stdin_bytes
-    while command.stdin and left > 0 and (piece := command.stdin.read(min(CHUNK, left))):
-        write(piece)
-        left -= len(piece)
-        if command.on_bytes:
-            command.on_bytes(len(piece))
-
-
-def _end(process: subprocess.Popen[bytes], pumps: Sequence[threading.Thread]) -> None:
-    """Let the command's watcher end it; what then still holds its outputs is killed."""
-    assert process.stdin is not None
-    process.stdin.close()
-    for pump in pumps:
-        pump.join(2 * GRACE_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def local_host(node: Node, root: str | None = None) -> Host:
+    """This machine as a node, with everything in the folder `root`."""
+    return Host(node, Layout(root or node_root(str(Path.home()))), LocalTransport())

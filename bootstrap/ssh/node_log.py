@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,17 +22,18 @@ def log_file(folder: Path, name: str) -> Path:
 
 
 @contextmanager
-def logging_to(folder: Path, hosts: Sequence[Host]) -> Iterator[None]:
-    """What happens on each host is appended to a file of its own."""
+def logging_to(folder: Path, hosts: Sequence[Host]) -> Iterator[list[Host]]:
+    """The same hosts; what happens on each is appended to a file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
+    logged: list[Host] = []
     with ExitStack() as files:
         for host in hosts:
             path = log_file(folder, host.name)
             file = files.enter_context(path.open("a", encoding="utf-8", buffering=1))
-            host.log = _writer(file)
+            logged.append(dataclasses.replace(host, log=_writer(file)))
             if host.unreachable:
-                host.log(str(host.unreachable))
-        yield
+                logged[-1].log(str(host.unreachable))
+        yield logged
 
 
 def _writer(file: IO[str]) -> Callable[[str], None]:

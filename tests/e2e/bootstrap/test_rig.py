@@ -21,7 +21,7 @@ from bootstrap.paths import records
 from bootstrap.setup import cluster_ssh, home_sharing
 from bootstrap.setup.setup_progress import step_progress_on_terminal
 from bootstrap.setup.step_runner import Step, run_steps
-from bootstrap.ssh import connection, ssh_host
+from bootstrap.ssh import connection, ssh_transport
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.host_keys import HostKey, HostKeyRefused, Pins
 from bootstrap.ssh.open_hosts import open_hosts
@@ -205,17 +205,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes minutes to be noticed, in seconds."""
     monkeypatch.setattr(connection, "KEEPALIVE_SECONDS", 1)
     monkeypatch.setattr(connection, "UNANSWERED_MILLISECONDS", 3000)
-    monkeypatch.setattr(ssh_host, "IDLE_SECONDS", 1.0)
-    monkeypatch.setattr(ssh_host, "CONNECT_SECONDS", 4)
+    monkeypatch.setattr(ssh_transport, "IDLE_SECONDS", 1.0)
+    monkeypatch.setattr(ssh_transport, "CONNECT_SECONDS", 4)
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_worker_that_loses_power_is_noticed_though_nothing_says_so(make_rig: MakeRig) -> None:
     rig = make_rig(hosts=2)
     with open_hosts(inventory_of(rig), yes) as hosts:
-        hosts[1].step = "environment"
+        worker = hosts[1].during("environment")
         with pytest.raises(ConnectionLost, match="vm-rig-1: the connection broke during environme"):
-            hosts[1].run("echo up; sleep 1000", on_line=lambda line: rig.hosts[1].kill())
+            worker.run("echo up; sleep 1000", on_line=lambda line: rig.hosts[1].kill())
         assert hosts[0].run("true").exit_code == 0
 
 

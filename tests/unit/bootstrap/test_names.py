@@ -24,7 +24,7 @@ from bootstrap.runs import attach, results, results_owner, resume, runs_on_head
 from bootstrap.runs.run_messages import Run
 from bootstrap.setup import broadcast
 from bootstrap.setup.broadcast import Tree
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import Host, local_host
 
 CLUSTER = Inventory("c", "file", (Node("n0", "127.0.0.1"),))
 OUT = ("../evil", "a/../../evil", "/evil", "a//b", "./a", "..", "", "a/", "a\0b")
@@ -33,16 +33,16 @@ Answer = Callable[..., None]
 
 
 @pytest.fixture
-def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     """This machine, whose environment's Python is a script of the test's; and a person's folder."""
     home = tmp_path / "person" / "here"
     home.mkdir(parents=True)
     monkeypatch.chdir(home)
-    return LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+    return local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
 
 
 @pytest.fixture
-def answer(head: LocalHost) -> Answer:
+def answer(head: Host) -> Answer:
     """answer(list=..., gather=...): what `bootstrap.runs` says there, as JSON or as it is."""
 
     def make(**said: Any) -> None:
@@ -95,7 +95,7 @@ def test_names_that_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../../evil", "/evil", "sub/../../evil"])
 def test_a_listing_that_leads_out_writes_nothing(
-    head: LocalHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    head: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     there = tmp_path / "there"
     there.mkdir()
@@ -110,7 +110,7 @@ def test_a_listing_that_leads_out_writes_nothing(
     assert written(tmp_path) == set()
 
 
-def test_records_of_ours_do_not_come_from_a_node(head: LocalHost, tmp_path: Path) -> None:
+def test_records_of_ours_do_not_come_from_a_node(head: Host, tmp_path: Path) -> None:
     there = tmp_path / "there"
     (there / ".hidden").mkdir(parents=True)
     for name in ("good", ".origin", ".hidden/a"):
@@ -120,7 +120,7 @@ def test_records_of_ours_do_not_come_from_a_node(head: LocalHost, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a b", "", ".x", "x" * 65])
-def test_a_runs_name_from_the_head(head: LocalHost, answer: Answer, name: str) -> None:
+def test_a_runs_name_from_the_head(head: Host, answer: Answer, name: str) -> None:
     answer(list=[a_run(name=name)])
     with pytest.raises(UserError, match="n0: calls a run"):
         runs_on_head.the_run(head, "")
@@ -134,7 +134,7 @@ def test_a_runs_name_from_the_head(head: LocalHost, answer: Answer, name: str) -
     ],
 )  # fmt: skip
 def test_what_was_gathered(
-    head: LocalHost, answer: Answer, tmp_path: Path, gathered: dict[str, Any]
+    head: Host, answer: Answer, tmp_path: Path, gathered: dict[str, Any]
 ) -> None:
     place = Path(head.layout.runs) / run_query.GATHERED / "x.1"
     place.mkdir(parents=True)
@@ -155,7 +155,7 @@ def test_what_was_gathered(
     assert written(tmp_path) == {"here/runs/x/rows", "here/runs/x/.origin"}
 
 
-def test_a_beginning_that_is_no_time_names_no_file(head: LocalHost) -> None:
+def test_a_beginning_that_is_no_time_names_no_file(head: Host) -> None:
     folder = Path("runs/x")
     folder.mkdir(parents=True)
     (folder / ".origin").write_text(json.dumps({"cluster": "c", "began": "../../evil"}))
@@ -166,16 +166,14 @@ def test_a_beginning_that_is_no_time_names_no_file(head: LocalHost) -> None:
 
 
 @pytest.mark.parametrize("path", ["/a/..", "/a/", "/a/\0"])
-def test_pictures_that_were_drawn(
-    head: LocalHost, answer: Answer, tmp_path: Path, path: str
-) -> None:
+def test_pictures_that_were_drawn(head: Host, answer: Answer, tmp_path: Path, path: str) -> None:
     answer(list=[a_run()], **{"training.generate": [f"{tmp_path}{path}"]})
     chosen = generate.parser().parse_args(["--prompt", "p"])
     with pytest.raises(UserError, match="n0: gives a file the name"):
         generate.act(chosen, CLUSTER, [head])
 
 
-def test_the_run_to_go_on_with(head: LocalHost) -> None:
+def test_the_run_to_go_on_with(head: Host) -> None:
     for name in ("good", "b ad", "-worse"):
         folder = Path(head.layout.runs) / name
         folder.mkdir(parents=True)
@@ -183,7 +181,7 @@ def test_the_run_to_go_on_with(head: LocalHost) -> None:
     assert [name for _, name in resume._begun(head)] == ["good"]
 
 
-def test_a_manifest_and_what_is_asked_of_it(head: LocalHost, tmp_path: Path) -> None:
+def test_a_manifest_and_what_is_asked_of_it(head: Host, tmp_path: Path) -> None:
     folder = tmp_path / "tree"
     folder.mkdir()
     (folder / "a").write_text("0")
@@ -225,7 +223,7 @@ def test_a_neighbour_that_talks_nonsense_has_no_checkpoint(tmp_path: Path) -> No
         assert worker_nodes.WorkerNodes(job).fetch_newest(nodes) is None
 
 
-def test_answers_that_are_none(head: LocalHost, answer: Answer) -> None:
+def test_answers_that_are_none(head: Host, answer: Answer) -> None:
     for said in ("nonsense", "{}", "[1]", "", "[" * 10_000, [a_run(results_until="x")]):
         answer(list=said)
         with pytest.raises(UserError, match="n0: its runs: the answer cannot be read"):
@@ -236,9 +234,7 @@ def test_answers_that_are_none(head: LocalHost, answer: Answer) -> None:
     assert answers.read(list[Run], nan, "n0")[0]["step"] is not None
 
 
-def test_results_that_do_not_come_are_told_and_the_code_says_so(
-    head: LocalHost, answer: Answer
-) -> None:
+def test_results_that_do_not_come_are_told_and_the_code_says_so(head: Host, answer: Answer) -> None:
     follow = "\n".join(
         json.dumps(line)
         for line in (
@@ -257,7 +253,7 @@ def test_results_that_do_not_come_are_told_and_the_code_says_so(
         assert "its results are in" not in said
 
 
-def test_of_a_long_past_its_end_is_shown(head: LocalHost, answer: Answer) -> None:
+def test_of_a_long_past_its_end_is_shown(head: Host, answer: Answer) -> None:
     past: list[dict[str, Any]] = [
         {"event": "start", "step": 0, "max_train_steps": 90, "ranks": 2},
         *({"event": "sample", "step": step, "path": "x.png"} for step in range(1, 51)),
@@ -278,7 +274,7 @@ def test_of_a_long_past_its_end_is_shown(head: LocalHost, answer: Answer) -> Non
 
 
 def test_whatever_stops_the_thread_that_brings_results_is_told(
-    head: LocalHost, answer: Answer, monkeypatch: pytest.MonkeyPatch
+    head: Host, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("out of everything")

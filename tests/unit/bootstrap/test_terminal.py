@@ -19,7 +19,7 @@ from bootstrap.runs import attach
 from bootstrap.runs.run_progress import RunProgress
 from bootstrap.setup import setup_progress
 from bootstrap.ssh import node_log
-from bootstrap.ssh.host import Host, LocalHost
+from bootstrap.ssh.host import Host, local_host
 
 PACKAGE = Path(terminal.__file__).parent
 ON_NODES = {
@@ -33,8 +33,8 @@ SHOWN = r"\x1b]0;owned\x07 [/home/a] x [red]y\x9b2J\u202ez\r\udcff"
 
 
 @pytest.fixture
-def host() -> LocalHost:
-    return LocalHost(Node("n0", "127.0.0.1"), "/nowhere")
+def host() -> Host:
+    return local_host(Node("n0", "127.0.0.1"), "/nowhere")
 
 
 def recording() -> Console:
@@ -76,7 +76,7 @@ def test_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == f"error: n0: first\n{SHOWN}\n"
 
 
-def test_the_tables_of_check_and_status(host: LocalHost) -> None:
+def test_the_tables_of_check_and_status(host: Host) -> None:
     console = recording()
     report.show([report.CheckResult("disk", "n0", False, EVIL, EVIL)], console)
     terminal.draw(console, status.table_of([host], [EVIL]))
@@ -84,7 +84,7 @@ def test_the_tables_of_check_and_status(host: LocalHost) -> None:
     assert said.count(SHOWN) == 3
 
 
-def test_the_table_and_the_lines_of_bootstrap(host: LocalHost) -> None:
+def test_the_table_and_the_lines_of_bootstrap(host: Host) -> None:
     console = recording()
     live = setup_progress.LiveTable([host])
     live.began(host, "packages")
@@ -124,10 +124,10 @@ def test_a_runs_lines_in_status() -> None:
     assert console.export_text().count(SHOWN) == 2
 
 
-def test_a_nodes_log(host: LocalHost, tmp_path: Path) -> None:
+def test_a_nodes_log(host: Host, tmp_path: Path) -> None:
     hosts: list[Host] = [host]
-    with node_log.logging_to(tmp_path, hosts):
-        host.run(r"printf '\033]0;owned\007 a\tb\n'")
+    with node_log.logging_to(tmp_path, hosts) as (logged,):
+        logged.run(r"printf '\033]0;owned\007 a\tb\n'")
     (line,) = [
         line for line in (tmp_path / "n0.log").read_text().splitlines() if "$" not in line
     ]  # fmt: skip

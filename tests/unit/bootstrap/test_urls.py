@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from bootstrap.errors import CommandFailed, UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.setup import model_and_data
 from bootstrap.setup.python import packages
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import local_host
 from bootstrap.urls import checked, secrets, shown, stored
 
 URL = "https://me:ge%40heim@mirror:8443/t/token/simple?sig=abcdef"
@@ -53,10 +54,10 @@ def test_what_is_no_url_is_refused_and_not_quoted(url: str) -> None:
 
 
 def test_a_hidden_text_is_in_no_line_no_log_and_no_error(tmp_path: Path) -> None:
-    host = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path))
+    host = local_host(Node("n0", "127.0.0.1"), str(tmp_path))
     host.hide(["geheim"])
     told: list[str] = []
-    host.log = told.append
+    host = dataclasses.replace(host, log=told.append)
     finished = host.run("echo geheim; echo geheim https://a:b@c/ >&2", on_line=told.append)
     assert finished.stderr == "*** https://***@c/\n"
     with pytest.raises(CommandFailed) as caught:

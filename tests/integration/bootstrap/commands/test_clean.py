@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.commands import clean
-from bootstrap.ssh import connection, ssh_host
+from bootstrap.ssh import connection, open_hosts
 from tests.sshd import Sshd, become_person, serving
 
 
@@ -32,7 +32,7 @@ def head(tmp_path: Path, key: Path) -> Iterator[Sshd]:
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The port of a machine that takes connections and says nothing."""
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 4)
-    monkeypatch.setattr(ssh_host, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(open_hosts, "QUIET_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 

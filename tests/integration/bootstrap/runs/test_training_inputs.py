@@ -15,7 +15,7 @@ from bootstrap.runs.flags import TrainOptions
 from bootstrap.runs.training_inputs import inputs_of, inputs_of_resumed
 from bootstrap.setup import model_and_data
 from bootstrap.ssh.host import Host
-from tests.integration.bootstrap.setup.test_broadcast import ROOT, FolderHost
+from tests.integration.bootstrap.setup.test_broadcast import ROOT, folder_host, place
 
 QUIET = Console(quiet=True)
 DATA, EMBEDS = f"{ROOT}/data", f"{ROOT}/data/.embeds/rows.safetensors"
@@ -24,14 +24,9 @@ DATA, EMBEDS = f"{ROOT}/data", f"{ROOT}/data/.embeds/rows.safetensors"
 @pytest.fixture
 def hosts(tmp_path: Path) -> list[Host]:
     (tmp_path / "nodes").mkdir()
-    made: list[Host] = [FolderHost(f"n{number}", tmp_path / "nodes") for number in range(3)]
+    made = [folder_host(f"n{number}", tmp_path / "nodes") for number in range(3)]
     inputs_at(made[0], "models/base")
     return made
-
-
-def place(host: Host) -> Path:
-    assert isinstance(host, FolderHost)
-    return host.place
 
 
 def inputs_at(host: Host, name: str, content: str = "x") -> None:

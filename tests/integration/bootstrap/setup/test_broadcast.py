@@ -18,12 +18,14 @@ import pytest
 
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
+from bootstrap.paths import Layout
 from bootstrap.setup import broadcast as module
 from bootstrap.setup import fanout
 from bootstrap.setup.broadcast import Tree, broadcast, broadcast_each, missing, seal, untouched
 from bootstrap.ssh.command import Command, script
 from bootstrap.ssh.command_output import Output
-from bootstrap.ssh.host import Host, LocalHost
+from bootstrap.ssh.host import Host
+from bootstrap.ssh.transport import LocalTransport
 
 ROOT = "/root-of-every-node"
 SSH = """#!/bin/sh
@@ -37,11 +39,11 @@ exec sh -c "$(printf '%s' "$2" | sed "s|{root}|{nodes}/$1|g")"
 SECOND_RENAME = 'mv -T "$1" "$2"'
 
 
-class FolderHost(LocalHost):
-    """A node whose root is a folder of its own here."""
+class FolderTransport(LocalTransport):
+    """Of a node whose root is a folder of its own here."""
 
     def __init__(self, name: str, nodes: Path) -> None:
-        super().__init__(Node(name, name), ROOT)
+        super().__init__()
         self.place = nodes / name
         self.place.mkdir()
         (self.place / "cluster").mkdir()
@@ -50,7 +52,7 @@ class FolderHost(LocalHost):
         ssh.write_text(SSH.format(nodes=nodes, root=ROOT, log=log).replace("$SENDER", name))
         ssh.chmod(0o755)
 
-    def stream(self, command: Command) -> Output:
+    def stream(self, command: Command, output: Output) -> None:
         """Where this node's root is named, its folder is meant; not in what goes to another."""
         line = command.line
         if "/cluster/ssh" in line:
@@ -58,34 +60,43 @@ class FolderHost(LocalHost):
             line = line.replace(f"tar -C {ROOT}", f"tar -C {self.place}")
         else:
             line = line.replace(ROOT, str(self.place))
-        return super().stream(dataclasses.replace(command, line=line))
+        super().stream(dataclasses.replace(command, line=line), output)
 
 
-class PlainHost(FolderHost):
+class PlainTransport(FolderTransport):
     """One without Python."""
 
-    def stream(self, command: Command) -> Output:
+    def stream(self, command: Command, output: Output) -> None:
         """Its shell does not find it."""
         line = command.line
         assert "python3" not in line or "command -v python3" in line
         line = line.replace("command -v python3", "false")
-        return super().stream(dataclasses.replace(command, line=line))
+        super().stream(dataclasses.replace(command, line=line), output)
 
 
-class KilledHost(FolderHost):
+class KilledTransport(FolderTransport):
     """One that dies between the two renames that put a folder in another's place."""
 
-    def stream(self, command: Command) -> Output:
+    def stream(self, command: Command, output: Output) -> None:
         """The shell kills itself before the second."""
         assert module.PUT_IN_PLACE.count(SECOND_RENAME) == 1
         line = command.line.replace(SECOND_RENAME, "kill -9 $$")
-        return super().stream(dataclasses.replace(command, line=line))
+        super().stream(dataclasses.replace(command, line=line), output)
+
+
+def folder_host(name: str, nodes: Path, kind: type[FolderTransport] = FolderTransport) -> Host:
+    return Host(Node(name, name), Layout(ROOT), kind(name, nodes))
+
+
+def place(host: Host) -> Path:
+    assert isinstance(host.transport, FolderTransport)
+    return host.transport.place
 
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> list[Host]:
     (tmp_path / "nodes").mkdir()
-    return [FolderHost(f"n{number}", tmp_path / "nodes") for number in range(5)]
+    return [folder_host(f"n{number}", tmp_path / "nodes") for number in range(5)]
 
 
 def fill(host: Host, **files: str) -> Path:
@@ -100,8 +111,7 @@ def fill(host: Host, **files: str) -> Path:
 
 
 def folder_of(host: Host) -> Path:
-    assert isinstance(host, FolderHost)
-    return host.place / "data" / "five"
+    return place(host) / "data" / "five"
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -214,14 +224,13 @@ def test_what_a_cut_transfer_left_is_checked_and_used(hosts: list[Host], tmp_pat
 def test_a_node_that_cannot_be_reached_is_named_and_the_others_finish(hosts: list[Host]) -> None:
     fill(hosts[0])
     unplugged = hosts[2]
-    assert isinstance(unplugged, FolderHost)
-    (unplugged.place / "unplugged").touch()
+    (place(unplugged) / "unplugged").touch()
     failed = give(hosts)
     assert list(failed) == ["n2"]
     assert not folder_of(unplugged).exists()
     for host in (hosts[1], hosts[3], hosts[4]):
         assert contents(folder_of(host)) == contents(folder_of(hosts[0]))
-    (unplugged.place / "unplugged").unlink()
+    (place(unplugged) / "unplugged").unlink()
     assert give(hosts) == {}
     assert contents(folder_of(unplugged)) == contents(folder_of(hosts[0]))
 
@@ -239,7 +248,7 @@ def test_what_a_killed_node_was_replacing_has_its_name_again(
     hosts: list[Host], tmp_path: Path
 ) -> None:
     fill(hosts[0])
-    dying = KilledHost("n9", tmp_path / "nodes")
+    dying = folder_host("n9", tmp_path / "nodes", KilledTransport)
     fill(dying, **{"a.txt": "older"})
     assert set(give([hosts[0], dying])) == {"n9"}
     assert not folder_of(dying).exists()
@@ -311,8 +320,7 @@ def test_where_one_cannot_be_made_those_before_it_have_arrived(hosts: list[Host]
 
 def test_a_node_that_failed_is_not_sent_the_next_one(hosts: list[Host], tmp_path: Path) -> None:
     unplugged = hosts[2]
-    assert isinstance(unplugged, FolderHost)
-    (unplugged.place / "unplugged").touch()
+    (place(unplugged) / "unplugged").touch()
 
     def trees() -> Iterator[Tree]:
         fill(hosts[0])
@@ -326,17 +334,17 @@ def test_a_node_that_failed_is_not_sent_the_next_one(hosts: list[Host], tmp_path
 
 def test_nodes_without_python_check_and_hand_out_alike(tmp_path: Path) -> None:
     (tmp_path / "nodes").mkdir()
-    plain: list[Host] = [PlainHost(f"n{number}", tmp_path / "nodes") for number in range(3)]
+    plain = [folder_host(f"n{i}", tmp_path / "nodes", PlainTransport) for i in range(3)]
     fill(plain[0], **{"naïve name; $(false).txt": "four"})
     assert give(plain) == {}
     (folder_of(plain[1]) / "a.txt").write_text("changed")
     assert give(plain) == {}
     assert contents(folder_of(plain[1])) == contents(folder_of(plain[0]))
     tree = seal(plain[0], f"{ROOT}/data/five")
-    with_python = FolderHost("n3", tmp_path / "nodes")
+    with_python = folder_host("n3", tmp_path / "nodes")
     assert broadcast(tree, plain[:1], [with_python], lambda host, text: None) == {}
     assert contents(folder_of(with_python)) == contents(folder_of(plain[0]))
     (folder_of(plain[0]) / "a.txt").write_text("changed behind our back")
-    again = PlainHost("n4", tmp_path / "nodes")
+    again = folder_host("n4", tmp_path / "nodes", PlainTransport)
     failed = broadcast(tree, plain[:1], [again], lambda host, text: None)
     assert "a.txt" in str(failed["n4"])

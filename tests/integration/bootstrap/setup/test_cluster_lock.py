@@ -17,16 +17,16 @@ from bootstrap.errors import Interrupted, UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.setup import cluster_lock
 from bootstrap.setup.cluster_lock import cluster_locked
-from bootstrap.ssh.host import Host, LocalHost
+from bootstrap.ssh.host import Host, local_host
 
 CHECKOUT = Path(__file__).parents[4]
 SECONDS = 60
 CLAIM = """
 import sys, time
 from bootstrap.setup.cluster_lock import cluster_locked
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import Host, local_host
 from bootstrap.inventory.inventory import Node
-with cluster_locked([LocalHost(Node("n0", "127.0.0.1"), sys.argv[1])], "fab bootstrap"):
+with cluster_locked([local_host(Node("n0", "127.0.0.1"), sys.argv[1])], "fab bootstrap"):
     print("cluster_locked", flush=True)
     time.sleep(1000)
 """
@@ -35,7 +35,7 @@ with cluster_locked([LocalHost(Node("n0", "127.0.0.1"), sys.argv[1])], "fab boot
 @pytest.fixture
 def head(tmp_path: Path) -> Host:
     """This machine, with a folder of the test's."""
-    return LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+    return local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
 
 
 def wait_for_the_lock(head: Host) -> None:
@@ -50,7 +50,7 @@ def wait_for_the_lock(head: Host) -> None:
 
 
 def test_the_second_is_told_who_is_there_and_the_third_comes_after(head: Host) -> None:
-    other = LocalHost(head.node, head.layout.root)
+    other = local_host(head.node, head.layout.root)
     with cluster_locked([head], "fab bootstrap"):
         with pytest.raises(UserError) as raised, cluster_locked([other], "fab train"):
             pytest.fail("both hold it")
@@ -85,7 +85,7 @@ def test_who_is_cut_off_holds_it_no_longer_than_the_lease(
 ) -> None:
     """A head whose sshd has not noticed that the connection is gone."""
     monkeypatch.setattr(cluster_lock, "RENEW_SECONDS", 1000.0)
-    other = LocalHost(head.node, head.layout.root)
+    other = local_host(head.node, head.layout.root)
 
     def cut_off() -> None:
         with cluster_locked([head], "fab bootstrap"):
@@ -120,8 +120,8 @@ def waits_for_the_lock(root: str) -> bool:
 
 
 def test_a_cleaned_cluster_is_his_who_waited_for_it(head: Host) -> None:
-    other = LocalHost(head.node, head.layout.root)
-    third = LocalHost(head.node, head.layout.root)
+    other = local_host(head.node, head.layout.root)
+    third = local_host(head.node, head.layout.root)
     has_it, over = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -155,13 +155,13 @@ def test_a_cleaned_cluster_that_nobody_waits_for_has_no_folder(head: Host) -> No
 
 
 def test_a_lock_that_is_lost_ends_the_work_on_every_node(head: Host, tmp_path: Path) -> None:
-    worker = LocalHost(Node("n1", "127.0.0.1"), str(tmp_path / "worker"))
+    worker = local_host(Node("n1", "127.0.0.1"), str(tmp_path / "worker"))
     ended = []
 
     def work() -> None:
         with cluster_locked([head, worker], "fab bootstrap"):
             (Path(head.layout.root) / cluster_lock.LOCK).unlink()
-            with cluster_locked([LocalHost(head.node, head.layout.root)], "fab bootstrap"):
+            with cluster_locked([local_host(head.node, head.layout.root)], "fab bootstrap"):
                 for host in (worker, head):
                     with pytest.raises(Interrupted):
                         host.run("sleep 1000")
@@ -174,7 +174,7 @@ def test_a_lock_that_is_lost_ends_the_work_on_every_node(head: Host, tmp_path: P
 
 def test_a_folder_that_cannot_be_made_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    head = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "file" / "root"))
+    head = local_host(Node("n0", "127.0.0.1"), str(tmp_path / "file" / "root"))
     with (
         pytest.raises(UserError, match="file/root cannot be written"),
         cluster_locked([head], "fab clean"),

@@ -11,7 +11,7 @@ import pytest
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.setup import cluster_ssh
 from bootstrap.setup.python.rank_environment import cluster_environment
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import Host, local_host
 from tests.local_cluster import training_environment
 
 LISTENING = """
@@ -22,15 +22,15 @@ print([each.laddr for each in found if each.status == psutil.CONN_LISTEN])
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> LocalHost:
+def host(tmp_path: Path) -> Host:
     """A cluster of one machine."""
-    made = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+    made = local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
     cluster_ssh.set_up_single(made, Inventory("local", "local", (made.node,)))
     return made
 
 
 @pytest.mark.parametrize("hosts", [[], ["-hosts", "127.0.0.1"]])
-def test_ranks_inherit_no_port_of_mpiruns(hosts: list[str], host: LocalHost) -> None:
+def test_ranks_inherit_no_port_of_mpiruns(hosts: list[str], host: Host) -> None:
     environment = training_environment()
     variables = cluster_environment(host.layout.root, master_address="127.0.0.1", interface=None)
     hydra = {name: value for name, value in variables.items() if name.startswith("I_MPI_HYDRA")}
@@ -43,7 +43,7 @@ def test_ranks_inherit_no_port_of_mpiruns(hosts: list[str], host: LocalHost) -> 
     assert finished.stdout.splitlines() == ["[]", "[]"]
 
 
-def test_a_command_for_this_machine_runs_here_with_nothing_open(host: LocalHost) -> None:
+def test_a_command_for_this_machine_runs_here_with_nothing_open(host: Host) -> None:
     with open(os.devnull, "rb") as left_open:
         line = ["-q", "-x", os.uname().nodename, "ls /proc/$$/fd;", "echo 'a  b'"]
         finished = subprocess.run(

@@ -12,7 +12,7 @@ from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.setup.hub_access import refuse_unavailable
 from bootstrap.setup.model_and_data import Input
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import Host, local_host
 from tests.hub import serving
 from tests.sshd import free_port
 
@@ -20,17 +20,15 @@ MODEL = Input("model", "a/model")
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> LocalHost:
-    return LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+def head(tmp_path: Path) -> Host:
+    return local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
 
 
-def ask(head: LocalHost, *wanted: Input) -> None:
+def ask(head: Host, *wanted: Input) -> None:
     refuse_unavailable(head, sys.executable, wanted, None)
 
 
-def test_what_the_hub_shows(
-    head: LocalHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_hub_shows(head: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving({"a/model": tmp_path}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         ask(head, MODEL, Input("model", "a/model", revision="main"))
@@ -38,7 +36,7 @@ def test_what_the_hub_shows(
             ask(head, MODEL, Input("model", "a/moddel"))
 
 
-def test_a_hub_that_is_not_reached(head: LocalHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_not_reached(head: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("HF_ENDPOINT", hub)
     with pytest.raises(UserError) as raised:
@@ -50,7 +48,7 @@ def test_a_hub_that_is_not_reached(head: LocalHost, monkeypatch: pytest.MonkeyPa
 
 
 def test_nothing_is_asked_for_what_is_here_or_there(
-    head: LocalHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    head: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     Path(MODEL.path(head)).mkdir(parents=True)

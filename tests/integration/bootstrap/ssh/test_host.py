@@ -18,11 +18,11 @@ import pytest
 from bootstrap.commands.forget_host import forget
 from bootstrap.errors import CommandFailed, ConnectionLost, Interrupted, TimedOut, UserError
 from bootstrap.inventory.inventory import Inventory, Node
-from bootstrap.ssh import connection, ssh_host
-from bootstrap.ssh.host import Host, LocalHost
+from bootstrap.ssh import connection, ssh_transport
+from bootstrap.ssh.host import Host, local_host
 from bootstrap.ssh.host_keys import HostKeyRefused
 from bootstrap.ssh.open_hosts import open_hosts
-from bootstrap.ssh.ssh_host import SshHost
+from bootstrap.ssh.ssh_transport import SshTransport
 from tests.sshd import Sshd, become_person, free_port, make_key, serving
 
 Start = Callable[..., Sshd]
@@ -80,7 +80,7 @@ def never(question: str) -> bool:
 def host(request: pytest.FixtureRequest, start: Start, person: Path) -> Iterator[Host]:
     """This machine, a node reached directly, and one reached through it."""
     if request.param == "local":
-        yield LocalHost(Node("local", "127.0.0.1"))
+        yield local_host(Node("local", "127.0.0.1"))
         return
     inventory = cluster(person, head=start("a"), worker=start("b"))
     with open_hosts(inventory, yes) as hosts:
@@ -117,7 +117,7 @@ def test_lines_come_as_they_are_printed(host: Host) -> None:
 
 
 def test_a_failure_names_node_step_code_and_last_lines(host: Host) -> None:
-    host.step = "environment"
+    host = host.during("environment")
     with pytest.raises(CommandFailed) as raised:
         host.run("seq 100; exit 9")
     said = str(raised.value)
@@ -186,7 +186,7 @@ def test_first_contact_asks_once_about_all_and_then_never(start: Start, person: 
         assert [host.run("echo $SSH_CONNECTION").exit_code for host in hosts] == [0, 0, 0]
     (question,) = asked
     for host in hosts:
-        assert isinstance(host, SshHost)
+        assert isinstance(host.transport, SshTransport)
         assert host.name in question
     with open_hosts(inventory, never) as hosts:
         assert not any(host.unreachable for host in hosts)
@@ -317,9 +317,9 @@ def test_a_cut_connection_is_said_and_ends_what_ran(start: Start, person: Path) 
     server = start("a")
     mark = f"0.{os.getpid()}79"
     with open_hosts(cluster(person, head=server), yes) as hosts:
-        hosts[0].step = "packages"
+        head = hosts[0].during("packages")
         with pytest.raises(ConnectionLost, match=r"head: the connection broke during packages"):
-            hosts[0].run(f"echo up; sleep 100{mark}", on_line=lambda line: server.cut())
+            head.run(f"echo up; sleep 100{mark}", on_line=lambda line: server.cut())
         gone = threading.Event()
         for _ in range(600):
             if not processes(f"100{mark}"):
@@ -349,7 +349,8 @@ def at_once(host: Host, command: str, count: int) -> list[str]:
 def test_more_commands_than_sessions_wait_for_each_other(
     start: Start, person: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh_host, "IDLE_SECONDS", 0.2)  # the keepalive is refused a session too
+    # The keepalive is refused a session too.
+    monkeypatch.setattr(ssh_transport, "IDLE_SECONDS", 0.2)
     with open_hosts(cluster(person, head=start("a", max_sessions=2)), yes) as hosts:
         assert at_once(hosts[0], "sleep 0.5; echo done", 6) == ["done\n"] * 6
 
@@ -359,13 +360,13 @@ def test_no_more_than_eight_run_at_once(start: Start, person: Path) -> None:
     with open_hosts(cluster(person, head=start("a")), yes) as hosts:
         folder = f"{hosts[0].layout.root}/here"
         seen = at_once(hosts[0], f"mkdir -p {folder} && cd {folder} && {count}", 20)
-    assert 2 < max(map(int, seen)) <= ssh_host.SESSIONS
+    assert 2 < max(map(int, seen)) <= ssh_transport.SESSIONS
 
 
 def test_sessions_refused_for_long_are_no_lost_connection(
     start: Start, person: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh_host, "REFUSED_SECONDS", 1.0)
+    monkeypatch.setattr(ssh_transport, "REFUSED_SECONDS", 1.0)
     with open_hosts(cluster(person, head=start("a", max_sessions=1)), yes) as hosts:
         with ThreadPoolExecutor() as threads:
             up = threading.Event()
@@ -392,9 +393,9 @@ def test_a_node_without_a_place_for_us_is_not_reached_and_the_others_are(
 def test_what_ran_ends_with_whoever_asked_for_it(tmp_path: Path) -> None:
     """On this machine, too, where no connection breaks."""
     program = (
-        "from bootstrap.ssh.host import LocalHost\n"
+        "from bootstrap.ssh.host import Host, local_host\n"
         "from bootstrap.inventory.inventory import Node\n"
-        "host = LocalHost(Node('local', '127.0.0.1'))\n"
+        "host = local_host(Node('local', '127.0.0.1'))\n"
         "host.run('echo $$; exec sleep 1000', on_line=lambda line: print(line, flush=True))\n"
     )
     with subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import os
 from collections.abc import Iterator
@@ -13,12 +14,12 @@ import pytest
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.node.job import Job, JobNode
 from bootstrap.node.worker_nodes import WorkerNodes
+from bootstrap.paths import records
 from bootstrap.setup import cluster_ssh
 from bootstrap.ssh.command import bash_script, script
 from bootstrap.ssh.host import Host
-from bootstrap.ssh.host_keys import HostKey
+from bootstrap.ssh.host_keys import Pins
 from bootstrap.ssh.open_hosts import open_hosts
-from bootstrap.ssh.ssh_host import SshHost
 from tests.sshd import Sshd, make_key, serving
 
 NOISY = {
@@ -72,7 +73,7 @@ def hosts(servers: list[Sshd], request: pytest.FixtureRequest) -> Iterator[list[
 def test_what_is_read_is_what_was_printed(hosts: list[Host], tmp_path: Path) -> None:
     for host in hosts:
         logged: list[str] = []
-        host.log = logged.append
+        host = dataclasses.replace(host, log=logged.append)
         lines: list[str] = []
         finished = host.run(
             "cat; echo out; echo err >&2; exit 3", stdin=b"in\n", on_line=lines.append, check=False
@@ -93,10 +94,8 @@ def test_what_is_read_is_what_was_printed(hosts: list[Host], tmp_path: Path) -> 
 
 def test_from_node_to_node(hosts: list[Host], servers: list[Sshd]) -> None:
     inventory = inventory_of(servers)
-    keys: dict[str, list[HostKey]] = {}
-    for host in hosts:
-        assert isinstance(host, SshHost)
-        keys[host.name] = [host.host_key]
+    pins = Pins(records(inventory.name).known_hosts)
+    keys = {host.name: pins.of(host.name) for host in hosts}
     assert cluster_ssh.set_up(hosts, inventory, keys, lambda host, text: None) == {}
     head, worker = hosts
     ssh = [head.layout.ssh, worker.node.address]

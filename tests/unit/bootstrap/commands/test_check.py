@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -20,9 +21,12 @@ from bootstrap.commands.checks.report import CheckResult, show
 from bootstrap.errors import TimedOut, UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.node.reports import node_report
+from bootstrap.paths import Layout
 from bootstrap.setup.python.package_pins import Lock
-from bootstrap.ssh.command import CommandResult
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.command import Command
+from bootstrap.ssh.command_output import Output
+from bootstrap.ssh.host import Host, local_host
+from bootstrap.ssh.transport import LocalTransport
 from tests.oneccl import BROKEN, put_intel_packages
 
 LOCK = Lock("upstream", {"torch": "2.13.0", "typing_extensions": "4.1"}, {})
@@ -106,22 +110,22 @@ def test_a_full_disk_and_a_skewed_clock_are_named() -> None:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> LocalHost:
-    return LocalHost(Node(name="n0", address="127.0.0.1"), str(tmp_path))
+def host(tmp_path: Path) -> Host:
+    return local_host(Node(name="n0", address="127.0.0.1"), str(tmp_path))
 
 
-def test_the_clock_of_this_machine_is_this_machines(host: LocalHost) -> None:
+def test_the_clock_of_this_machine_is_this_machines(host: Host) -> None:
     seen = nodes.read_clock(host)
     assert abs(seen.ahead) <= seen.within + 0.01
 
 
-def test_pairs_are_asked_at_once_and_told_apart(host: LocalHost, tmp_path: Path) -> None:
+def test_pairs_are_asked_at_once_and_told_apart(host: Host, tmp_path: Path) -> None:
     ssh = tmp_path / "cluster" / "ssh"
     ssh.parent.mkdir()
     ssh.write_text("#!/bin/sh\ncase $1 in 10.0.0.5) exit 0;; 10.0.0.6) exit 255;; esac\nexit 124\n")
     ssh.chmod(0o755)
     others = [
-        LocalHost(Node(name=f"n{i}", address=f"10.0.0.{4 + i}"), str(tmp_path)) for i in (1, 2, 3)
+        local_host(Node(name=f"n{i}", address=f"10.0.0.{4 + i}"), str(tmp_path)) for i in (1, 2, 3)
     ]
     found = {finding.where: finding for finding in links.pairs(host, others)}
     assert found["n0 to n1"].passed
@@ -130,20 +134,19 @@ def test_pairs_are_asked_at_once_and_told_apart(host: LocalHost, tmp_path: Path)
     assert "10.0.0.6 true" in found["n0 to n2"].fix
 
 
-class Hanging(LocalHost):
-    """A node on which one question is never answered, or with what nobody can read."""
+class Hanging(LocalTransport):
+    """Of a node on which one question is never answered, or with what nobody can read."""
 
-    def __init__(self, name: str, root: Path, hangs_at: str = "", garbles: str = "") -> None:
-        super().__init__(Node(name=name, address=name), str(root))
+    def __init__(self, hangs_at: str = "", garbles: str = "") -> None:
+        super().__init__()
         self.hangs_at, self.garbles = hangs_at, garbles
 
-    def run(self, command: Any, **how: Any) -> CommandResult:
-        line = command if isinstance(command, str) else " ".join(command)
-        if self.hangs_at and self.hangs_at in line:
-            raise TimedOut(f"{self.name}: that was not done after 60 s and was ended.")
-        if self.garbles and self.garbles in line:
-            return CommandResult(0, "Welcome to this machine!\n", "")
-        return super().run(command, **how)
+    def stream(self, command: Command, output: Output) -> None:
+        if self.hangs_at and self.hangs_at in command.line:
+            raise TimedOut(f"{output.host}: that was not done after 60 s and was ended.")
+        if self.garbles and self.garbles in command.line:
+            command = dataclasses.replace(command, line="echo Welcome to this machine!")
+        super().stream(command, output)
 
 
 @pytest.mark.parametrize("how", ["hangs_at", "garbles"])
@@ -165,7 +168,7 @@ def test_a_question_that_hangs_is_a_line_of_the_table(
     for name in ("n0", "n1"):
         on_head = what in ("mpirun hostname", "all-reduce (gloo)")
         fault = {how: question} if (name == "n0") == on_head else {}
-        hosts.append(Hanging(name, tmp_path / name, **fault))
+        hosts.append(Host(Node(name, name), Layout(str(tmp_path / name)), Hanging(**fault)))
         answering(tmp_path / name)
     found = check.check(hosts, lambda text: None)
     bad = [finding for finding in found if not finding.passed and finding.what == what]
@@ -214,7 +217,7 @@ def test_the_table_has_a_line_for_each_failure_and_one_for_what_is_well() -> Non
 
 
 def test_nodes_that_answer_everything_are_well(tmp_path: Path) -> None:
-    hosts = [Hanging(name, tmp_path / name) for name in ("n0", "n1")]
+    hosts = [local_host(Node(name, name), str(tmp_path / name)) for name in ("n0", "n1")]
     for host in hosts:
         answering(Path(host.layout.root))
     bad = [finding for finding in check.check(hosts, lambda text: None) if not finding.passed]
@@ -223,15 +226,15 @@ def test_nodes_that_answer_everything_are_well(tmp_path: Path) -> None:
 
 
 def test_a_blocked_pair_of_workers_is_not_summed_over(tmp_path: Path) -> None:
-    hosts = [LocalHost(Node(f"n{i}", f"10.0.0.{i}"), str(tmp_path)) for i in range(4)]
+    hosts = [local_host(Node(f"n{i}", f"10.0.0.{i}"), str(tmp_path)) for i in range(4)]
     found = [CheckResult("ssh between nodes", "n2 to n1", False, "refused", "fab bootstrap")]
     assert [host.name for host in check._all_to_all(hosts, found)] == ["n0", "n1", "n3"]
 
 
-def node_with_oneccl(tmp_path: Path, name: str, bindings: str) -> LocalHost:
+def node_with_oneccl(tmp_path: Path, name: str, bindings: str) -> Host:
     """A node whose environment lists oneCCL's bindings, whatever they are."""
     root = tmp_path / name
-    host = LocalHost(Node(name, "127.0.0.1"), str(root))
+    host = local_host(Node(name, "127.0.0.1"), str(root))
     packages = put_intel_packages(tmp_path / f"{name}-packages", bindings)
     (packages / "torch.py").touch()
     (root / "env" / "bin").mkdir(parents=True)

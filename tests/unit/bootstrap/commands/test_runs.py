@@ -12,7 +12,7 @@ from bootstrap.commands import runs
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.runs import runs_on_head
 from bootstrap.runs.results import Fetched, record_fetched
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import local_host
 
 
 def a_run(name: str, phase: str, **changes: Any) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, *there: dict[str, Any]) -> None:
     monkeypatch.setattr(runs_on_head, "all_runs", lambda head: list(there))
     monkeypatch.setenv("COLUMNS", "200")
     node = Node("n0", "127.0.0.1")
-    host = LocalHost(node, "/nowhere")
+    host = local_host(node, "/nowhere")
     assert runs.act(argparse.Namespace(), Inventory("c", "file", (node,)), [host]) == 0
 
 

@@ -12,13 +12,13 @@ from bootstrap.commands.checks import nodes
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.runs import resume, runs_on_head
-from bootstrap.ssh.host import Host, LocalHost
+from bootstrap.ssh.host import Host, local_host
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> LocalHost:
+def host(tmp_path: Path) -> Host:
     """A node whose environment holds a `bootstrap` without rooms."""
-    host = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+    host = local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
     (tmp_path / "older" / "bootstrap").mkdir(parents=True)
     for name in ("__init__", "runs", "checkpoints", "node_report"):
         (tmp_path / "older" / "bootstrap" / f"{name}.py").write_text("")
@@ -36,7 +36,7 @@ def host(tmp_path: Path) -> LocalHost:
     [runs_on_head.all_runs, lambda host: resume.find([host], "x"), nodes.read_report],
     ids=["status, logs, stop, fetch", "train --resume", "check"],
 )
-def test_the_versions_differ(host: LocalHost, ask: Callable[[Host], object]) -> None:
+def test_the_versions_differ(host: Host, ask: Callable[[Host], object]) -> None:
     with pytest.raises(UserError) as caught:
         ask(host)
     said = str(caught.value)
@@ -45,9 +45,7 @@ def test_the_versions_differ(host: LocalHost, ask: Callable[[Host], object]) -> 
     assert "the version that started it" in said
 
 
-def test_an_environment_without_the_code_is_broken_not_older(
-    host: LocalHost, tmp_path: Path
-) -> None:
+def test_an_environment_without_the_code_is_broken_not_older(host: Host, tmp_path: Path) -> None:
     Path(host.python).write_text(
         f'#!/bin/sh\nshift\ncd {tmp_path}; exec {sys.executable} -I -S "$@"\n'
     )

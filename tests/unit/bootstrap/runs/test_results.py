@@ -16,15 +16,15 @@ from bootstrap.inventory.inventory import Node
 from bootstrap.node import checkpoints, run_query, run_state
 from bootstrap.runs import attach, results, results_owner, runs_on_head
 from bootstrap.runs.run_progress import RunProgress
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import Host, local_host
 
 
 @pytest.fixture
-def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     """A head whose runs are told here, and a person's empty folder."""
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "home")
-    host = LocalHost(Node("head", "127.0.0.1"), str(tmp_path / "root"))
+    host = local_host(Node("head", "127.0.0.1"), str(tmp_path / "root"))
 
     def ask(_: object, what: str, name: str) -> str:
         assert what == "gather"
@@ -34,7 +34,7 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
     return host
 
 
-def write_run(head: LocalHost, began: float, step: int = 0, seed: int = 7) -> Path:
+def write_run(head: Host, began: float, step: int = 0, seed: int = 7) -> Path:
     folder = Path(head.layout.runs) / "x"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -46,7 +46,7 @@ def write_run(head: LocalHost, began: float, step: int = 0, seed: int = 7) -> Pa
     return folder
 
 
-def test_another_runs_results_are_not_written_over(head: LocalHost) -> None:
+def test_another_runs_results_are_not_written_over(head: Host) -> None:
     write_run(head, 1.0)
     here = results.fetch_results(head, "c", "x")
     assert json.loads((here / ".origin").read_text()) == {"cluster": "c", "began": 1.0}
@@ -64,7 +64,7 @@ def test_another_runs_results_are_not_written_over(head: LocalHost) -> None:
     assert (here / "rows").read_text() == "2.0"
 
 
-def test_a_folder_of_unknown_origin_is_another_runs(head: LocalHost) -> None:
+def test_a_folder_of_unknown_origin_is_another_runs(head: Host) -> None:
     write_run(head, 1.0)
     here = Path("runs/x")
     here.mkdir(parents=True)
@@ -76,7 +76,7 @@ def test_a_folder_of_unknown_origin_is_another_runs(head: LocalHost) -> None:
     results.fetch_results(head, "c", "x")
 
 
-def test_a_run_resumed_on_a_new_head_keeps_its_first_loss_curve(head: LocalHost) -> None:
+def test_a_run_resumed_on_a_new_head_keeps_its_first_loss_curve(head: Host) -> None:
     first = (write_run(head, 1.0) / "events.jsonl").read_text()
     here = results.fetch_results(head, "c", "x")
     write_run(head, 2.0, step=5, seed=8)
@@ -90,7 +90,7 @@ def test_a_run_resumed_on_a_new_head_keeps_its_first_loss_curve(head: LocalHost)
     assert json.loads((here / ".origin").read_text())["began"] == 3.0
 
 
-def test_full_covers_what_was_there(head: LocalHost) -> None:
+def test_full_covers_what_was_there(head: Host) -> None:
     folder = write_run(head, 1.0)
     (folder / "model_index.json").write_text("{}")
     results.fetch_results(head, "c", "x", full=True)
@@ -102,7 +102,7 @@ def test_full_covers_what_was_there(head: LocalHost) -> None:
     assert results.unfetched("c", run_query.summary(folder)) == "the whole pipeline (--full)"
 
 
-def test_a_disk_that_cannot_be_written_is_said_once(head: LocalHost) -> None:
+def test_a_disk_that_cannot_be_written_is_said_once(head: Host) -> None:
     write_run(head, 1.0)
     Path("runs").write_text("in the way")
     with pytest.raises(UserError, match=r"runs/x/: .*fab fetch goes on"):
@@ -122,9 +122,7 @@ def test_a_disk_that_cannot_be_written_is_said_once(head: LocalHost) -> None:
     assert Path("runs/x/rows").exists()
 
 
-def test_two_gather_at_once_and_files_go_away(
-    head: LocalHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_gather_at_once_and_files_go_away(head: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(head, 1.0)
     (folder / "samples").mkdir()
     (folder / "samples" / ".half").write_text("")

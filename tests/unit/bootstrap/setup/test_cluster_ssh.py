@@ -10,7 +10,7 @@ from bootstrap.errors import CommandFailed
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.setup import cluster_ssh
 from bootstrap.ssh.command import script
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import Host, local_host
 
 FOREIGN = (
     b"ssh-ed25519 AAA anna@m\xfcller\n",  # Latin-1, and what a crashed editor has left
@@ -22,11 +22,11 @@ OURS = "restrict ssh-ed25519 DDD xeon-diffusion:c"
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     (tmp_path / ".ssh").mkdir()
-    return LocalHost(Node("n0", "127.0.0.1"))
+    return local_host(Node("n0", "127.0.0.1"))
 
 
 @pytest.fixture
@@ -34,15 +34,15 @@ def keys(tmp_path: Path) -> Path:
     return tmp_path / ".ssh" / "authorized_keys"
 
 
-def authorize(host: LocalHost, line: str) -> None:
+def authorize(host: Host, line: str) -> None:
     host.run(script(cluster_ssh.AUTHORIZE, "xeon-diffusion:c", line))
 
 
-def leave(host: LocalHost) -> None:
+def leave(host: Host) -> None:
     cluster_ssh.remove(host, Inventory("c", "file", (host.node,)))
 
 
-def test_lines_in_any_encoding_stay_and_ours_goes_again(host: LocalHost, keys: Path) -> None:
+def test_lines_in_any_encoding_stay_and_ours_goes_again(host: Host, keys: Path) -> None:
     before = b"".join(FOREIGN) + b"\n"
     keys.write_bytes(before.removesuffix(b"\n"))
     keys.chmod(0o640)
@@ -59,7 +59,7 @@ def test_lines_in_any_encoding_stay_and_ours_goes_again(host: LocalHost, keys: P
     assert [path.name for path in keys.parent.iterdir()] == [keys.name]
 
 
-def test_a_file_that_is_not_there_is_made_only_for_a_line(host: LocalHost, keys: Path) -> None:
+def test_a_file_that_is_not_there_is_made_only_for_a_line(host: Host, keys: Path) -> None:
     leave(host)
     assert not keys.exists()
     authorize(host, OURS)
@@ -70,7 +70,7 @@ def test_a_file_that_is_not_there_is_made_only_for_a_line(host: LocalHost, keys:
 
 @pytest.mark.parametrize("way", ["exit 2", '/bin/grep "$@" | head -n 1'])
 def test_where_the_tool_fails_nothing_is_written(
-    host: LocalHost, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    host: Host, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     before = b"".join(FOREIGN) + b"\n" + OURS.encode() + b"\n"
     keys.write_bytes(before)

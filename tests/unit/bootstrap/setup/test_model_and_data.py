@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -20,12 +21,12 @@ from bootstrap.setup.model_and_data import (
     read_input,
     tree_sha256,
 )
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import Host, local_host
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> LocalHost:
-    return LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+def head(tmp_path: Path) -> Host:
+    return local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def quiet(text: str) -> None:
     del text
 
 
-def test_a_folder_of_the_persons(head: LocalHost, pictures: Path) -> None:
+def test_a_folder_of_the_persons(head: Host, pictures: Path) -> None:
     wanted = read_input("pictures", str(pictures))
     tree = fetch_to_head(head, wanted, quiet)
     assert tree.path == f"{head.layout.data}/my-cat"
@@ -54,7 +55,7 @@ def test_a_folder_of_the_persons(head: LocalHost, pictures: Path) -> None:
 
 
 def test_a_changed_picture_is_sent_and_an_unchanged_folder_is_not(
-    head: LocalHost, pictures: Path
+    head: Host, pictures: Path
 ) -> None:
     said: list[str] = []
     first = fetch_to_head(head, read_input("pictures", str(pictures)), said.append)
@@ -69,7 +70,7 @@ def test_a_changed_picture_is_sent_and_an_unchanged_folder_is_not(
 
 
 def test_pictures_that_a_kill_left_half_replaced_are_there_again(
-    head: LocalHost, pictures: Path
+    head: Host, pictures: Path
 ) -> None:
     first = Path(fetch_to_head(head, read_input("pictures", str(pictures)), quiet).path)
     first.rename(first.with_name(f"{first.name}.old"))
@@ -80,7 +81,7 @@ def test_pictures_that_a_kill_left_half_replaced_are_there_again(
 
 
 def test_the_hub_is_asked_by_the_head_and_no_token_is_in_the_line(
-    head: LocalHost, monkeypatch: pytest.MonkeyPatch
+    head: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = read_input("model", "a/model", "main")
     monkeypatch.setenv("HF_ENDPOINT", "https://me:geheim@mirror")
@@ -95,9 +96,9 @@ def test_the_hub_is_asked_by_the_head_and_no_token_is_in_the_line(
     )
 
 
-def test_the_token_is_read_by_its_owner_alone(head: LocalHost) -> None:
+def test_the_token_is_read_by_its_owner_alone(head: Host) -> None:
     said: list[str] = []
-    head.log = said.append
+    head = dataclasses.replace(head, log=said.append)
     model_and_data.store_token(head, "hf_secret\n")
     path = Path(head.layout.hub_token)
     assert path.read_text() == "hf_secret"

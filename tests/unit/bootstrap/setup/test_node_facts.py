@@ -9,7 +9,7 @@ import pytest
 
 from bootstrap.inventory.inventory import Node
 from bootstrap.setup.node_facts import NodeFacts, gather_facts, read_facts, read_pythons, read_route
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import local_host
 from tests.unit.bootstrap.setup.test_processor import SAPPHIRE_RAPIDS, topology
 
 BY_IP = """\
@@ -90,7 +90,7 @@ def test_the_newest_python_comes_first() -> None:
 
 
 def test_this_machine(tmp_path: Path) -> None:
-    host = LocalHost(Node("here", "127.0.0.1"), str(tmp_path / "not there yet"))
+    host = local_host(Node("here", "127.0.0.1"), str(tmp_path / "not there yet"))
     found = gather_facts(host, "127.0.0.1")
     assert found.hostname == os.uname().nodename
     assert found.machine == os.uname().machine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
@@ -22,18 +23,18 @@ from bootstrap.setup.python.payload import Payload
 from bootstrap.setup.setup_progress import PlainLines
 from bootstrap.ssh import transfer
 from bootstrap.ssh.command import script
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import Host, local_host
 from bootstrap.ssh.host_keys import HostKeyRefused
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> LocalHost:
-    return LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+def host(tmp_path: Path) -> Host:
+    return local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
 
 
 @pytest.fixture(params=["flock", "python"])
 def way(
-    request: pytest.FixtureRequest, host: LocalHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a `flock` on the PATH, and without one."""
     if request.param == "python":
@@ -46,7 +47,7 @@ def way(
 
 
 @pytest.mark.usefixtures("way")
-def test_a_live_run_is_named_and_nothing_is_changed(host: LocalHost) -> None:
+def test_a_live_run_is_named_and_nothing_is_changed(host: Host) -> None:
     assert setup_steps.live_run(host) is None
     root = Path(host.layout.root)
     for name in ("older", "of-now"):
@@ -60,10 +61,8 @@ def test_a_live_run_is_named_and_nothing_is_changed(host: LocalHost) -> None:
     assert setup_steps.live_run(host) is None
 
 
-def test_bootstrap_stops_before_it_chooses_while_a_run_is_live(
-    host: LocalHost, tmp_path: Path
-) -> None:
-    other = LocalHost(Node("n1", "127.0.0.2"), str(tmp_path / "other"))
+def test_bootstrap_stops_before_it_chooses_while_a_run_is_live(host: Host, tmp_path: Path) -> None:
+    other = local_host(Node("n1", "127.0.0.2"), str(tmp_path / "other"))
     options = Options(
         inventory=Inventory("mine", "file", (host.node, other.node)),
         lock=Lock("upstream", {}, {}),
@@ -82,13 +81,13 @@ def test_bootstrap_stops_before_it_chooses_while_a_run_is_live(
     assert "is running on this cluster" in str(failed["n0"])
 
 
-def test_a_refused_host_key_is_told_with_what_mends_it(host: LocalHost) -> None:
-    host.unreachable = HostKeyRefused("n0 shows another host key than before")
-    (found,) = check.check([host], lambda text: None)
+def test_a_refused_host_key_is_told_with_what_mends_it(host: Host) -> None:
+    refused = HostKeyRefused("n0 shows another host key than before")
+    (found,) = check.check([dataclasses.replace(host, unreachable=refused)], lambda text: None)
     assert found.fix == "if it was replaced: fab forget-host --node n0"
 
 
-def test_who_only_looks_is_no_live_run(host: LocalHost) -> None:
+def test_who_only_looks_is_no_live_run(host: Host) -> None:
     root = Path(host.layout.root)
     with run_state.held(root):
         found: list[object] = []
@@ -99,7 +98,7 @@ def test_who_only_looks_is_no_live_run(host: LocalHost) -> None:
     assert found == [None]
 
 
-def test_a_file_s_mode_is_put_right_too(host: LocalHost) -> None:
+def test_a_file_s_mode_is_put_right_too(host: Host) -> None:
     path = Path(host.layout.root) / "key it's"
     files = {str(path): (b"secret\n", 0o600)}
     transfer.put(host, files)
@@ -110,7 +109,7 @@ def test_a_file_s_mode_is_put_right_too(host: LocalHost) -> None:
     assert path.stat().st_ino == inode
 
 
-def test_a_cluster_s_key_that_others_may_read_is_kept_and_closed(host: LocalHost) -> None:
+def test_a_cluster_s_key_that_others_may_read_is_kept_and_closed(host: Host) -> None:
     line = script(cluster_ssh.MAKE_KEY, host.layout.cluster_key, "mark")
     public = host.run(line).stdout
     Path(host.layout.cluster_key).chmod(0o644)
@@ -118,7 +117,7 @@ def test_a_cluster_s_key_that_others_may_read_is_kept_and_closed(host: LocalHost
     assert Path(host.layout.cluster_key).stat().st_mode & 0o777 == 0o600
 
 
-def test_only_folders_are_runs(host: LocalHost) -> None:
+def test_only_folders_are_runs(host: Host) -> None:
     assert clean.runs_on(host) == []
     runs = Path(host.layout.runs)
     runs.mkdir(parents=True)

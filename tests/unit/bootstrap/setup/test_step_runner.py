@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.setup.step_runner import ClusterStep, Say, Step, run_steps
-from bootstrap.ssh.host import Host, LocalHost
+from bootstrap.ssh.host import Host, local_host
 
 
 class Seen:
@@ -33,7 +34,7 @@ class Seen:
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> list[Host]:
-    return [LocalHost(Node(name, "127.0.0.1"), str(tmp_path / name)) for name in ("a", "b", "c")]
+    return [local_host(Node(name, "127.0.0.1"), str(tmp_path / name)) for name in ("a", "b", "c")]
 
 
 def nothing(host: Host, say: Say) -> None:
@@ -105,7 +106,7 @@ def test_what_needs_the_head_does_not_start_without_it(hosts: list[Host]) -> Non
 
 
 def test_an_unreachable_node_is_among_the_failed(hosts: list[Host]) -> None:
-    hosts[1].unreachable = UserError("b does not answer")
+    hosts[1] = dataclasses.replace(hosts[1], unreachable=UserError("b does not answer"))
     seen = Seen()
     failed = run_steps(hosts, [Step("x", nothing)], seen)
     assert str(failed["b"]) == "b does not answer"
@@ -114,7 +115,7 @@ def test_an_unreachable_node_is_among_the_failed(hosts: list[Host]) -> None:
 
 def test_a_mistake_of_ours_is_logged_whole_and_said_in_one_line(hosts: list[Host]) -> None:
     lines: list[str] = []
-    hosts[0].log = lines.append
+    hosts[0] = dataclasses.replace(hosts[0], log=lines.append)
 
     def wrong(host: Host, say: Say) -> None:
         if host.name == "a":

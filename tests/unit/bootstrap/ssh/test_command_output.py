@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 import time
@@ -14,15 +15,15 @@ from bootstrap.inventory.inventory import Node
 from bootstrap.ssh import command_output, transfer
 from bootstrap.ssh.command_output import Output
 from bootstrap.ssh.framing import KEPT, Mark, Unframed
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import Host, local_host
 
 BIG = 64 << 20
 LIMIT = 1 << 18
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> LocalHost:
-    return LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+def host(tmp_path: Path) -> Host:
+    return local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
 
 
 @pytest.mark.parametrize("noise", [b"", b"welcome", b"a\nb\n", b"\n", b"x" * (2 * KEPT)])
@@ -47,12 +48,10 @@ def test_without_the_mark_nothing_is_the_commands_own() -> None:
     assert unframed.before.startswith(b"a" * 10)
 
 
-def test_more_text_than_any_answer_is_an_error(
-    host: LocalHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_text_than_any_answer_is_an_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_output, "TEXT_LIMIT", LIMIT)
     logged: list[str] = []
-    host.log = logged.append
+    host = dataclasses.replace(host, log=logged.append)
     with pytest.raises(UserError, match=r"n0: .* printed more than .* and was ended"):
         host.run("yes")
     assert sum(len(line) + 1 for line in logged) < LIMIT + 1000
@@ -71,9 +70,7 @@ def test_more_text_than_any_answer_is_an_error(
     assert sum(len(line) + 1 for line in logged) < LIMIT + 1000
 
 
-def test_a_line_without_end_is_told_in_pieces(
-    host: LocalHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_line_without_end_is_told_in_pieces(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_output, "LINE_LIMIT", 1 << 16)
     lines: list[str] = []
     host.run("head -c 300000 /dev/zero | tr '\\0' x", on_line=lines.append, keep=False)
@@ -105,7 +102,7 @@ def test_who_sends_faster_than_is_taken_waits() -> None:
 
 @pytest.mark.parametrize("size", [10, (1 << 20) + 10])
 def test_no_more_is_taken_than_was_listed(
-    host: LocalHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """A node lists a few bytes, then sends many: alone, and together with others."""
     there = tmp_path / "there"
@@ -129,7 +126,7 @@ def test_no_more_is_taken_than_was_listed(
 
 
 def test_a_listing_and_a_file_have_an_end_too(
-    host: LocalHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "TEXT_LIMIT", 1 << 20)
     (tmp_path / "there").mkdir()
@@ -143,7 +140,7 @@ def test_a_listing_and_a_file_have_an_end_too(
 
 
 def test_what_has_no_room_here_is_not_begun(
-    host: LocalHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "there").mkdir()
     monkeypatch.setattr(transfer, "LIST", f"printf '{'0' * 64} {10**17} ./file\\0'")
@@ -152,7 +149,7 @@ def test_what_has_no_room_here_is_not_begun(
     assert not (tmp_path / "deep").exists()
 
 
-def test_every_line_of_a_long_log_is_told(host: LocalHost, tmp_path: Path) -> None:
+def test_every_line_of_a_long_log_is_told(host: Host, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"a\n\nb\r\nc\rd")
     lines: list[str] = []

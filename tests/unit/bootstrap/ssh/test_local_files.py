@@ -10,7 +10,7 @@ import pytest
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.setup import model_and_data
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import local_host
 from bootstrap.ssh.local_files import PARTIAL, files_of
 
 
@@ -37,7 +37,7 @@ def test_the_listing_that_is_hashed_is_the_one_that_is_sent(folder: Path, tmp_pa
     os.mkfifo(folder / "fifo.png")
     (folder / f"b.png{PARTIAL}x").touch()
     assert list(files_of(folder)) == ["a.png", "a/1.png", "a/up.png", "b.png", "link.png"]
-    host = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+    host = local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
     tree = model_and_data.fetch_to_head(
         host, model_and_data.read_input("pictures", str(folder)), lambda text: None
     )
@@ -63,7 +63,7 @@ def test_a_link_is_refused_by_its_name_and_nothing_is_sent(
     (folder / link).symlink_to(target)
     with pytest.raises(UserError, match=f"{folder / link}: .*{said}"):
         model_and_data.read_input("pictures", str(folder))
-    host = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+    host = local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
     with pytest.raises(UserError, match=str(folder / link)):
         host.send(folder, str(tmp_path / "there"))
     assert not (tmp_path / "there").exists()
@@ -90,7 +90,7 @@ def test_who_may_not_read_it_here_may_not_there(folder: Path, tmp_path: Path) ->
     (folder / "b.png").chmod(0o600)
     (folder / "a.png").chmod(0o664)
     (folder / "a" / "1.png").chmod(0o700)
-    host = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+    host = local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
     there = tmp_path / "there"
     host.send(folder, str(there))
     modes = {name: path.stat().st_mode & 0o777 for name, path in files_of(there).items()}

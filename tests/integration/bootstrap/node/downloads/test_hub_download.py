@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import tests.hub
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.setup.model_and_data import fetch_to_head, read_input
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import local_host
 from tests.hub import COMMIT, serving
 
 ROOT = Path(__file__).resolve().parents[5]
@@ -106,9 +107,9 @@ def test_a_password_of_a_mirror_is_shown_and_written_nowhere(
     root = tmp_path / "root"
     root.mkdir()
     (root / "env").symlink_to(sys.prefix)
-    head = LocalHost(Node("n0", "127.0.0.1"), str(root))
+    head = local_host(Node("n0", "127.0.0.1"), str(root))
     logged: list[str] = []
-    head.log = logged.append
+    head = dataclasses.replace(head, log=logged.append)
     monkeypatch.delenv("HF_HOME", raising=False)
     with serving({"a/model": pipeline}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint.replace("//", "//me:geheim@"))

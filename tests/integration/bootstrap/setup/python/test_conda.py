@@ -6,6 +6,7 @@ The packages are small and real; the whole way, on hosts, is tests/e2e/bootstrap
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import json
 import os
@@ -26,7 +27,7 @@ from bootstrap.setup.python.package_pins import CONDA, read_lock
 from bootstrap.setup.python.payload import Payload, make_payload, send_payload
 from bootstrap.ssh.command import Command
 from bootstrap.ssh.command_output import Output
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import Host, local_host
 from tests.conda_channel import Channel, make_channel
 from tests.rig.stand_in import FileServer
 from tests.rig.wheels import fetch_wheels
@@ -53,8 +54,8 @@ def payload(tmp_path_factory: pytest.TempPathFactory) -> Payload:
 
 
 @pytest.fixture
-def host(tmp_path: Path, payload: Payload) -> LocalHost:
-    found = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+def host(tmp_path: Path, payload: Payload) -> Host:
+    found = local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
     send_payload(found, payload)
     return found
 
@@ -72,13 +73,13 @@ def server(channel: Channel) -> Iterator[FileServer]:
 
 
 def fetch(
-    host: LocalHost, payload: Payload, wheels: str, url: str, said: list[str] | None = None
+    host: Host, payload: Payload, wheels: str, url: str, said: list[str] | None = None
 ) -> conda.Packages:
     said = [] if said is None else said
     return conda.fetch(host, payload, sys.executable, wheels, url, said.append)
 
 
-def install(host: LocalHost, payload: Payload, wheels: str, folder: str) -> Path:
+def install(host: Host, payload: Payload, wheels: str, folder: str) -> Path:
     home = f"{host.layout.envs}/mine"
     for line in conda.install_lines(
         f"{payload.path(host)}/{payload.wheel}", sys.executable, wheels, folder, home
@@ -92,14 +93,14 @@ def fetched(server: FileServer) -> list[str]:
     return [Path(path).name for _, path in server.requests if path.endswith(KINDS)]
 
 
-def left_behind(host: LocalHost) -> list[str]:
+def left_behind(host: Host) -> list[str]:
     """What lies beside the folders that have their names."""
     beside = [*Path(host.layout.wheels).iterdir(), *Path(host.layout.root).glob("envs/*")]
     return [path.name for path in beside if "." in path.name]
 
 
 def test_from_a_channel_to_an_environment_and_the_second_one_without_it(
-    host: LocalHost, payload: Payload, wheels: str, server: FileServer, channel: Channel
+    host: Host, payload: Payload, wheels: str, server: FileServer, channel: Channel
 ) -> None:
     said: list[str] = []
     found = fetch(host, payload, wheels, server.url, said)
@@ -132,7 +133,7 @@ def test_from_a_channel_to_an_environment_and_the_second_one_without_it(
 
 
 def test_what_is_handed_out_is_a_channel_itself(
-    host: LocalHost, payload: Payload, wheels: str, server: FileServer
+    host: Host, payload: Payload, wheels: str, server: FileServer
 ) -> None:
     found = fetch(host, payload, wheels, server.url)
     explicit = (Path(found.folder) / conda_node.EXPLICIT).read_text()
@@ -140,26 +141,26 @@ def test_what_is_handed_out_is_a_channel_itself(
     assert re.search(
         rf"^{server.url}/noarch/tzdata-2026b-0.tar.bz2#[0-9a-f]{{32}}$", explicit, re.M
     )
-    again = LocalHost(Node("n1", "127.0.0.1"), f"{host.layout.root}-n1")
+    again = local_host(Node("n1", "127.0.0.1"), f"{host.layout.root}-n1")
     send_payload(again, payload)
     assert fetch(again, payload, wheels, f"file://{found.folder}").python == found.python
 
 
 def test_a_password_is_written_nowhere(
-    host: LocalHost,
+    host: Host,
     payload: Payload,
     wheels: str,
     server: FileServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lines: list[str] = []
-    stream = host.stream
+    stream = host.transport.stream
 
-    def noting(command: Command) -> Output:
+    def noting(command: Command, output: Output) -> None:
         lines.append(command.line)
-        return stream(command)
+        stream(command, output)
 
-    monkeypatch.setattr(host, "stream", noting)
+    monkeypatch.setattr(host.transport, "stream", noting)
     found = fetch(host, payload, wheels, server.url.replace("//", "//me:geheim@"))
     home = install(host, payload, wheels, found.folder)
     for path in [*Path(found.folder).rglob("*"), *home.glob("conda-meta/*")]:
@@ -168,7 +169,7 @@ def test_a_password_is_written_nowhere(
     assert lines
     assert not [line for line in lines if "geheim" in line], "it is in a process's arguments"
     logged: list[str] = []
-    host.log = logged.append
+    host = dataclasses.replace(host, log=logged.append)
     host.run("echo geheim, by itself")
     server.close()
     shutil.rmtree(found.folder)
@@ -188,7 +189,7 @@ def test_a_password_is_written_nowhere(
     ],
 )
 def test_a_fault_of_the_channel_is_one_line_and_the_next_try_goes_on(
-    host: LocalHost,
+    host: Host,
     payload: Payload,
     wheels: str,
     server: FileServer,
@@ -215,7 +216,7 @@ def test_a_fault_of_the_channel_is_one_line_and_the_next_try_goes_on(
 
 
 def test_a_package_whose_hash_is_not_listed_is_refused(
-    host: LocalHost, payload: Payload, wheels: str, server: FileServer, channel: Channel
+    host: Host, payload: Payload, wheels: str, server: FileServer, channel: Channel
 ) -> None:
     path = channel.folder / "noarch" / "repodata.json"
     listed = json.loads(path.read_text())
@@ -227,7 +228,7 @@ def test_a_package_whose_hash_is_not_listed_is_refused(
 
 
 def test_a_name_that_the_channel_does_not_have(
-    host: LocalHost, payload: Payload, wheels: str, server: FileServer, tmp_path: Path
+    host: Host, payload: Payload, wheels: str, server: FileServer, tmp_path: Path
 ) -> None:
     other = Channel(tmp_path / "other")
     other.add("gperftools2", "1.0", {"lib/a": b"a"})
@@ -241,7 +242,7 @@ def test_a_name_that_the_channel_does_not_have(
 
 
 def test_a_package_whose_name_leads_elsewhere_is_refused(
-    host: LocalHost, payload: Payload, wheels: str, server: FileServer, channel: Channel
+    host: Host, payload: Payload, wheels: str, server: FileServer, channel: Channel
 ) -> None:
     path = channel.folder / "noarch" / "repodata.json"
     text = path.read_text().replace('"tzdata-2026b-0.tar.bz2"', '"../tzdata-2026b-0.tar.bz2"')
@@ -252,7 +253,7 @@ def test_a_package_whose_name_leads_elsewhere_is_refused(
 
 
 def test_versions_that_do_not_fit_together(
-    host: LocalHost, payload: Payload, wheels: str, server: FileServer, channel: Channel
+    host: Host, payload: Payload, wheels: str, server: FileServer, channel: Channel
 ) -> None:
     channel.add("gperftools", "2.10", {"lib/a": b"a"}, depends=["python >=3.14"])
     channel.index()
@@ -262,7 +263,7 @@ def test_versions_that_do_not_fit_together(
 
 
 def test_an_attempt_that_was_killed_goes_on_where_it_was(
-    host: LocalHost, payload: Payload, wheels: str, server: FileServer
+    host: Host, payload: Payload, wheels: str, server: FileServer
 ) -> None:
     filling = f"{conda.folder_of(host)}.fetching"
     wheel = f"{payload.path(host)}/{payload.wheel}"
@@ -287,7 +288,7 @@ def test_an_attempt_that_was_killed_goes_on_where_it_was(
 
 
 def test_a_damaged_package_makes_no_environment(
-    host: LocalHost, payload: Payload, wheels: str, server: FileServer
+    host: Host, payload: Payload, wheels: str, server: FileServer
 ) -> None:
     found = fetch(host, payload, wheels, server.url)
     package = Path(found.folder) / "linux-64" / "llvm-openmp-20.1.8-0.tar.bz2"
@@ -298,7 +299,7 @@ def test_a_damaged_package_makes_no_environment(
     assert left_behind(host) == []
 
 
-def test_auto_goes_by_whether_the_channel_answers(host: LocalHost, server: FileServer) -> None:
+def test_auto_goes_by_whether_the_channel_answers(host: Host, server: FileServer) -> None:
     assert conda.channel_answers(host, sys.executable, server.url)
     assert not conda.channel_answers(host, None, server.url)
     server.close()
@@ -306,7 +307,7 @@ def test_auto_goes_by_whether_the_channel_answers(host: LocalHost, server: FileS
 
 
 def test_a_proxy_of_the_environment_is_used(
-    host: LocalHost,
+    host: Host,
     payload: Payload,
     wheels: str,
     server: FileServer,

@@ -22,7 +22,7 @@ from bootstrap.setup.python.environment import Base, Recipe, installed, set_up, 
 from bootstrap.setup.python.package_pins import Lock
 from bootstrap.setup.python.payload import Payload, make_payload, send_payload
 from bootstrap.setup.python.project_wheel import build, source_key
-from bootstrap.ssh.host import LocalHost
+from bootstrap.ssh.host import Host, local_host
 from tests.rig.stand_in import PackageIndex, serving_packages
 from tests.tiny_wheels import tiny_wheel
 
@@ -39,12 +39,12 @@ def payload(tmp_path_factory: pytest.TempPathFactory) -> Payload:
 
 
 @pytest.fixture
-def host(tmp_path: Path, payload: Payload, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
+def host(tmp_path: Path, payload: Payload, monkeypatch: pytest.MonkeyPatch) -> Host:
     # What this machine's pip is set to must make no difference.
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
-    found = LocalHost(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
+    found = local_host(Node("n0", "127.0.0.1"), str(tmp_path / "root"))
     send_payload(found, payload)
     return found
 
@@ -52,7 +52,7 @@ def host(tmp_path: Path, payload: Payload, monkeypatch: pytest.MonkeyPatch) -> L
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
     root = tmp_path_factory.mktemp("gather_facts")
-    return gather_facts(LocalHost(Node("n0", "127.0.0.1"), str(root)), "127.0.0.1").pythons[0]
+    return gather_facts(local_host(Node("n0", "127.0.0.1"), str(root)), "127.0.0.1").pythons[0]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def lock_of(index: PackageIndex, **codes: str) -> Lock:
 
 
 def fetch(
-    host: LocalHost, lock: Lock, payload: Payload, python: Python, index: PackageIndex
+    host: Host, lock: Lock, payload: Payload, python: Python, index: PackageIndex
 ) -> tuple[str, ...]:
     return tuple(
         packages.fetch(
@@ -88,7 +88,7 @@ def fetch(
 
 
 def make(
-    host: LocalHost,
+    host: Host,
     lock: Lock,
     payload: Payload,
     python: Python,
@@ -102,7 +102,7 @@ def make(
 
 
 def test_from_an_index_to_an_environment(
-    host: LocalHost, payload: Payload, python: Python, index: PackageIndex
+    host: Host, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
     lock = lock_of(index)
     wheels = fetch(host, lock, payload, python, index)
@@ -129,7 +129,7 @@ def test_from_an_index_to_an_environment(
 
 
 def test_a_second_time_nothing_is_asked_and_nothing_changes(
-    host: LocalHost, payload: Payload, python: Python, index: PackageIndex
+    host: Host, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
     lock = lock_of(index)
     wheels = fetch(host, lock, payload, python, index)
@@ -144,7 +144,7 @@ def test_a_second_time_nothing_is_asked_and_nothing_changes(
 
 
 def test_a_password_of_an_index_is_shown_and_written_nowhere(
-    host: LocalHost,
+    host: Host,
     payload: Payload,
     python: Python,
     index: PackageIndex,
@@ -156,7 +156,7 @@ def test_a_password_of_an_index_is_shown_and_written_nowhere(
         PackageIndex, "simple", property(lambda _: address.replace("//", "//me:geheim@"))
     )
     logged: list[str] = []
-    host.log = logged.append
+    host = dataclasses.replace(host, log=logged.append)
     fetch(host, lock_of(index), payload, python, index)
     host.run("echo geheim, by itself")
     index.fail("error")
@@ -172,7 +172,7 @@ def test_a_password_of_an_index_is_shown_and_written_nowhere(
 
 
 def test_a_broken_index_is_named_and_the_next_try_goes_on(
-    host: LocalHost,
+    host: Host,
     payload: Payload,
     python: Python,
     index: PackageIndex,
@@ -196,7 +196,7 @@ def test_a_broken_index_is_named_and_the_next_try_goes_on(
 
 
 def test_a_wheel_that_is_not_the_locks_is_refused(
-    host: LocalHost, payload: Payload, python: Python, index: PackageIndex
+    host: Host, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
     lock = lock_of(index)
     tiny_wheel(index.folder, "second", "1.0", "print('somebody else was here')\n")
@@ -206,7 +206,7 @@ def test_a_wheel_that_is_not_the_locks_is_refused(
 
 
 def test_a_package_that_does_not_import_leaves_the_old_environment_in_use(
-    host: LocalHost, payload: Payload, python: Python, index: PackageIndex
+    host: Host, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
     good = lock_of(index)
     old = make(host, good, payload, python, fetch(host, good, payload, python, index), [])
@@ -219,7 +219,7 @@ def test_a_package_that_does_not_import_leaves_the_old_environment_in_use(
 
 
 def test_an_environment_cut_short_is_made_anew(
-    host: LocalHost, payload: Payload, python: Python, index: PackageIndex
+    host: Host, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
     lock = lock_of(index)
     wheels = fetch(host, lock, payload, python, index)
@@ -236,7 +236,7 @@ def test_an_environment_cut_short_is_made_anew(
 
 
 def test_new_code_of_the_checkout_goes_into_the_environment_that_is_there(
-    host: LocalHost, payload: Payload, python: Python, index: PackageIndex
+    host: Host, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
     lock = lock_of(index)
     wheels = fetch(host, lock, payload, python, index)
@@ -250,7 +250,7 @@ def test_new_code_of_the_checkout_goes_into_the_environment_that_is_there(
 
 
 def test_only_a_library_that_loads_is_preloaded(
-    host: LocalHost, payload: Payload, python: Python, index: PackageIndex, tmp_path: Path
+    host: Host, payload: Payload, python: Python, index: PackageIndex, tmp_path: Path
 ) -> None:
     lock = lock_of(index)
     wheels = fetch(host, lock, payload, python, index)
