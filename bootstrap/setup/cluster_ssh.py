@@ -14,13 +14,15 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
+import paramiko
+
 from bootstrap.errors import CommandFailed, UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.paths import Layout
 from bootstrap.ssh.command import script
 from bootstrap.ssh.framing import PRINT_MARK
 from bootstrap.ssh.host import Host
-from bootstrap.ssh.host_keys import HostKey
+from bootstrap.ssh.host_keys import key_text
 from bootstrap.ssh.transfer import put
 
 MARK = "xeon-diffusion:"
@@ -110,7 +112,7 @@ exec ssh -F "$config" "${{options[@]}}" "$host" \
 def set_up(
     hosts: Sequence[Host],
     inventory: Inventory,
-    keys: dict[str, list[HostKey]],
+    keys: dict[str, list[paramiko.PKey]],
     say: SayFor,
     homes: Collection[str] = (),
 ) -> dict[str, UserError]:
@@ -180,7 +182,7 @@ def remove(host: Host, inventory: Inventory) -> None:
 
 
 def shared_files(
-    inventory: Inventory, keys: dict[str, list[HostKey]], layout: Layout
+    inventory: Inventory, keys: dict[str, list[paramiko.PKey]], layout: Layout
 ) -> dict[str, tuple[bytes, int]]:
     """What every node holds alike: path -> content and mode."""
     nodes = inventory.nodes
@@ -194,10 +196,10 @@ def shared_files(
     return {path: (text.encode(), mode) for path, (text, mode) in texts.items()}
 
 
-def known_hosts(nodes: Sequence[Node], keys: dict[str, list[HostKey]]) -> str:
+def known_hosts(nodes: Sequence[Node], keys: dict[str, list[paramiko.PKey]]) -> str:
     """One line per key, under the alias that `ssh_config` looks for."""
     return "".join(
-        f"{_alias(node)} {key.text}\n" for node in nodes for key in keys.get(node.name, ())
+        f"{_alias(node)} {key_text(key)}\n" for node in nodes for key in keys.get(node.name, ())
     )
 
 

@@ -37,10 +37,7 @@ section writable; [ -w "$place" ] && echo yes
 section equipped; [ -e "$root/env" ] && echo yes
 section machine; cat /proc/sys/kernel/random/boot_id; readlink /proc/self/ns/net
 section cpuinfo; cat /proc/cpuinfo
-section topology
-grep -H . /sys/devices/system/cpu/cpu[0-9]*/topology/physical_package_id \
-    /sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list 2>/dev/null
-section numa; grep -H . /sys/devices/system/node/node[0-9]*/cpulist 2>/dev/null
+section topology; lscpu -p=CPU,CORE,SOCKET,NODE 2>/dev/null
 section allowed; sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status
 section pythons
 for name in python3.13 python3.12 python3.11 python3.10 python3 \
@@ -194,7 +191,7 @@ def read_facts(text: str) -> NodeFacts:
         writable=sections["writable"] == "yes",
         identity=" ".join(sections["machine"].split()),
         processor=read_processor(sections["cpuinfo"]),
-        numa=read_topology(sections["topology"], sections["numa"], sections["allowed"]),
+        numa=read_topology(sections["topology"], sections["allowed"]),
         pythons=read_pythons(sections["pythons"]),
         conda_python=next((p.path for p in read_pythons(sections["pythons"], CONDA_PYTHONS)), None),
         tools=tuple(line.rsplit("/", 1)[-1] for line in sections["tools"].splitlines()),

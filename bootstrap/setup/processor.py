@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from pydantic import BaseModel, ConfigDict
 
 BF16 = ("amx_bf16", "avx512_bf16")
@@ -124,37 +122,26 @@ def cpu_list(text: str) -> list[int]:
     return numbers
 
 
-def read_topology(topology: str, numa: str, allowed: str) -> tuple[NumaNode, ...]:
+def read_topology(lscpu: str, allowed: str) -> tuple[NumaNode, ...]:
     """Where the physical cores lie, hyper-threads left out.
 
     Args:
-        topology: lines `<path of cpuN>/topology/<file>:<value>` of physical_package_id and
-            thread_siblings_list, as grep prints them.
-        numa: lines `<path of nodeN>/cpulist:<list>`; empty where the kernel has no such files.
+        lscpu: what `lscpu -p=CPU,CORE,SOCKET,NODE` prints; where it says nothing, each CPU counts
+            as a core.
         allowed: Cpus_allowed_list of this account: a container may have a part of the machine.
     """
-    packages: dict[int, int] = {}
-    siblings: dict[int, list[int]] = {}
-    for line in topology.splitlines():
-        found = re.search(r"/cpu(\d+)/topology/(\w+):(.*)$", line)
-        if found and found[2] == "physical_package_id":
-            packages[int(found[1])] = max(int(found[3]), 0)
-        elif found and found[2] == "thread_siblings_list":
-            siblings[int(found[1])] = cpu_list(found[3])
-    domains = {
-        cpu: int(found[1])
-        for line in numa.splitlines()
-        if (found := re.search(r"/node(\d+)/cpulist:(.*)$", line))
-        for cpu in cpu_list(found[2])
-    }
-    usable = cpu_list(allowed) or sorted(siblings)
-    taken: set[int] = set()
+    places: dict[int, tuple[int, int, int]] = {}
+    for line in lscpu.splitlines():
+        if line and not line.startswith("#"):
+            cpu, core, socket, node = (int(number or 0) for number in line.split(","))
+            places[cpu] = node, socket, core
+    taken: set[tuple[int, int, int]] = set()
     cores: dict[tuple[int, int], list[int]] = {}
-    for cpu in sorted(usable):
-        if cpu in taken:
-            continue
-        taken.update(siblings.get(cpu, [cpu]))
-        cores.setdefault((domains.get(cpu, 0), packages.get(cpu, 0)), []).append(cpu)
+    for cpu in sorted(cpu_list(allowed) or places):
+        place = places.get(cpu, (0, 0, cpu))
+        if place not in taken:
+            taken.add(place)
+            cores.setdefault(place[:2], []).append(cpu)
     return tuple(
         NumaNode(number=number, socket=socket, cores=tuple(cpus))
         for (number, socket), cpus in sorted(cores.items())

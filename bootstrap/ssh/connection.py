@@ -16,7 +16,7 @@ from fabric import Config, Connection
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.inventory.user_ssh_config import person_known_hosts
-from bootstrap.ssh.host_keys import HostKey, HostKeyRefused, Pins, refused
+from bootstrap.ssh.host_keys import HostKeyRefused, Pins, refused
 
 CONNECT_SECONDS = 15
 KEEPALIVE_SECONDS = 15
@@ -69,14 +69,14 @@ class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
     through to log in, which gives nothing away, and no command runs before they are accepted.
     """
 
-    def __init__(self, node: Node, known: Sequence[HostKey], file: Path) -> None:
+    def __init__(self, node: Node, known: Sequence[paramiko.PKey], file: Path) -> None:
         self.node, self.known, self.file = node, known, file
 
     def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
         """See the class."""
         del client, hostname
         if self.known:
-            raise refused(self.node, self.known, _key(key), self.file)
+            raise refused(self.node, self.known, key, self.file)
 
 
 class Connector:
@@ -112,7 +112,7 @@ class Connector:
             made.gateway = head
         return made
 
-    def open(self, node: Node, connection: StrictConnection) -> HostKey | None:
+    def open(self, node: Node, connection: StrictConnection) -> paramiko.PKey | None:
         """Connect and log in; the host's key, where it was never met before.
 
         Raises:
@@ -125,7 +125,7 @@ class Connector:
         )
         keys = connection.client.get_host_keys()
         for key in known:
-            keys.add(name, key.kind, paramiko.PKey.from_type_string(key.kind, key.blob))
+            keys.add(name, key.get_name(), key)
         connection.client.set_missing_host_key_policy(HostKeyPolicy(node, known, file))
         try:
             connection.open()
@@ -134,19 +134,19 @@ class Connector:
             raise
         except paramiko.BadHostKeyException as error:
             connection.close()
-            raise refused(node, known, _key(error.key), file) from error
+            raise refused(node, known, error.key, file) from error
         except (OSError, EOFError, paramiko.SSHException, ValueError) as error:
             connection.close()
             raise self._unreachable(node, connection, error) from error
         connection.transport.set_keepalive(KEEPALIVE_SECONDS)
         _notice_silence(connection.transport.sock)
-        offered = _key(connection.transport.get_remote_server_key())
+        offered = connection.transport.get_remote_server_key()
         if known and file != self.pins.file:
             with self._pinning:
                 self.pins.add({node: offered})
         return None if known else offered
 
-    def _known(self, node: Node) -> tuple[list[HostKey], Path]:
+    def _known(self, node: Node) -> tuple[list[paramiko.PKey], Path]:
         known = self.pins.of(node.name)
         if known or self.inventory.kind != "nodefile":
             return known, self.pins.file
@@ -157,7 +157,7 @@ class Connector:
         for host in (node.ssh_host, node.address):
             found = keys.lookup(host if node.port == 22 else f"[{host}]:{node.port}")
             if found:
-                return [_key(key) for key in found.values()], file
+                return list(found.values()), file
         return [], self.pins.file
 
     def _unreachable(
@@ -210,10 +210,6 @@ def _advice(node: Node, through: str) -> str:
         "Is it running? Does its firewall admit your present address (in Azure: pulumi config set"
         " allowed_ssh_cidr X, then pulumi up)? Is the address right?"
     )
-
-
-def _key(key: Any) -> HostKey:
-    return HostKey(key.get_name(), key.asbytes())
 
 
 def _notice_silence(sock: Any) -> None:

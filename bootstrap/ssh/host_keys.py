@@ -7,12 +7,13 @@ a person's own (a nodefile), what their ~/.ssh/known_hosts says counts as well.
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import paramiko
 
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
@@ -22,35 +23,6 @@ from bootstrap.terminal import say
 ACCEPT_FLAG = "--accept-host-keys"
 FORGET = "fab forget-host --node"
 CLUSTERS = records("x").folder.parent
-
-
-@dataclass(frozen=True)
-class HostKey:
-    """A public host key.
-
-    Attributes:
-        kind: such as "ssh-ed25519".
-        blob: as SSH sends it.
-    """
-
-    kind: str
-    blob: bytes
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256, as `ssh-keygen -l` prints it."""
-        digest = base64.b64encode(hashlib.sha256(self.blob).digest()).decode()
-        return f"SHA256:{digest.rstrip('=')}"
-
-    @property
-    def text(self) -> str:
-        """As a known_hosts line ends."""
-        return f"{self.kind} {base64.b64encode(self.blob).decode()}"
-
-    @property
-    def short_kind(self) -> str:
-        """As `ssh-keygen -l` prints it."""
-        return self.kind.removeprefix("ssh-").partition("-")[0].upper()
 
 
 class HostKeyRefused(UserError):
@@ -67,14 +39,14 @@ class Pins:
 
     file: Path
 
-    def of(self, name: str) -> list[HostKey]:
+    def of(self, name: str) -> list[paramiko.PKey]:
         """A node's keys; none where it was never met."""
         return [key for names, key in self._lines() if name in names]
 
-    def add(self, keys: Mapping[Node, HostKey]) -> None:
+    def add(self, keys: Mapping[Node, paramiko.PKey]) -> None:
         """Pin nodes' keys, by their names and addresses."""
         lines = [*self._text_lines()]
-        lines += [f"{','.join(_names(node))} {key.text}" for node, key in keys.items()]
+        lines += [f"{','.join(_names(node))} {key_text(key)}" for node, key in keys.items()]
         self._write(lines)
 
     def forget(self, name: str) -> bool:
@@ -97,11 +69,12 @@ class Pins:
         """Of the pinned nodes."""
         return [names[0] for names, _ in self._lines()]
 
-    def _lines(self) -> list[tuple[list[str], HostKey]]:
+    def _lines(self) -> list[tuple[list[str], paramiko.PKey]]:
         found = []
         for line in self._text_lines():
             names, kind, blob = line.split(" ")[:3]
-            found.append((names.split(","), HostKey(kind, base64.b64decode(blob))))
+            key = paramiko.PKey.from_type_string(kind, base64.b64decode(blob))
+            found.append((names.split(","), key))
         return found
 
     def _text_lines(self) -> list[str]:
@@ -132,6 +105,11 @@ def forget_all(cluster: str | None = None) -> list[Path]:
     return [pin.file for pin in pins_of(cluster) if pin.forget_all()]
 
 
+def key_text(key: paramiko.PKey) -> str:
+    """A key as a known_hosts line ends."""
+    return f"{key.get_name()} {key.get_base64()}"
+
+
 def _names(node: Node) -> list[str]:
     """What a known_hosts line calls a node; its own name first."""
     addresses = [node.address, node.public_address, node.ssh_host]
@@ -143,9 +121,11 @@ def _names(node: Node) -> list[str]:
     return list(dict.fromkeys([node.name, *marked]))
 
 
-def refused(node: Node, known: Sequence[HostKey], offered: HostKey, file: Path) -> HostKeyRefused:
+def refused(
+    node: Node, known: Sequence[paramiko.PKey], offered: paramiko.PKey, file: Path
+) -> HostKeyRefused:
     """Why a changed key is refused, and what to do if the change is right."""
-    pinned = ", ".join(f"{key.short_kind} {key.fingerprint}" for key in known)
+    pinned = ", ".join(f"{key.algorithm_name} {key.fingerprint}" for key in known)
     if file.name == "known_hosts" and file.parent.name == ".ssh":
         at = node.ssh_host or node.address
         name = at if node.port == 22 else f"'[{at}]:{node.port}'"
@@ -156,7 +136,7 @@ def refused(node: Node, known: Sequence[HostKey], offered: HostKey, file: Path) 
         f"{node.name} ({node.address}:{node.port}) shows another host key than before; nothing was"
         " sent to it.\n"
         f"    known:   {pinned}  (in {file})\n"
-        f"    offered: {offered.short_kind} {offered.fingerprint}\n"
+        f"    offered: {offered.algorithm_name} {offered.fingerprint}\n"
         "Either it is not the same machine (it was replaced or installed anew, or the cluster was"
         " destroyed and made again), or somebody stands between you and it. Find out which: on the"
         " machine's console, `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints the right"
@@ -165,7 +145,7 @@ def refused(node: Node, known: Sequence[HostKey], offered: HostKey, file: Path) 
 
 
 def compare(
-    offered: Mapping[Node, HostKey], boot_log: Mapping[str, Collection[str]]
+    offered: Mapping[Node, paramiko.PKey], boot_log: Mapping[str, Collection[str]]
 ) -> dict[str, str]:
     """What the machines' own boot logs say of the keys: "same", or "not in it", by node.
 
@@ -185,12 +165,12 @@ def compare(
     return said
 
 
-def question(offered: Mapping[Node, HostKey], said: Mapping[str, str]) -> str:
+def question(offered: Mapping[Node, paramiko.PKey], said: Mapping[str, str]) -> str:
     """The table of keys met for the first time, and what is asked about them."""
     width = max(len(node.name) for node in offered)
-    kinds = max(len(key.short_kind) for key in offered.values())
+    kinds = max(len(key.algorithm_name) for key in offered.values())
     lines = [
-        f"  {node.name:{width}}  {key.short_kind:{kinds}}  {key.fingerprint}"
+        f"  {node.name:{width}}  {key.algorithm_name:{kinds}}  {key.fingerprint}"
         f"  {said.get(node.name, '')}".rstrip()
         for node, key in offered.items()
     ]

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import paramiko
+
 from bootstrap.errors import ConnectionLost, UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.paths import Layout, node_root, records
 from bootstrap.ssh.connection import CONNECT_SECONDS, Connector, StrictConnection, Unreachable
 from bootstrap.ssh.host import Ask, Host, local_host
-from bootstrap.ssh.host_keys import HostKey, HostKeyRefused, Pins, compare, question
+from bootstrap.ssh.host_keys import HostKeyRefused, Pins, compare, question
 from bootstrap.ssh.node_log import logging_to
 from bootstrap.ssh.ssh_transport import SshTransport
 from bootstrap.terminal import say
@@ -77,7 +79,7 @@ def connect_all(
     pins = Pins(records(inventory.name).known_hosts)
     connector = Connector(inventory, pins)
     end = time.monotonic() + wait_seconds
-    offered: dict[Node, HostKey] = {}
+    offered: dict[Node, paramiko.PKey] = {}
     refused: dict[Node, UserError] = {}
     stop = threading.Event()
 
@@ -152,7 +154,7 @@ def _open(
     end: float,
     stop: threading.Event,
     on_wait: Callable[[str], None] | None,
-) -> HostKey | None:
+) -> paramiko.PKey | None:
     while True:
         try:
             return connector.open(node, connection)
@@ -168,7 +170,7 @@ def _open(
 def _settle(
     inventory: Inventory,
     pins: Pins,
-    offered: dict[Node, HostKey],
+    offered: dict[Node, paramiko.PKey],
     ask: Ask,
     boot_log: BootLog | None,
 ) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from bootstrap.commands import clean
@@ -23,7 +24,7 @@ from bootstrap.setup.setup_progress import step_progress_on_terminal
 from bootstrap.setup.step_runner import Step, run_steps
 from bootstrap.ssh import connection, ssh_transport
 from bootstrap.ssh.host import Host
-from bootstrap.ssh.host_keys import HostKey, HostKeyRefused, Pins
+from bootstrap.ssh.host_keys import HostKeyRefused, Pins
 from bootstrap.ssh.open_hosts import open_hosts
 from tests.rig.fixtures import MakeRig
 from tests.rig.rig import Rig
@@ -65,7 +66,7 @@ def never(question: str) -> bool:
     pytest.fail(f"asked: {question}")
 
 
-def pinned(inventory: Inventory) -> dict[str, list[HostKey]]:
+def pinned(inventory: Inventory) -> dict[str, list[paramiko.PKey]]:
     pins = Pins(records(inventory.name).known_hosts)
     return {node.name: pins.of(node.name) for node in inventory.nodes}
 

@@ -64,13 +64,13 @@ class FolderTransport(LocalTransport):
 
 
 class PlainTransport(FolderTransport):
-    """One without Python."""
+    """One without OpenSSL."""
 
     def stream(self, command: Command, output: Output) -> None:
         """Its shell does not find it."""
         line = command.line
-        assert "python3" not in line or "command -v python3" in line
-        line = line.replace("command -v python3", "false")
+        assert "openssl" not in line or "command -v openssl" in line
+        line = line.replace("command -v openssl", "false")
         super().stream(dataclasses.replace(command, line=line), output)
 
 
@@ -332,7 +332,7 @@ def test_a_node_that_failed_is_not_sent_the_next_one(hosts: list[Host], tmp_path
     assert sum(line.endswith(" n2") for line in transfers(tmp_path)) == fanout.TRIES
 
 
-def test_nodes_without_python_check_and_hand_out_alike(tmp_path: Path) -> None:
+def test_nodes_without_openssl_check_and_hand_out_alike(tmp_path: Path) -> None:
     (tmp_path / "nodes").mkdir()
     plain = [folder_host(f"n{i}", tmp_path / "nodes", PlainTransport) for i in range(3)]
     fill(plain[0], **{"naïve name; $(false).txt": "four"})
@@ -341,9 +341,9 @@ def test_nodes_without_python_check_and_hand_out_alike(tmp_path: Path) -> None:
     assert give(plain) == {}
     assert contents(folder_of(plain[1])) == contents(folder_of(plain[0]))
     tree = seal(plain[0], f"{ROOT}/data/five")
-    with_python = folder_host("n3", tmp_path / "nodes")
-    assert broadcast(tree, plain[:1], [with_python], lambda host, text: None) == {}
-    assert contents(folder_of(with_python)) == contents(folder_of(plain[0]))
+    with_openssl = folder_host("n3", tmp_path / "nodes")
+    assert broadcast(tree, plain[:1], [with_openssl], lambda host, text: None) == {}
+    assert contents(folder_of(with_openssl)) == contents(folder_of(plain[0]))
     (folder_of(plain[0]) / "a.txt").write_text("changed behind our back")
     again = folder_host("n4", tmp_path / "nodes", PlainTransport)
     failed = broadcast(tree, plain[:1], [again], lambda host, text: None)

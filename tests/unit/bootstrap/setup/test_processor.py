@@ -71,23 +71,18 @@ def test_lists_of_cpus() -> None:
     assert cpu_list("\n") == []
 
 
-def topology(sockets: int, cores: int) -> tuple[str, str]:
-    """The kernel's files for a machine with two hyper-threads per core, numbered as Xeons do."""
+def topology(sockets: int, cores: int) -> str:
+    """What lscpu prints on a machine with two hyper-threads per core, numbered as Xeons do."""
     count = sockets * cores
-    lines, numa = [], []
-    for cpu in range(2 * count):
-        folder = f"/sys/devices/system/cpu/cpu{cpu}/topology"
-        lines.append(f"{folder}/physical_package_id:{cpu % count // cores}")
-        lines.append(f"{folder}/thread_siblings_list:{cpu % count},{cpu % count + count}")
-    for socket in range(sockets):
-        first = socket * cores
-        lists = f"{first}-{first + cores - 1},{first + count}-{first + count + cores - 1}"
-        numa.append(f"/sys/devices/system/node/node{socket}/cpulist:{lists}")
-    return "\n".join(lines), "\n".join(numa)
+    lines = [
+        f"{cpu},{cpu % count},{cpu % count // cores},{cpu % count // cores}"
+        for cpu in range(2 * count)
+    ]
+    return "\n".join(["# CPU,Core,Socket,Node", *lines])
 
 
 def test_two_sockets_with_hyper_threads() -> None:
-    found = read_topology(*topology(2, 4), "0-15")
+    found = read_topology(topology(2, 4), "0-15")
     assert found == (
         NumaNode(number=0, socket=0, cores=(0, 1, 2, 3)),
         NumaNode(number=1, socket=1, cores=(4, 5, 6, 7)),
@@ -96,22 +91,15 @@ def test_two_sockets_with_hyper_threads() -> None:
 
 def test_a_part_of_a_machine() -> None:
     """A container that may use both threads of core 1, and the second thread of core 5."""
-    found = read_topology(*topology(2, 4), "1,9,13")
+    found = read_topology(topology(2, 4), "1,9,13")
     assert [node.cores for node in found] == [(1,), (13,)]
 
 
 def test_threads_of_a_cloud_core_are_neighbours() -> None:
     """Azure numbers the two threads of a core 0 and 1."""
-    lines = "\n".join(
-        f"/sys/devices/system/cpu/cpu{cpu}/topology/{file}:{value}"
-        for cpu in range(4)
-        for file, value in (
-            ("physical_package_id", 0),
-            ("thread_siblings_list", f"{cpu // 2 * 2}-{cpu // 2 * 2 + 1}"),
-        )
-    )
-    assert read_topology(lines, "", "0-3") == (NumaNode(number=0, socket=0, cores=(0, 2)),)
+    lines = "\n".join(f"{cpu},{cpu // 2},0," for cpu in range(4))
+    assert read_topology(lines, "0-3") == (NumaNode(number=0, socket=0, cores=(0, 2)),)
 
 
 def test_a_kernel_that_says_nothing() -> None:
-    assert read_topology("", "", "0-1") == (NumaNode(number=0, socket=0, cores=(0, 1)),)
+    assert read_topology("", "0-1") == (NumaNode(number=0, socket=0, cores=(0, 1)),)
