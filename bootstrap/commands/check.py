@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -29,6 +29,8 @@ from bootstrap.terminal import cell, exit_status
 WAIT_SECONDS = 15.0
 """A node that does not answer at once may be busy; one that is off costs no more than this."""
 Say = Callable[[str], None]
+Answer = TypeVar("Answer")
+Report = dict[str, Any] | UserError
 
 
 def check(hosts: Sequence[Host], say: Say, *, steps: bool = True) -> list[CheckResult]:
@@ -46,15 +48,21 @@ def check(hosts: Sequence[Host], say: Say, *, steps: bool = True) -> list[CheckR
         return findings
     with ThreadPoolExecutor(max_workers=len(alive)) as threads, _ending(alive):
         say("packages, models, pictures and disk of each node")
-        reports = dict(zip(alive, threads.map(_report, alive), strict=True))
-        findings += _of_reports(reports, head)
-        findings += _oneccl(threads, alive, reports)
+        asked = threads.map(lambda host: _answer(partial(nodes.read_report, host)), alive)
+        reports = dict(zip(alive, asked, strict=True))
+        for host, report in reports.items():
+            findings += _asked(
+                "environment", host.name, partial(_of_report, host, report, reports[head])
+            )
+        equipped = [host for host, report in reports.items() if not isinstance(report, UserError)]
+        findings += _oneccl(threads, equipped)
         say("clocks")
-        findings += _clocks(alive, list(threads.map(_clock, alive)))
+        clocks = threads.map(lambda host: _answer(partial(nodes.read_clock, host)), alive)
+        findings += _clocks(alive, list(clocks))
         say("every pair of nodes over SSH")
         pairs = threads.map(lambda number: _pairs(alive, number), range(len(alive)))
         findings += [finding for found in pairs for finding in found]
-        working = _usable(alive, reports, findings)
+        working = _usable(head, equipped, findings)
         if head in working and len(working) > 1:
             findings += _between(head, working, _all_to_all(working, findings), say)
         if steps:
@@ -80,13 +88,10 @@ def _asked(
     fix: str = nodes.BOOTSTRAP,
 ) -> list[CheckResult]:
     """What a question found. One that fails or hangs is a line of the table, never its end."""
-    try:
-        found = ask()
-        return [found] if isinstance(found, CheckResult) else found
-    except UserError as error:
-        return [CheckResult(what, where, False, str(error), fix)]
-    except (LookupError, TypeError, ValueError) as error:
-        return [CheckResult(what, where, False, f"no answer that can be read ({error!r})", fix)]
+    found = _answer(ask)
+    if isinstance(found, UserError):
+        return [CheckResult(what, where, False, str(found), fix)]
+    return [found] if isinstance(found, CheckResult) else found
 
 
 def _reached(host: Host) -> CheckResult:
@@ -99,50 +104,28 @@ def _reached(host: Host) -> CheckResult:
     return CheckResult("reached from here", host.name, False, str(error), fix)
 
 
-def _report(host: Host) -> dict[str, Any] | UserError:
+def _answer(ask: Callable[[], Answer]) -> Answer | UserError:
     try:
-        return nodes.read_report(host)
+        return ask()
     except UserError as error:
         return error
-    except (LookupError, ValueError) as error:
-        return UserError(f"{host.name}: it answers with what is no report ({error!r})")
+    except (LookupError, TypeError, ValueError) as error:
+        return UserError(f"no answer that can be read ({error!r})")
 
 
-def _of_reports(reports: dict[Host, dict[str, Any] | UserError], head: Host) -> list[CheckResult]:
-    findings = []
-    of_head = reports[head]
-    for host, report in reports.items():
-        findings += _asked("environment", host.name, partial(_of_report, host, report, of_head))
-    return findings
-
-
-def _of_report(
-    host: Host, report: dict[str, Any] | UserError, of_head: dict[str, Any] | UserError
-) -> list[CheckResult]:
+def _of_report(host: Host, report: Report, of_head: Report) -> list[CheckResult]:
     if isinstance(report, UserError):
-        raise report
+        return [CheckResult("environment", host.name, False, str(report), nodes.BOOTSTRAP)]
     findings = _asked("packages", host.name, partial(_packages, host, report))
     if not isinstance(of_head, UserError):
         findings += nodes.files(host.name, report, of_head)
     return [*findings, nodes.disk(host.name, report, host.layout.root)]
 
 
-def _oneccl(
-    threads: ThreadPoolExecutor,
-    alive: Sequence[Host],
-    reports: dict[Host, dict[str, Any] | UserError],
-) -> list[CheckResult]:
+def _oneccl(threads: ThreadPoolExecutor, equipped: Sequence[Host]) -> list[CheckResult]:
     """Of the nodes that are to have oneCCL's bindings."""
-    having = [
-        host
-        for host in alive
-        if not isinstance(reports[host], UserError) and ONECCL_PACKAGE in _names_of_packages(host)
-    ]
-    found = threads.map(
-        lambda host: _asked("oneCCL's bindings", host.name, partial(nodes.oneccl, host)),
-        having,
-    )
-    return [finding for one in found for finding in one]
+    having = [host for host in equipped if ONECCL_PACKAGE in _names_of_packages(host)]
+    return _each(threads, "oneCCL's bindings", having, nodes.oneccl)
 
 
 def _packages(host: Host, report: dict[str, Any]) -> CheckResult:
@@ -150,13 +133,6 @@ def _packages(host: Host, report: dict[str, Any]) -> CheckResult:
     lock = read_lock(CHECKOUT, there["stack"], there.get("with", ()))
     lock = lock.without(there.get("left_out", ()))
     return nodes.packages(host.name, report, lock)
-
-
-def _clock(host: Host) -> nodes.Clock | UserError:
-    try:
-        return nodes.read_clock(host)
-    except (UserError, ValueError) as error:
-        return UserError(str(error))
 
 
 def _clocks(hosts: Sequence[Host], clocks: Sequence[nodes.Clock | UserError]) -> list[CheckResult]:
@@ -179,21 +155,15 @@ def _pairs(hosts: Sequence[Host], number: int) -> list[CheckResult]:
     )
 
 
-def _usable(
-    alive: Sequence[Host],
-    reports: dict[Host, dict[str, Any] | UserError],
-    found: Sequence[CheckResult],
-) -> list[Host]:
+def _usable(head: Host, equipped: Sequence[Host], found: Sequence[CheckResult]) -> list[Host]:
     """Nodes that have an environment and reach the head both ways: mpirun would wait for others."""
     cut = _cut(found)
-    head = alive[0]
     if f"{head.name} to all" in cut:
         return []
     return [
         host
-        for host in alive
-        if not isinstance(reports[host], UserError)
-        and f"{head.name} to {host.name}" not in cut
+        for host in equipped
+        if f"{head.name} to {host.name}" not in cut
         and not {f"{host.name} to {head.name}", f"{host.name} to all"} & cut
     ]
 
@@ -252,12 +222,18 @@ def _steps(
         what = "no model or no pictures are on the head"
         return [CheckResult("one step alone", "cluster", False, what, nodes.BOOTSTRAP)]
     say("one training step on each node alone")
-    found = threads.map(
-        lambda host: _asked(
-            "one step alone", host.name, partial(nodes.step_alone, host, model, pictures)
-        ),
-        hosts,
-    )
+    ask = partial(nodes.step_alone, model=model, pictures=pictures)
+    return _each(threads, "one step alone", hosts, ask)
+
+
+def _each(
+    threads: ThreadPoolExecutor,
+    what: str,
+    hosts: Sequence[Host],
+    ask: Callable[[Host], CheckResult],
+) -> list[CheckResult]:
+    """What a question found on each of the nodes, asked at once."""
+    found = threads.map(lambda host: _asked(what, host.name, partial(ask, host)), hosts)
     return [finding for one in found for finding in one]
 
 

@@ -14,7 +14,7 @@ from bootstrap.errors import CommandFailed, ConnectionLost, UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.paths import Layout, node_root
 from bootstrap.ssh import transfer
-from bootstrap.ssh.command import Command, CommandResult, OnBytes, OnLine, one_line, script
+from bootstrap.ssh.command import Command, CommandResult, OnLine, one_line, script
 from bootstrap.ssh.command_output import Output
 from bootstrap.ssh.transport import Broken, LocalTransport, Transport
 
@@ -47,6 +47,12 @@ class Host:
     log: OnLine = _no_log
     unreachable: UserError | None = None
     _hidden: set[str] = field(default_factory=set)
+
+    write = transfer.write
+    read = transfer.read
+    read_lines = transfer.read_lines
+    send = transfer.send
+    fetch = transfer.fetch
 
     @property
     def name(self) -> str:
@@ -115,43 +121,6 @@ class Host:
             what = self.step or self._shown(line)
             raise CommandFailed(self.name, what, finished.exit_code, "\n".join(said))
         return finished
-
-    def write(self, path: str, content: bytes, mode: int = 0o600) -> None:
-        """Write a file whole or not at all, making its folder."""
-        transfer.write(self, path, content, mode)
-
-    def read(self, path: str) -> bytes:
-        """A file's content.
-
-        Raises:
-            UserError: it cannot be read, or is larger than any that is read whole.
-        """
-        return transfer.read(self, path)
-
-    def read_lines(self, path: str, on_line: OnLine) -> None:
-        """Tell a file's lines, however many there are.
-
-        Raises:
-            UserError: it cannot be read.
-        """
-        transfer.read_lines(self, path, on_line)
-
-    def send(
-        self, source: Path, path: str, on_bytes: OnBytes | None = None, *, exact: bool = False
-    ) -> None:
-        """Copy a file or a folder of the person's to the node: only what differs (SHA-256).
-
-        Args:
-            source: see `local_files` on links in it.
-            path: what it is called there.
-            on_bytes: told how many bytes have gone out, a piece at a time.
-            exact: what else is in the folder there is removed.
-        """
-        transfer.send(self, source, path, on_bytes, exact=exact)
-
-    def fetch(self, path: str, target: Path, on_bytes: OnBytes | None = None) -> None:
-        """Copy a file or a folder of the node to the person: only what differs, resumed."""
-        transfer.fetch(self, path, target, on_bytes)
 
     def exists(self, path: str, kind: Literal["e", "d", "f"] = "e") -> bool:
         """Whether there is such a path; as `test` has it, "d": a folder, "f": a file."""

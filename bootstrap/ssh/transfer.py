@@ -137,20 +137,28 @@ class Entry:
     sha256: str
 
 
-def write(host: Host, path: str, content: bytes, mode: int) -> None:
-    """See `Host.write`."""
+def write(host: Host, path: str, content: bytes, mode: int = 0o600) -> None:
+    """Write a file whole or not at all, making its folder."""
     host.run(script(WRITE, path, len(content), f"{mode:o}"), stdin=content)
 
 
 def read(host: Host, path: str) -> bytes:
-    """See `Host.read`."""
+    """A file's content.
+
+    Raises:
+        UserError: it cannot be read, or is larger than any that is read whole.
+    """
     content = Limited(TEXT_LIMIT, f"{host.name}: {path}")
     _cat(host, path, content.take)
     return bytes(content.content)
 
 
 def read_lines(host: Host, path: str, on_line: Callable[[str], None]) -> None:
-    """See `Host.read_lines`."""
+    """Tell a file's lines, however many there are.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     lines = Lines(on_line, empty=True)
     _cat(host, path, lines.take)
     lines.take(b"")
@@ -175,8 +183,17 @@ def put(host: Host, files: Mapping[str, tuple[bytes, int]]) -> None:
             host.run(["chmod", f"{mode:o}", path])
 
 
-def send(host: Host, source: Path, path: str, on_bytes: OnBytes | None, *, exact: bool) -> None:
-    """See `Host.send`."""
+def send(
+    host: Host, source: Path, path: str, on_bytes: OnBytes | None = None, *, exact: bool = False
+) -> None:
+    """Copy a file or a folder of the person's to the node: only what differs (SHA-256).
+
+    Args:
+        source: see `local_files` on links in it.
+        path: what it is called there.
+        on_bytes: told how many bytes have gone out, a piece at a time.
+        exact: what else is in the folder there is removed.
+    """
     if source.is_dir():
         files = files_of(source)
         folder = path
@@ -198,8 +215,8 @@ def send(host: Host, source: Path, path: str, on_bytes: OnBytes | None, *, exact
         host.run(script(REMOVE, folder), stdin=_null_ended(extra))
 
 
-def fetch(host: Host, path: str, target: Path, on_bytes: OnBytes | None) -> None:
-    """See `Host.fetch`.
+def fetch(host: Host, path: str, target: Path, on_bytes: OnBytes | None = None) -> None:
+    """Copy a file or a folder of the node to the person: only what differs, resumed.
 
     What begins with a dot stays there: it is being written, or a record that is kept here.
     """

@@ -181,7 +181,9 @@ def test_the_run_to_go_on_with(head: Host) -> None:
     assert [name for _, name in resume._begun(head)] == ["good"]
 
 
-def test_a_manifest_and_what_is_asked_of_it(head: Host, tmp_path: Path) -> None:
+def test_a_manifest_and_what_is_asked_of_it(
+    head: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "tree"
     folder.mkdir()
     (folder / "a").write_text("0")
@@ -190,7 +192,8 @@ def test_a_manifest_and_what_is_asked_of_it(head: Host, tmp_path: Path) -> None:
         (tmp_path / "tree.sha256").write_text(f"{SHA256}  {name}\n")
         with pytest.raises(UserError, match="n0: "):
             broadcast.seal(head, str(folder))
-    head.run = lambda *_, **__: handout_of("./a\n--checkpoint-action=exec=evil\n")  # type: ignore[method-assign]
+    said = handout_of("./a\n--checkpoint-action=exec=evil\n")
+    monkeypatch.setattr(Host, "run", lambda *_, **__: said)
     with pytest.raises(UserError, match="asks for '--checkpoint-action"):
         broadcast.missing(head, Tree(str(folder), good))
 
