@@ -114,6 +114,10 @@ class Layout:
         """Run directories."""
         return f"{self.root}/runs"
 
+    def run(self, name: str) -> str:
+        """One run's directory."""
+        return f"{self.runs}/{name}"
+
     @property
     def given(self) -> str:
         """Files of the person's that programs on the head were given."""

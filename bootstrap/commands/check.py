@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from bootstrap.commands.checks.report import CheckResult, show
 from bootstrap.errors import UserError
 from bootstrap.inventory.last_inventory import inventory_or_last
 from bootstrap.paths import CHECKOUT
-from bootstrap.setup.model_and_data import RECORD
+from bootstrap.setup.model_and_data import read_record
 from bootstrap.setup.python.environment import installed
 from bootstrap.setup.python.package_pins import ONECCL_PACKAGE, read_lock
 from bootstrap.ssh.host import Host
@@ -214,14 +213,14 @@ def _steps(
     threads: ThreadPoolExecutor, head: Host, hosts: Sequence[Host], say: Say
 ) -> list[CheckResult]:
     try:
-        model, pictures = (
-            json.loads(head.read(f"{head.layout.cluster}/{RECORD[kind]}"))["path"]
-            for kind in ("model", "pictures")
-        )
-    except (UserError, LookupError, ValueError):
+        records = [read_record(head, kind) for kind in ("model", "pictures")]
+    except UserError:
+        records = [None]
+    if not all(records):
         what = "no model or no pictures are on the head"
         return [CheckResult("one step alone", "cluster", False, what, nodes.BOOTSTRAP)]
     say("one training step on each node alone")
+    model, pictures = (str(record["path"]) for record in records if record)
     ask = partial(nodes.step_alone, model=model, pictures=pictures)
     return _each(threads, "one step alone", hosts, ask)
 

@@ -25,7 +25,7 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     head = hosts[0]
     name = runs_on_head.the_run(head, chosen.run)["name"]
     if chosen.all:
-        log = f"{head.layout.runs}/{name}/{run_state.LOG}"
+        log = f"{head.layout.run(name)}/{run_state.LOG}"
         head.read_lines(log, say)
         return 0
     return attach.attach(head, inventory.name, name, Console(stderr=True))

@@ -88,7 +88,7 @@ def lines_of(run: dict[str, Any], inventory: Inventory, now: float) -> list[str]
     """A run, for people."""
     state, step, start = run["state"], run["step"], run["start"]
     phase = state.get("phase", "not started")
-    running = phase not in (*run_state.ENDED, "lost")
+    running = run_state.is_live(state)
     ranks = (
         f", {state.get('ranks')} ranks on {', '.join(state.get('nodes', []))}" if running else ""
     )

@@ -93,7 +93,7 @@ def make_job(
 ) -> Job:
     """The job that the supervisor is given."""
     head, own = hosts[0], asked.own
-    values = {**values, "output_dir": f"{head.layout.runs}/{name}"}
+    values = {**values, "output_dir": head.layout.run(name)}
     afterwards = deallocation.command(head, inventory) if own.get("then_pause") else ()
     return Job(
         name=name,

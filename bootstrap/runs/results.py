@@ -98,7 +98,7 @@ def fetch_results(
             where = results_owner.folder_of(cluster, gathered)
             head.fetch(gathered["path"], where, on_bytes)
             if full:
-                head.fetch(f"{head.layout.runs}/{name}", where, on_bytes)
+                head.fetch(head.layout.run(name), where, on_bytes)
             before = read_fetched(cluster).get(name)
             full_until = gathered["results_until"] if full else -1
             if before is not None and before.began == gathered["began"]:

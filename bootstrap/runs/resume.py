@@ -47,7 +47,7 @@ def find(hosts: Sequence[Host], asked: str) -> tuple[str, str, dict[str, Any]]:
 
 def _newest(host: Host, name: str) -> dict[str, Any]:
     words = [host.python, "-P", "-m", "bootstrap.node.checkpoints", "newest"]
-    finished = host.run([*words, f"{host.layout.runs}/{name}"], check=False)
+    finished = host.run([*words, host.layout.run(name)], check=False)
     if finished.exit_code != 0:
         check_version(host, finished.stderr)
         raise UserError(f"{host.name} has no environment yet: fab bootstrap sets it up.")

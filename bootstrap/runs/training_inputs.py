@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console
 
-from bootstrap import answers
 from bootstrap.errors import UserError
 from bootstrap.runs.flags import TrainOptions
 from bootstrap.setup import model_and_data
@@ -112,19 +111,13 @@ def _raise(what: str, failed: dict[str, UserError]) -> None:
         raise UserError(f"the {what} did not reach every node:\n{lines}")
 
 
-def _record(head: Host, kind: str) -> dict[str, Any]:
-    path = f"{head.layout.cluster}/{model_and_data.RECORD[kind]}"
-    text = head.text_of(path)
-    return dict(answers.read(model_and_data.Record, text, f"{head.name}: {path}")) if text else {}
-
-
 def _model(head: Host, given: str | None) -> str:
-    record = _record(head, "model")
+    record = model_and_data.read_record(head, "model")
     if given is None:
         if not record:
             raise UserError(f"{head.name} has no base model yet: fab bootstrap brings it.")
         return str(record["path"])
-    if record and given in (record["source"], record["name"], record["path"]):
+    if record and given in (record.get("source"), record.get("name"), record["path"]):
         return str(record["path"])
     for path in (given, f"{head.layout.models}/{given.rstrip('/').rpartition('/')[2]}"):
         if path.startswith("/") and head.exists(path, "d"):
@@ -138,7 +131,7 @@ def _model(head: Host, given: str | None) -> str:
 def _pictures(hosts: Sequence[Host], given: str | None, console: Console, send: bool) -> str:
     head = hosts[0]
     if given is None:
-        record = _record(head, "pictures")
+        record = model_and_data.read_record(head, "pictures")
         if not record:
             raise UserError(f"{head.name} has no pictures yet: fab bootstrap brings them, or give "
                             "a folder: --train-data-dir.")  # fmt: skip
@@ -157,8 +150,8 @@ def _pictures(hosts: Sequence[Host], given: str | None, console: Console, send: 
 
 def _beside_the_known(head: Host, wanted: model_and_data.Input) -> model_and_data.Input:
     """Pictures for one run lie beside those that bootstrap brought, whatever they are called."""
-    known = _record(head, "pictures")
-    if known.get("path") != wanted.path(head) or known.get("key") == wanted.key():
+    known = model_and_data.read_record(head, "pictures")
+    if known is None or known["path"] != wanted.path(head) or known.get("key") == wanted.key():
         return wanted
     return replace(wanted, mark=f"-{hashlib.sha256(wanted.key().encode()).hexdigest()[:8]}")
 

@@ -169,12 +169,39 @@ def download_line(host: Host, wanted: Input, folder: str) -> str:
     return shlex.join(words)
 
 
+def record_path(head: Host, kind: str) -> str:
+    """Where the head keeps what was brought of a kind."""
+    return f"{head.layout.cluster}/{RECORD[kind]}"
+
+
+def read_record(head: Host, kind: str) -> Record | None:
+    """What was brought of a kind; None: nothing.
+
+    Raises:
+        UserError: the record cannot be read.
+    """
+    path = record_path(head, kind)
+    text = head.text_of(path)
+    return read(Record, text, f"{head.name}: {path}") if text else None
+
+
 def is_on_head(head: Host, wanted: Input) -> bool:
     """Whether the head has an input as it is asked for; its content is not looked at."""
-    about_it = f"{head.layout.cluster}/{RECORD[wanted.kind]}"
-    known = head.text_of(about_it)
-    there = head.run(script(f'{RESTORE} test -d "$1"', wanted.path(head)), check=False)
-    return there.exit_code == 0 and _key_in(known) == wanted.key()
+    return _is_there(head, wanted) and _known_key(head, wanted.kind) == wanted.key()
+
+
+def _is_there(head: Host, wanted: Input) -> bool:
+    line = script(f'{RESTORE} test -d "$1"', wanted.path(head))
+    return head.run(line, check=False).exit_code == 0
+
+
+def _known_key(head: Host, kind: str) -> str | None:
+    """What a record on the head says it is of; a record that cannot be read is none."""
+    try:
+        record = read_record(head, kind)
+        return record.get("key") if record else None
+    except UserError:
+        return None
 
 
 def fetch_to_head(head: Host, wanted: Input, say: Say, record: bool = True) -> Tree:
@@ -187,11 +214,9 @@ def fetch_to_head(head: Host, wanted: Input, say: Say, record: bool = True) -> T
         UserError: the hub refuses, or the person's folder does not arrive.
     """
     path = wanted.path(head)
-    about_it = f"{head.layout.cluster}/{RECORD[wanted.kind]}"
     key = wanted.key()
-    known = head.text_of(about_it)
-    there = head.run(script(f'{RESTORE} test -d "$1"', path), check=False).exit_code == 0
-    if there and _key_in(known) == key and untouched(head, path):
+    there = _is_there(head, wanted)
+    if there and _known_key(head, wanted.kind) == key and untouched(head, path):
         return seal(head, path)
     filling = f"{path}.filling"
     commit = None
@@ -206,10 +231,7 @@ def fetch_to_head(head: Host, wanted: Input, say: Say, record: bool = True) -> T
         line = download_line(head, wanted, filling)
         finished = head.run(line, stdin=endpoint().encode(), on_line=say, check=False)
         if finished.exit_code != 0:
-            said = finished.stderr.strip().splitlines() or ["(it said nothing)"]
-            errors = [text for text in said if text.startswith("error: ")]
-            last = errors[-1].removeprefix("error: ") if errors else "\n".join(said[-5:])
-            raise UserError(f"{head.node.name}: {last}")
+            raise UserError(f"{head.name}: {finished.error_line}")
         commit = (finished.stdout.split() or [""])[-1]
     head.run(script(PUT_IN_PLACE, filling, path))
     tree = seal(head, path)
@@ -224,16 +246,8 @@ def fetch_to_head(head: Host, wanted: Input, say: Say, record: bool = True) -> T
         "sha256": tree_sha256(tree),
         "files": tree.files,
     }
-    head.write(about_it, json.dumps(about, indent=1).encode(), mode=0o644)
+    head.write(record_path(head, wanted.kind), json.dumps(about, indent=1).encode(), mode=0o644)
     return tree
-
-
-def _key_in(record: str) -> str | None:
-    """What a record on the head says it is of; a record that cannot be read is none."""
-    try:
-        return read(Record, record, "").get("key")
-    except UserError:
-        return None
 
 
 def tree_sha256(tree: Tree) -> str:

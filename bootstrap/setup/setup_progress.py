@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.live import Live
+from rich.progress import Progress
 
 from bootstrap.errors import UserError
 from bootstrap.ssh.host import Host
-from bootstrap.terminal import Rows, say_on
+from bootstrap.terminal import column, in_a_line, say_on
 
 REFRESHES_PER_SECOND = 4
-
-
-@dataclass
-class Row:
-    """One node's line."""
-
-    step: str = ""
-    text: str = ""
-    mark: str = " "
-    begun: float = field(default_factory=time.monotonic)
-    seconds: float | None = None
 
 
 class PlainLines:
@@ -49,43 +35,40 @@ class PlainLines:
         say_on(self._console, line)
 
 
-class LiveTable:
-    """Node, step, elapsed; one row per node."""
+class LiveTable(Progress):
+    """Mark, node, step, elapsed and a word on it; one row per node."""
 
-    def __init__(self, hosts: Sequence[Host]) -> None:
-        self._lock = threading.Lock()
-        self._rows = {host.name: Row() for host in hosts}
+    def __init__(self, hosts: Sequence[Host], console: Console | None = None) -> None:
+        columns = (
+            column("{task.fields[mark]}"), column("{task.description}"),
+            column("{task.fields[step]}"), column("{task.elapsed:.0f} s"),
+            column("{task.fields[text]}"),
+        )  # fmt: skip
+        super().__init__(*columns, console=console, refresh_per_second=REFRESHES_PER_SECOND)
+        self._rows = {
+            host.name: self.add_task(in_a_line(host.name), mark=" ", step="", text="")
+            for host in hosts
+        }
         for host in hosts:
             if host.unreachable:
-                self._rows[host.name] = Row("connect", "does not answer", "✗", seconds=0.0)
+                self.began(host, "connect")
+                self._end(host, "✗", "does not answer")
 
     def began(self, host: Host, step: str) -> None:
         """Its row names the step and counts."""
-        with self._lock:
-            self._rows[host.name] = Row(step)
+        self.reset(self._rows[host.name], mark=" ", step=in_a_line(step), text="")
 
     def said(self, host: Host, text: str) -> None:
         """Its row shows it."""
-        with self._lock:
-            self._rows[host.name].text = text
+        self.update(self._rows[host.name], text=in_a_line(text))
 
     def ended(self, host: Host, step: str, seconds: float, error: UserError | None) -> None:
         """Its row stands still."""
-        with self._lock:
-            row = self._rows[host.name]
-            row.mark, row.seconds = ("✗" if error else "✓"), seconds
-            row.text = "failed" if error else ""
+        self._end(host, "✗" if error else "✓", "failed" if error else "")
 
-    def __rich__(self) -> Rows:
-        """As rich draws it, several times per second."""
-        table = Rows(box=None, pad_edge=False)
-        for column in ("", "node", "step", "elapsed", ""):
-            table.add_column(column, justify="right" if column == "elapsed" else "left")
-        with self._lock:
-            for name, row in self._rows.items():
-                seconds = time.monotonic() - row.begun if row.seconds is None else row.seconds
-                table.add(row.mark, name, row.step, f"{seconds:.0f} s", row.text)
-        return table
+    def _end(self, host: Host, mark: str, text: str) -> None:
+        self.stop_task(self._rows[host.name])
+        self.update(self._rows[host.name], mark=mark, text=text)
 
 
 @contextmanager
@@ -94,8 +77,7 @@ def step_progress(hosts: Sequence[Host], console: Console) -> Iterator[LiveTable
     if not console.is_terminal:
         yield PlainLines(console)
         return
-    table = LiveTable(hosts)
-    with Live(table, console=console, refresh_per_second=REFRESHES_PER_SECOND):
+    with LiveTable(hosts, console) as table:
         yield table
 
 

@@ -36,7 +36,7 @@ PASSED_ON = (
 
 def words(head: Host, name: str, chosen: argparse.Namespace) -> list[str]:
     """The program's flags; its files are on the head after this."""
-    flags = [f"{head.layout.runs}/{name}"]
+    flags = [head.layout.run(name)]
     flags += [f"--prompt={prompt}" for prompt in chosen.prompt]
     flags += [
         f"--{key}={getattr(chosen, key)}" for key in PASSED_ON if getattr(chosen, key) is not None
@@ -52,7 +52,7 @@ def _check_prompts(prompts: Sequence[str], config: str, name: str) -> None:
 
 def _config_on(head: Host, name: str) -> str:
     try:
-        return head.read(f"{head.layout.runs}/{name}/{prompt_check.CONFIG}").decode(
+        return head.read(f"{head.layout.run(name)}/{prompt_check.CONFIG}").decode(
             "utf-8", "replace"
         )
     except UserError:  # the run has not begun: what draws says so
