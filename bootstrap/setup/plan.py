@@ -45,32 +45,22 @@ class Options:
 
 
 @dataclass(frozen=True)
-class HeadFacts:
-    """What the head alone is asked.
-
-    Attributes:
-        live: why nothing may be changed now: a run goes on; None: none does.
-        environment: the kind that it has, "conda" or "venv"; None: it has none.
-        channel_answers: whether conda's own channel does; None: not asked.
-        hub: why what is wanted from the hub is not to be had; None: it is.
-    """
-
-    live: UserError | None = None
-    environment: str | None = None
-    channel_answers: bool = False
-    hub: UserError | None = None
-
-
-@dataclass(frozen=True)
 class ClusterFacts:
     """A cluster as it was found.
 
     Attributes:
-        nodes: those that could be examined, by name, in the order of the inventory.
+        nodes: those that could be examined, by name, the head first.
+        live: why nothing may be changed now: a run goes on; None: none does.
+        environment: the kind that the head has, "conda" or "venv"; None: it has none.
+        channel_answers: whether conda's own channel answers the head, where that matters.
+        hub: why the head cannot have what is wanted from the hub; None: it can.
     """
 
     nodes: Mapping[str, NodeFacts]
-    head: HeadFacts
+    live: UserError | None = None
+    environment: str | None = None
+    channel_answers: bool = False
+    hub: UserError | None = None
 
 
 @dataclass(frozen=True)
@@ -109,15 +99,15 @@ def decide(facts: ClusterFacts, options: Options) -> Plan:
         Refused: nothing can be done.
     """
     head, *others = facts.nodes
-    if facts.head.live:
+    if facts.live:
         left = {name: UserError(f"{name}: left as it is, for the same reason") for name in others}
-        raise Refused({head: facts.head.live} | left)
-    kind = Conda if _by_conda(facts.head, options) else Venv
+        raise Refused({head: facts.live} | left)
+    kind = Conda if _by_conda(facts, options) else Venv
     refused = _refused(facts.nodes, options.lock.stack, kind)
     if head in refused:
         raise Refused(refused)
-    if facts.head.hub:
-        raise Refused(refused | {head: facts.head.hub})
+    if facts.hub:
+        raise Refused(refused | {head: facts.hub})
     nodes = {name: found for name, found in facts.nodes.items() if name not in refused}
     interpreter: Interpreter
     if kind is Conda:
@@ -131,14 +121,14 @@ def decide(facts: ClusterFacts, options: Options) -> Plan:
     return Plan(options, nodes, interpreter, precision, _notes(nodes, options.lock.stack), refused)
 
 
-def _by_conda(head: HeadFacts, options: Options) -> bool:
+def _by_conda(facts: ClusterFacts, options: Options) -> bool:
     if options.environment != "auto":
         return options.environment == "conda"
     if options.conda_channel is not None:
         return True
-    if head.environment is not None:  # Changing it would build everything anew.
-        return head.environment == "conda"
-    return head.channel_answers
+    if facts.environment is not None:  # Changing it would build everything anew.
+        return facts.environment == "conda"
+    return facts.channel_answers
 
 
 def _refused(nodes: Mapping[str, NodeFacts], stack: str, kind: type[Interpreter]) -> Failures:

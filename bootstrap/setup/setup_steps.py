@@ -7,6 +7,7 @@ copied from node to node. Everything is made from files on a node's own disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from bootstrap.errors import UserError
 from bootstrap.node.run_state import LOCK
@@ -14,15 +15,7 @@ from bootstrap.paths import records
 from bootstrap.setup import cluster_ssh, home_sharing, hub_access, model_and_data
 from bootstrap.setup.broadcast import Tree, broadcast_each, seal
 from bootstrap.setup.node_facts import NodeFacts, gather_facts
-from bootstrap.setup.plan import (
-    ClusterFacts,
-    Failures,
-    HeadFacts,
-    Options,
-    Plan,
-    Refused,
-    decide,
-)
+from bootstrap.setup.plan import ClusterFacts, Failures, Options, Plan, Refused, decide
 from bootstrap.setup.python import conda, environment, packages
 from bootstrap.setup.python.accelerate_config import accelerate_config
 from bootstrap.setup.python.activation import activation
@@ -107,41 +100,40 @@ def examine(
         What was found, and the nodes that failed, by name.
     """
     nodes: dict[str, NodeFacts] = {}
-    of_head: list[HeadFacts] = []
+    of_head: dict[str, Any] = {}
 
     def look(host: Host, say: Say) -> None:
         found = gather_facts(host, options.inventory.head.address)
         if host.name == hosts[0].name:
-            of_head.append(ask_head(host, found, options))
+            of_head.update(_ask_head(host, found, options))
         nodes[host.name] = found
         say(f"{found.processor.generation}, {found.cores} cores")
 
     failed = run_steps(hosts, [Step("examine", look)], watcher)
-    if not of_head:
+    if hosts[0].name in failed:
         return None, {host.name: without_head(hosts[0]) for host in hosts} | failed
     in_order = {host.name: nodes[host.name] for host in hosts if host.name in nodes}
-    return ClusterFacts(in_order, of_head[0]), failed
+    return ClusterFacts(in_order, **of_head), failed
 
 
-def ask_head(head: Host, facts: NodeFacts, options: Options) -> HeadFacts:
-    """What of the head alone is asked."""
-    live = live_run(head)
-    if live:
-        return HeadFacts(live)
-    kept, answers, hub = None, False, None
+def _ask_head(head: Host, facts: NodeFacts, options: Options) -> dict[str, Any]:
+    """What `ClusterFacts` has of the head alone."""
+    if live := live_run(head):
+        return {"live": live}
+    found: dict[str, Any] = {}
     try:
-        kept = str(environment.installed(head)["environment"])
+        found["environment"] = environment.installed(head)["environment"]
     except UserError:
         if options.environment == "auto" and options.conda_channel is None:
-            answers = conda.channel_answers(head, facts.conda_python, conda.CHANNEL)
-    if facts.conda_python:
-        try:
+            found["channel_answers"] = conda.channel_answers(head, facts.conda_python)
+    try:
+        if facts.conda_python:
             hub_access.refuse_unavailable(
                 head, facts.conda_python, options.inputs, options.hub_token
             )
-        except UserError as error:
-            hub = error
-    return HeadFacts(environment=kept, channel_answers=answers, hub=hub)
+    except UserError as error:
+        found["hub"] = error
+    return found
 
 
 def steps(

@@ -74,7 +74,7 @@ def folder_of(host: Host) -> str:
     return f"{host.layout.wheels}/channel-{hashlib.sha256(repr(SPECS).encode()).hexdigest()[:12]}"
 
 
-def channel_answers(host: Host, python: str | None, channel: str) -> bool:
+def channel_answers(host: Host, python: str | None, channel: str = CHANNEL) -> bool:
     """Whether a node reaches a channel: what `--environment auto` goes by."""
     if python is None:
         return False

@@ -10,7 +10,7 @@ import pytest
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.setup.node_facts import NodeFacts, read_facts
-from bootstrap.setup.plan import ClusterFacts, HeadFacts, Options, Refused, decide
+from bootstrap.setup.plan import ClusterFacts, Options, Refused, decide
 from bootstrap.setup.python.interpreter import Conda, Venv
 from bootstrap.setup.python.package_pins import Lock
 from bootstrap.setup.python.payload import Payload
@@ -41,7 +41,7 @@ def options(**changes: Any) -> Options:
 
 
 def cluster(*nodes: NodeFacts, **head: Any) -> ClusterFacts:
-    return ClusterFacts({f"n{i}": facts for i, facts in enumerate(nodes)}, HeadFacts(**head))
+    return ClusterFacts({f"n{i}": facts for i, facts in enumerate(nodes)}, **head)
 
 
 def refused(facts: ClusterFacts, **asked: Any) -> dict[str, str]:
