@@ -106,26 +106,20 @@ def venv_lines(python: str, home: str) -> list[str]:
     return [shlex.join(each) for each in words]
 
 
-def install_line(recipe: Recipe, home: str, payload: str, pip: str) -> str:
-    """The command that fills it: the wheels, and the checkout's own code.
+def install_line(recipe: Recipe, home: str, payload: str, pip: str, *, packages: bool) -> str:
+    """The command that fills it: the checkout's own code, and the wheels of all other packages.
 
     Nothing is compiled ahead: the imports at the end compile what is used, in a third of the time.
+
+    Args:
+        packages: False: they are there, and newer code of the checkout replaces the older.
     """
     arguments = [
         "install", "--no-index", "--no-deps", "--no-compile", "--progress-bar=off",
-        f"{payload}/{recipe.payload.wheel}",
+        f"{payload}/{recipe.payload.wheel}", *([] if packages else ["--force-reinstall"]),
     ]  # fmt: skip
-    for folder in recipe.wheels:
+    for folder in recipe.wheels if packages else ():
         arguments += ["--find-links", folder, "--requirement", f"{folder}/{PINS}"]
-    return pip_command(f"{home}/bin/python", pip, arguments, offline=True)
-
-
-def project_line(recipe: Recipe, home: str, payload: str, pip: str) -> str:
-    """The command that puts newer code of the checkout in one that is there."""
-    arguments = [
-        "install", "--no-index", "--no-deps", "--no-compile", "--force-reinstall",
-        "--progress-bar=off", f"{payload}/{recipe.payload.wheel}",
-    ]  # fmt: skip
     return pip_command(f"{home}/bin/python", pip, arguments, offline=True)
 
 
@@ -156,11 +150,11 @@ def set_up(
         for line in empty:
             host.run(line)
         say(f"installing {len(recipe.lock.pins)} packages")
-        host.run(install_line(recipe, home, payload, pip))
+        host.run(install_line(recipe, home, payload, pip, packages=True))
     else:
         say("this checkout's code")
         host.run(["rm", "-f", f"{home}/{PRELOAD}", f"{home}/{PAYLOAD}"])
-        host.run(project_line(recipe, home, payload, pip))
+        host.run(install_line(recipe, home, payload, pip, packages=False))
     if not whole or there != recipe.payload.key:
         say("first import")
         _record(host, recipe, home, tcmalloc, say)
