@@ -131,3 +131,18 @@ def test_nodes_with_one_home_leave_it_to_the_first(hosts: list[Host]) -> None:
     step = Step("x", lambda host, say: ran.append(host.name), each_home=True)
     run_steps(hosts, [step], Seen(), homes={"c": "a"})
     assert sorted(ran) == ["a", "b"]
+
+
+def test_a_step_is_given_its_own_view_of_a_host(hosts: list[Host]) -> None:
+    seen: dict[str, str] = {}
+
+    def look(host: Host, say: Say) -> None:
+        seen[f"{host.name} {host.step}"] = host.run("echo here").stdout
+        host.hide(["s3cret"])
+
+    run_steps(hosts, [Step("one", look), Step("two", look)], Seen())
+    assert set(seen) == {f"{name} {step}" for name in "abc" for step in ("one", "two")}
+    assert [host.step for host in hosts] == ["", "", ""]
+    assert "***" in hosts[0].run("echo s3cret >&2").stderr
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        hosts[0].step = "mine"  # type: ignore[misc]
