@@ -14,6 +14,16 @@ ROOT_NAME = ".xeon-diffusion"
 ROOT_VARIABLE = "XEON_DIFFUSION_ROOT"
 
 
+class _Under:
+    """A path below another one of the layout."""
+
+    def __init__(self, folder: str, name: str) -> None:
+        self.folder, self.name = folder, name
+
+    def __get__(self, layout: Layout, owner: type) -> str:
+        return f"{getattr(layout, self.folder)}/{self.name}"
+
+
 @dataclass(frozen=True)
 class Layout:
     """Paths on a node; the same on every node.
@@ -24,109 +34,50 @@ class Layout:
 
     root: str
 
-    @property
-    def env(self) -> str:
-        """The environment: a link to the one in `envs` that is in use."""
-        return f"{self.root}/env"
-
-    @property
-    def python(self) -> str:
-        """The environment's interpreter."""
-        return f"{self.env}/bin/python"
-
-    @property
-    def envs(self) -> str:
-        """Environments, one per stack and lock."""
-        return f"{self.root}/envs"
-
-    @property
-    def wheels(self) -> str:
-        """What the head fetched or the person sent, for every node."""
-        return f"{self.root}/wheels"
-
-    @property
-    def models(self) -> str:
-        """Base models, one per folder."""
-        return f"{self.root}/models"
-
-    @property
-    def data(self) -> str:
-        """Pictures, one data set per folder."""
-        return f"{self.root}/data"
-
-    @property
-    def cluster(self) -> str:
-        """What nodes need to reach each other."""
-        return f"{self.root}/cluster"
-
-    @property
-    def cluster_key(self) -> str:
-        """The private key that nodes log in to each other with."""
-        return f"{self.cluster}/id_ed25519"
-
-    @property
-    def known_hosts(self) -> str:
-        """The host keys of every node."""
-        return f"{self.cluster}/known_hosts"
-
-    @property
-    def ssh_config(self) -> str:
-        """For `ssh -F`."""
-        return f"{self.cluster}/ssh_config"
-
-    @property
-    def ssh(self) -> str:
-        """`ssh` with that config: mpirun's -launcher-exec."""
-        return f"{self.cluster}/ssh"
-
-    @property
-    def nodefile(self) -> str:
-        """One address per line, head first: for `mpirun -f`."""
-        return f"{self.cluster}/nodefile"
-
-    @property
-    def nodes_json(self) -> str:
-        """Names, addresses and vCPUs, head first."""
-        return f"{self.cluster}/nodes.json"
-
-    @property
-    def hub_token(self) -> str:
-        """Only its owner may read it."""
-        return f"{self.cluster}/hub_token"
-
-    @property
-    def hf(self) -> str:
-        """HF_HOME."""
-        return f"{self.root}/hf"
-
-    @property
-    def accelerate_config(self) -> str:
-        """This node's own, where accelerate looks for it."""
-        return f"{self.hf}/accelerate/default_config.yaml"
-
-    @property
-    def activate(self) -> str:
-        """To be sourced: the environment of a training."""
-        return f"{self.root}/activate"
-
-    @property
-    def runs(self) -> str:
-        """Run directories."""
-        return f"{self.root}/runs"
+    env = _Under("root", "env")
+    """The environment: a link to the one in `envs` that is in use."""
+    python = _Under("env", "bin/python")
+    """The environment's interpreter."""
+    envs = _Under("root", "envs")
+    """Environments, one per stack and lock."""
+    wheels = _Under("root", "wheels")
+    """What the head fetched or the person sent, for every node."""
+    models = _Under("root", "models")
+    """Base models, one per folder."""
+    data = _Under("root", "data")
+    """Pictures, one data set per folder."""
+    cluster = _Under("root", "cluster")
+    """What nodes need to reach each other."""
+    cluster_key = _Under("cluster", "id_ed25519")
+    """The private key that nodes log in to each other with."""
+    known_hosts = _Under("cluster", "known_hosts")
+    """The host keys of every node."""
+    ssh_config = _Under("cluster", "ssh_config")
+    """For `ssh -F`."""
+    ssh = _Under("cluster", "ssh")
+    """`ssh` with that config: mpirun's -launcher-exec."""
+    nodefile = _Under("cluster", "nodefile")
+    """One address per line, head first: for `mpirun -f`."""
+    nodes_json = _Under("cluster", "nodes.json")
+    """Names, addresses and vCPUs, head first."""
+    hub_token = _Under("cluster", "hub_token")
+    """Only its owner may read it."""
+    hf = _Under("root", "hf")
+    """HF_HOME."""
+    accelerate_config = _Under("hf", "accelerate/default_config.yaml")
+    """This node's own, where accelerate looks for it."""
+    activate = _Under("root", "activate")
+    """To be sourced: the environment of a training."""
+    runs = _Under("root", "runs")
+    """Run directories."""
+    given = _Under("root", "given")
+    """Files of the person's that programs on the head were given."""
+    homes = _Under("root", "homes")
+    """One file per node; nodes that see each other's share a home folder."""
 
     def run(self, name: str) -> str:
         """One run's directory."""
         return f"{self.runs}/{name}"
-
-    @property
-    def given(self) -> str:
-        """Files of the person's that programs on the head were given."""
-        return f"{self.root}/given"
-
-    @property
-    def homes(self) -> str:
-        """One file per node; nodes that see each other's share a home folder."""
-        return f"{self.root}/homes"
 
 
 def node_root(home: str) -> str:

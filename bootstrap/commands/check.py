@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -254,7 +253,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         findings = check(hosts, tell, steps=not chosen.no_steps)
     show(findings, console)
     return 0 if all(finding.passed for finding in findings) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

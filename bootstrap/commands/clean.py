@@ -149,7 +149,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     inventory = inventory_to_remove(chosen.inventory)
     with open_hosts(inventory, command_line.question_of(chosen)) as hosts:
         return clean(inventory, hosts, chosen.yes, chosen.inventory)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

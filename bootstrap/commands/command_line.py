@@ -7,9 +7,8 @@ import dataclasses
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.last_inventory import inventory_or_last
@@ -82,14 +81,3 @@ def run_command(
             return act(chosen, inventory, hosts)
 
     return connected()
-
-
-def main_of(
-    name: str, text: str | None, act: Act, **how: Any
-) -> Callable[[Sequence[str] | None], int]:
-    """A `main` for a command without flags of its own."""
-
-    def main(argv: Sequence[str] | None = None) -> int:
-        return run_command(parser(name, text).parse_args(argv), act, **how)
-
-    return main

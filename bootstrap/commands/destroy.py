@@ -98,7 +98,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(ACCEPT_FLAG, action="store_true", help="pin new host keys without asking")
     chosen = parser.parse_args(argv)
     return destroy(read_inventory(), chosen)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

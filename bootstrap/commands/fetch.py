@@ -9,7 +9,6 @@ samples of each checkpoint are copied automatically. Results of another run are 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -48,7 +47,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command_line.run_command(
         parser.parse_args(argv), act, interrupted="fetching was cut: fab fetch goes on with it"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,6 @@ one, and so has a machine that was installed anew. Nothing is sent to any node b
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +53,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for file in forget(chosen.node, chosen.cluster):
         say(f"{chosen.node} is forgotten in {file}.")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

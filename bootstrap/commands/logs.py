@@ -7,7 +7,6 @@ run. `--all` prints what the ranks print (supervisor.log) in place of the bar.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -36,7 +35,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_line.parser("logs", __doc__)
     parser.add_argument("--all", action="store_true", help="print everything that ranks printed")
     return command_line.run_command(parser.parse_args(argv), act, interrupted=attach.GOES_ON)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

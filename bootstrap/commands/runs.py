@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +63,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`fab runs`."""
     parser = command_line.parser("runs", __doc__, run=False)
     return command_line.run_command(parser.parse_args(argv), act)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

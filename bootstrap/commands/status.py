@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -169,8 +168,5 @@ def act(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`fab status`."""
-    return command_line.main_of("status", __doc__, act, all_nodes=True)(argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    parser = command_line.parser("status", __doc__)
+    return command_line.run_command(parser.parse_args(argv), act, all_nodes=True)

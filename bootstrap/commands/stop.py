@@ -6,7 +6,6 @@ Every rank ends after the step that it is in. `fab train --resume` goes on from 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -44,7 +43,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command_line.run_command(
         parser.parse_args(argv), act, interrupted="it has been asked to end; fab status says when"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,6 @@ newest checkpoint is used; drawing takes cores from the run. The flags are those
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -146,7 +145,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`fab generate`."""
     chosen = parser().parse_args(argv)
     return refuse_here(chosen) or command_line.run_command(chosen, act)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
