@@ -35,7 +35,7 @@ PASSED_ON = ("batch_size", "height", "width", "weights", "calibration_steps", "m
 
 def words(head: Host, name: str, chosen: argparse.Namespace) -> list[str]:
     """The program's flags; its files are on the head after this."""
-    run = f"{head.layout.runs}/{name}"
+    run = head.layout.run(name)
     flags = [run, f"--output_dir={run}/{FOLDER}"]
     flags += [
         f"--{key}={getattr(chosen, key)}" for key in PASSED_ON if getattr(chosen, key) is not None
@@ -70,7 +70,7 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     columns = (column("fetching {task.description}"), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress, disk_errors_named(name):
         task = progress.add_task(f"{name}/{FOLDER}", total=None)
-        there = f"{head.layout.runs}/{name}/{FOLDER}"
+        there = f"{head.layout.run(name)}/{FOLDER}"
         arriving = here.with_name(f"{FOLDER}.fetching")
         head.fetch(there, arriving, lambda count: progress.advance(task, count))
         _put_in_place(arriving, here)

@@ -36,7 +36,7 @@ FORWARD_SECONDS = 60.0
 
 def words(head: Host, name: str, chosen: argparse.Namespace) -> list[str]:
     """The program's flags: any free port of the head; its files are on the head after this."""
-    flags = [f"{head.layout.runs}/{name}", "--port=0"]
+    flags = [head.layout.run(name), "--port=0"]
     flags += [
         f"--{key}={getattr(chosen, key)}" for key in PASSED_ON if getattr(chosen, key) is not None
     ]

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from bootstrap.commands import destroy, fetch, generate, logs, status, stop, train
+from bootstrap.commands import destroy, fetch, logs, status, stop, train
+from bootstrap.commands.drawing import generate
 from bootstrap.errors import UserError
 from bootstrap.inventory.read_inventory import local_inventory
 from bootstrap.node import run_processes, run_state
