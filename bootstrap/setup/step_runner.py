@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from bootstrap.errors import Interrupted, UserError
@@ -93,7 +94,7 @@ def run_steps(
                 if head.name in failed and any(_needs_head(step) for step in phase):
                     return failed | {host.name: without_head(head) for host in left}
                 if isinstance(phase[0], ClusterStep):
-                    failed |= threads.submit(_together, left, phase[0], watcher).result()
+                    failed |= threads.submit(_watched, left, phase[0], watcher).result()
                     continue
                 work = [threads.submit(_alone, host, phase, watcher, homes) for host in left]
                 for host, future in zip(left, work, strict=True):
@@ -140,36 +141,25 @@ def _alone(
         assert isinstance(step, Step)
         if step.each_home and host.name in homes:
             continue
-        error = _one(host, step, watcher)
-        if error:
-            return error
+        if failed := _watched([host], step, watcher):
+            return failed[host.name]
     return None
 
 
-def _one(host: Host, step: Step, watcher: StepListener) -> UserError | None:
-    host = host.during(step.name)
-    begun = time.monotonic()
-    watcher.began(host, step.name)
-
-    error = None
-    try:
-        step.run(host, lambda text: watcher.said(host, text))
-    except Exception as raised:
-        error = _as_user_error(host, raised)
-    watcher.ended(host, step.name, time.monotonic() - begun, error)
-    return error
-
-
-def _together(
-    hosts: Sequence[Host], step: ClusterStep, watcher: StepListener
+def _watched(
+    hosts: Sequence[Host], step: Step | ClusterStep, watcher: StepListener
 ) -> dict[str, UserError]:
+    """Do a step; returns the nodes that failed, by name."""
     begun = time.monotonic()
     hosts = [host.during(step.name) for host in hosts]
     for host in hosts:
         watcher.began(host, step.name)
     failed: dict[str, UserError] = {}
     try:
-        failed = step.run(hosts, watcher.said) or {}
+        if isinstance(step, ClusterStep):
+            failed = step.run(hosts, watcher.said) or {}
+        else:
+            step.run(hosts[0], partial(watcher.said, hosts[0]))
     except Exception as raised:
         failed = {host.name: _as_user_error(host, raised) for host in hosts}
     for host in hosts:
