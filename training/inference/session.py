@@ -44,7 +44,7 @@ class Session:
 
     def __init__(self, asked: Asked, say: Callable[[str], None]) -> None:
         source, settings, config = ask.settle(asked)
-        self.asked, self.settings, self.say = asked, settings, say
+        self.asked, self.settings = asked, settings
         self.word = source.words[0].token if source.words else ""
         """The learned word as it is written; "" where there is none."""
         self.began_as = (config.initializer_token or "") if config is not None else ""
@@ -86,7 +86,7 @@ class Session:
                     self.asked, output_dir=self.folder, **changes, prompt=[text]
                 )
                 # Without the word, that it is not there is no news.
-                say = notes.append if not pictures else self.say
+                say = notes.append if not pictures else _silent
                 (pictures[name],) = ask.draw(asked, say, progress, self._load).pictures
         return Pair(pictures, notes)
 
@@ -106,3 +106,7 @@ class Session:
         artist = self._loaded[1]
         artist.change(settings)
         return artist
+
+
+def _silent(line: str) -> None:
+    del line

@@ -39,6 +39,7 @@ ENTRIES: dict[str, list[str]] = {
     "training.miniature.build": [],
     "training.miniature.check": [],
     "training.miniature.judge": [],
+    "training.miniature.tiny_vae": [],
     "training.textual_inversion": [],  # a short run's
 }
 """Programs that compute, and the arguments with which each begins to."""
