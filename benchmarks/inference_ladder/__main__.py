@@ -7,7 +7,8 @@ From PyTorch in fp32 up: libraries, memory layout, bf16, IPEX, compiling, a sche
 steps, OpenVINO, int8, Token Merging, four steps, a tiny VAE. Each rung is a process of its own, and
 they take turns, as machines drift. At Stable Diffusion 1.5's size the weights are random and a few
 steps are drawn: of 20 steps, the others are reckoned at the median of those that were timed. The
-first picture of a process is not timed, but counts for the seconds to the first picture.
+first picture of a process is not timed, but counts for the seconds to the first picture. "CPU s"
+are the seconds of all cores per picture, which other programs disturb less than the clock.
 
 With --folder the model, its exports and what was measured are kept: a second command adds a turn.
 Needs 16 GB of memory and 25 GB of disk, and the better part of an hour for the exports.

@@ -10,13 +10,23 @@ from PIL import Image
 
 from benchmarks.inference_ladder.compare import psnr, ssim
 from benchmarks.inference_ladder.measure import PICTURES
-from benchmarks.inference_ladder.process import GUIDANCE, SIDE
+from benchmarks.inference_ladder.process import GUIDANCE, MINI_SCHEDULER, SIDE
 from benchmarks.inference_ladder.rungs import BASE, RUNGS, Rung
 from benchmarks.results import machine, middle
 from training.machine.cpu import this_cpu
 
 Figures = dict[str, Any]
-HEAD = ("rung", "s/picture", "ratio", "s to first", "peak GB", "weights GB", "PSNR", "SSIM")
+HEAD = (
+    "rung",
+    "s/picture",
+    "ratio",
+    "CPU s",
+    "s to first",
+    "peak GB",
+    "weights GB",
+    "PSNR",
+    "SSIM",
+)
 
 
 def figures_of(measured: list[dict[str, Any]], folder: Path, mini: bool, steps: int) -> Figures:
@@ -57,12 +67,13 @@ def _of_rung(
     return {
         "ratio": round(base / seconds, 2),
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(middle([cpu for each in run for cpu in each["cpu_seconds"]]), 2),
         "step_seconds": round(middle([each["step_seconds"] for each in run]), 3),
         "first_seconds": round(middle([each["first_seconds"] for each in run]), 1),
         "peak_gb": round(max(each["peak_bytes"] for each in run) / 1e9, 2),
         "weights_gb": round(last["weights_bytes"] / 1e9, 4),
         "steps": rung.steps,
-        "scheduler": rung.scheduler,
+        "scheduler": MINI_SCHEDULER if mini and not rung.lcm else rung.scheduler,
         "torch": last["torch"],
         "preloaded": last["preloaded"],
         "turns": len(run),
@@ -110,6 +121,7 @@ def cells(found: Figures) -> tuple[str, ...]:
         found["title"],
         f"{found['seconds']:.2f}",
         f"{found['ratio']:.2f}",
+        f"{found['cpu_seconds']:.1f}",
         f"{found['first_seconds']:.0f}",
         f"{found['peak_gb']:.2f}",
         f"{found['weights_gb']:.3f}",

@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     ready = time.time() - chosen.started
     artist.settings = settings
     timed = [_timed(artist) for _ in range(chosen.pictures)]
-    step = statistics.median(step for _, steps, _ in timed for step in steps)
-    steps = settings.num_inference_steps
+    rest = rung.steps - settings.num_inference_steps
+    step = statistics.median(step for one in timed for step in one.steps)
+    step_cpu = statistics.median(step for one in timed for step in one.cpu_steps)
     figures = {
-        "seconds": [total + (rung.steps - steps) * step for total, _, _ in timed],
+        "seconds": [one.total + rest * step for one in timed],
+        "cpu_seconds": [one.cpu_total + rest * step_cpu for one in timed],
         "step_seconds": step,
         "first_seconds": ready + (rung.steps - warming.num_inference_steps) * step,
         "peak_bytes": _peak_bytes(),
@@ -69,11 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "preloaded": [name for name in ("tcmalloc", "libiomp5") if name in _mapped()],
         "torch": str(torch.__version__),
     }
-    timed[-1][2].save(chosen.output.with_suffix(".png"))
+    timed[-1].picture.save(chosen.output.with_suffix(".png"))
     if chosen.reference:
         config = artist.pipeline.scheduler.config
         artist.pipeline.scheduler = schedulers.build(chosen.reference, config)
-        _timed(artist)[2].save(chosen.output.with_name(f"{chosen.reference}.png"))
+        _timed(artist).picture.save(chosen.output.with_name(f"{chosen.reference}.png"))
     chosen.output.write_text(json.dumps(figures))
     return 0
 
@@ -122,13 +125,31 @@ def _with_ipex(source: Source, settings: Settings) -> TorchArtist:
     return TorchArtist(pipeline, settings, words)
 
 
-def _timed(artist: Any) -> tuple[float, list[float], Image.Image]:
-    """Seconds of a picture, and of each of its steps but the first; the picture."""
-    marks = [time.perf_counter()]
-    picture = artist.draw(PROMPT, SEED, lambda step: marks.append(time.perf_counter()))
-    total = time.perf_counter() - marks[0]
-    steps = [after - before for before, after in itertools.pairwise(marks[1:])]
-    return total, steps, picture
+@dataclass(frozen=True)
+class _Timed:
+    """A picture: seconds in all and of each step but the first, by the clock and of all cores."""
+
+    picture: Image.Image
+    total: float
+    steps: list[float]
+    cpu_total: float
+    cpu_steps: list[float]
+
+
+def _timed(artist: Any) -> _Timed:
+    clock, cpu = [time.perf_counter()], [time.process_time()]
+
+    def mark(step: int = 0) -> None:
+        clock.append(time.perf_counter())
+        cpu.append(time.process_time())
+
+    picture = artist.draw(PROMPT, SEED, mark)
+    mark()
+
+    def steps(marks: list[float]) -> list[float]:
+        return [after - before for before, after in itertools.pairwise(marks[1:-1])]
+
+    return _Timed(picture, clock[-1] - clock[0], steps(clock), cpu[-1] - cpu[0], steps(cpu))
 
 
 def _weights_bytes(artist: Any, source: Source) -> int:
