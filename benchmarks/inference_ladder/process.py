@@ -52,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rung = next(each for each in RUNGS if each.key == chosen.rung)
     source, settings = ask(rung, chosen.folder, chosen.mini, chosen.steps)
     artist = _load(rung, source, settings)
-    warming = settings.model_copy(update={"num_inference_steps": min(2, chosen.steps)})
-    artist.settings = warming
+    artist.settings = settings.model_copy(update={"num_inference_steps": 1})
     _timed(artist)
     ready = time.time() - chosen.started
     artist.settings = settings
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "seconds": [one.total + rest * step for one in timed],
         "cpu_seconds": [one.cpu_total + rest * step_cpu for one in timed],
         "step_seconds": step,
-        "first_seconds": ready + (rung.steps - warming.num_inference_steps) * step,
+        "first_seconds": ready + (rung.steps - 1) * step,
         "peak_bytes": _peak_bytes(),
         "weights_bytes": _weights_bytes(artist, source),
         "threads": torch.get_num_threads(),
