@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
                         help=f"of {', '.join(keys)} [all]")  # fmt: skip
     parser.add_argument("--turns", type=int, default=1, help="processes per rung [1]")
     parser.add_argument("--pictures", type=int, default=1, help="timed per process [1]")
-    parser.add_argument("--steps", type=int, default=3, help="drawn at full size [3]")
+    parser.add_argument("--steps", type=int, default=2, help="drawn at full size [2]")
     parser.add_argument("--ipex_python", type=Path, default=ROOT / ".venv-intel" / "bin" / "python",
                         help="of an environment with IPEX [.venv-intel/bin/python]")  # fmt: skip
     parser.add_argument("--folder", type=Path, help="keeps everything [a temporary folder]")
