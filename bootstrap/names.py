@@ -27,8 +27,8 @@ def relative(name: str, whose: str) -> PurePosixPath:
     parts = name.split("/")
     if "\0" in name or any(part in ("", ".", "..") for part in parts):
         raise UserError(
-            f"{whose}: gives a file the name {name!r}, which is none below a folder. Nothing was"
-            " written under it. Who made that name? The files there are not what they should be."
+            f"{whose}: lists a file {name!r}, a name that could lead out of its folder. Nothing"
+            " was written under that name. Check which program created it there."
         )
     return PurePosixPath(*parts)
 
@@ -42,8 +42,8 @@ def under(folder: Path, name: str, whose: str) -> Path:
     path = folder / relative(name, whose)
     if not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(
-            f"{whose}: {path} would be written, which a link leads out of {folder}. Nothing was"
-            " written under that name: remove the link."
+            f"{whose}: {path}: a link leads out of {folder}. Nothing was written under that name:"
+            " remove the link."
         )
     return path
 
@@ -55,6 +55,6 @@ def run_name(name: str, whose: str) -> str:
         UserError: no run can be called so.
     """
     if not RUN.fullmatch(name):
-        raise UserError(f"{whose}: calls a run {name!r}, which is no run's name (`fab train` made"
-                        " none so called). Look at its folder of runs.")  # fmt: skip
+        raise UserError(f"{whose}: lists a run {name!r}, which is no valid run name (`fab"
+                        " train` makes none like it). Check the folder of runs there.")  # fmt: skip
     return name

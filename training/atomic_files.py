@@ -35,7 +35,7 @@ def disk_errors_named(path: Path) -> Iterator[None]:
         if number in REFUSED:
             raise UserError(
                 f"{path}: cannot be written ({os.strerror(number)}). "
-                "Choose another --output_dir or mend its permissions."
+                "Choose another --output_dir or fix its permissions."
             ) from error
         raise
 

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     code = _run([*start, MODULE, *_flags(folder), *more], programs)
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        print(f"Go on with:  {way_on(words)}", flush=True)
+        print(f"Resume with:  {way_on(words)}", flush=True)
     if code:
         return code
 
@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"\nThe word it learned:    {folder / 'learned_embeds.safetensors'}\n"
         f"Before and after:       {samples / 'comparison.png'}\n"
         f"All samples:            {samples}/\n"
-        f"Is it learning (curve): {folder / 'loss.png'}\n"
-        f"The whole story:        {folder / 'report.html'}"
+        f"Curve (is it learning): {folder / 'loss.png'}\n"
+        f"Report (everything):    {folder / 'report.html'}"
     )
     return 0
 

@@ -186,7 +186,7 @@ def _source(asked: argparse.Namespace) -> tuple[Source, TextualInversionConfig |
         source, config = source_of_run(asked.run, None)
         if not events_of(read_events(asked.run), "done"):
             raise UserError(
-                f"{asked.run}: this run has not finished. Go on with it: "
+                f"{asked.run}: this run has not finished. Resume it: "
                 f"python -m training.textual_inversion --resume {asked.run}"
             )
     changes = {

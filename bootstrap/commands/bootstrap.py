@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-@exit_status(interrupted="interrupted; the same command goes on where this one was")
+@exit_status(interrupted="interrupted; repeat the command to continue")
 def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> int:
     """`fab bootstrap`; 1 when a node failed.
 
@@ -204,7 +204,7 @@ def _report(
     count = f"{len(ready)} of {len(inventory.nodes)}"
     say_on(console, f"{count} nodes are ready after {seconds:.0f} s.")
     if failed:
-        say("The same command goes on where this one was.", error=True)
+        say("Repeat the command to continue.", error=True)
         return 1
     say_on(console, f"Next: {command_line.typed('train', where)}")
     return 0

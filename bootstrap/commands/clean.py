@@ -104,7 +104,8 @@ def clean(inventory: Inventory, hosts: Sequence[Host], sure: bool, where: str = 
     if failed:
         left = _names(host for host in hosts if host.name in failed)
         say(
-            f"not clean: {left}. To go on when that is mended: {command_line.typed('clean', where)}"
+            f"not clean: {left}. When that is fixed, continue with:"
+            f" {command_line.typed('clean', where)}"
         )
     return 1 if failed else 0
 
@@ -118,7 +119,10 @@ def _clean(
     if len(answering) < len(hosts):
         say(f"Not from these, which do not answer: {_names(h for h in hosts if h.unreachable)}")
     if runs:
-        say(f"Results of these runs go with it (fab fetch brings them home): {', '.join(runs)}")
+        say(
+            "The results of these runs are removed too (fab fetch copies them here):"
+            f" {', '.join(runs)}"
+        )
     if not sure and not _agreed():
         raise UserError("Nothing was removed.")
     with step_progress_on_terminal(hosts) as watcher:

@@ -48,9 +48,12 @@ def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
 
 def _agreed(lines: Sequence[str]) -> bool:
     say("\n".join(["This would be lost:", *(f"  - {line}" for line in lines)]))
-    say("fab fetch --full brings results home.")
+    say("fab fetch --full copies the results here.")
     if not sys.stdin.isatty():
-        raise UserError("There is no terminal to ask in. Pass --yes to lose it. Nothing is gone.")
+        raise UserError(
+            "There is no terminal to ask in. Pass --yes to destroy it all the same. Nothing was"
+            " destroyed."
+        )
     return input("Destroy it all the same? [yes/no] ").strip().lower() == "yes"
 
 
@@ -66,7 +69,7 @@ def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
     head_only = dataclasses.replace(inventory, nodes=(inventory.head,))
     lost = losses(head_only, chosen.accept_host_keys)
     if lost and not chosen.yes and not _agreed(lost):
-        say("Nothing is gone.")
+        say("Nothing was destroyed.")
         return 1
     words = ["pulumi", "destroy"]
     words += ["--exclude-protected"] if chosen.keep_data else []
@@ -75,7 +78,7 @@ def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
     try:
         code = subprocess.run(words, cwd=CHECKOUT, check=False).returncode
     except FileNotFoundError as error:
-        raise UserError("There is no `pulumi` on the PATH. Nothing is gone.") from error
+        raise UserError("There is no `pulumi` on the PATH. Nothing was destroyed.") from error
     if code == 0:  # The next machines of that name are others, with keys of their own.
         for file in forget_all(inventory.name):
             say(f"The machines' host keys are forgotten; {file}.old still has them.")

@@ -45,5 +45,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--full", action="store_true", help="copy everything, the whole pipeline too"
     )
     return command_line.run_command(
-        parser.parse_args(argv), act, interrupted="fetching was cut: fab fetch goes on with it"
+        parser.parse_args(argv), act, interrupted="fetching was interrupted: fab fetch continues it"
     )

@@ -37,7 +37,7 @@ def chosen_node(inventory: Inventory, name: str) -> Node:
         if node.name == name or not name:
             return node
     names = ", ".join(node.name for node in inventory.nodes)
-    raise UserError(f"there is no node {name}; there is: {names}.")
+    raise UserError(f"there is no node {name}; the nodes are: {names}.")
 
 
 def command(inventory: Inventory, node: Node) -> list[str]:

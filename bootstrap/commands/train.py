@@ -59,7 +59,9 @@ def answering(hosts: Sequence[Host], minimum: int, console: Console) -> list[Hos
             say_on(console, f"left out: {host.unreachable}")
     there = [host for host in hosts if host.unreachable is None]
     if len(there) < minimum:
-        raise UserError(f"{len(there)} of {len(hosts)} nodes answer; {minimum} are asked for.")
+        raise UserError(
+            f"{len(there)} of {len(hosts)} nodes answer; at least {minimum} are required."
+        )
     return there
 
 
@@ -77,8 +79,8 @@ def refuse_taken(name: str, runs: Sequence[dict[str, Any]], overwrite: bool) -> 
     """Raises UserError where the name of a new run is another's, on the head or here."""
     if not overwrite and name in {run["name"] for run in runs}:
         raise UserError(
-            f"--run {name}: the head holds a run of that name. Go on with it: fab train --resume "
-            f"--run {name}; begin it anew: --overwrite-output-dir; or choose another name."
+            f"--run {name}: the head holds a run of that name. Resume it: fab train --resume "
+            f"--run {name}; start it afresh: --overwrite-output-dir; or choose another name."
         )
     results_owner.refuse_taken(name)
 

@@ -40,7 +40,7 @@ def start_detached(words: Sequence[str], stdin: bytes, log: Path) -> None:
     with log.open("rb") as file:
         file.seek(before)
         said = file.read().decode("utf-8", "replace").strip().removeprefix("error: ")
-    raise UserError(said or f"it ended at once, without a word in {log}.")
+    raise UserError(said or f"it ended at once and printed nothing ({log}).")
 
 
 def ready(descriptor: int | None) -> None:

@@ -119,7 +119,7 @@ class Supervisor:
         """End the run's processes on every node, and copy the newest checkpoint to the head."""
         nodes = self.workers.reachable(self.job.nodes)
         for name in self.workers.end_processes(nodes):
-            self.journal.say(f"{name}: something of this run would not end there")
+            self.journal.say(f"{name}: a process of this run could not be ended there")
         source = self.workers.fetch_newest(nodes) if self._has_begun() else None
         if source is not None:
             self.journal.say(f"{source} had the newest checkpoint: it is on the head now")
@@ -132,7 +132,7 @@ class Supervisor:
         ranks = sum(node.ranks for node in nodes)
         self.journal.note(nodes=[node.name for node in nodes], ranks=ranks)
         if len(nodes) < job.minimum_nodes or not ranks:
-            wanted = f"{job.minimum_nodes} are asked for" if ranks else "none of them with ranks"
+            wanted = f"{job.minimum_nodes} are required" if ranks else "none of them with ranks"
             return Attempt(
                 "failed", f"{len(nodes)} of {len(job.nodes)} nodes answer, {wanted} "
                 f"(not: {', '.join(missing)})", again=True,
@@ -181,7 +181,7 @@ class Supervisor:
                 left = self.workers.end_processes(self.workers.reachable(nodes))
                 if left:
                     names = ", ".join(left)
-                    self.journal.say(f"something of this run would not end on {names}")
+                    self.journal.say(f"processes of this run could not be ended on {names}")
                 return outcome(code, self.stop.is_set(), process.last_error())
             if self.stop.is_set() and asked_at is None:
                 self.journal.note(phase="stopping")

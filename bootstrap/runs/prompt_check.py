@@ -37,6 +37,6 @@ def require_placeholder_token(prompts: Sequence[str], word: str, run: str) -> No
         ]
         hint = f": {slips[0]} is not it" if slips else ""
         raise UserError(
-            f"prompt {prompt!r}: has not the word of {run}, which is written {word}{hint}. Nothing"
-            " was drawn."
+            f"prompt {prompt!r}: lacks the word of {run}, which is written {word}{hint}."
+            " Nothing was drawn."
         )

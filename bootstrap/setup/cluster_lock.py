@@ -163,8 +163,8 @@ def _release(head: Host, process: int, gone: bool) -> None:
 def _loss(head: Host) -> UserError:
     return UserError(
         f"{head.name}: the lock {head.layout.root}/{LOCK} was lost (somebody removed it, or nothing"
-        f" was heard from here for {LEASE_MINUTES} minutes), and what was being done was ended, as"
-        " somebody else may be at work on this cluster now. The same command goes on where it was."
+        f" was heard from here for {LEASE_MINUTES} minutes), and this command was ended, as"
+        " somebody else may be working on this cluster now. Repeat the command to continue."
     )
 
 
@@ -174,9 +174,9 @@ def _refusal(head: Host, end: CommandResult | UserError) -> UserError:
     if end.exit_code == BUSY:
         holder = end.stdout.strip() or "another fab command"
         return UserError(
-            f"{head.name}: {holder}, is at work on this cluster. Nothing was changed; the same"
-            " command can be given again when that one is through (or, if its connection has"
-            f" broken, in {LEASE_MINUTES} minutes)."
+            f"{head.name}: {holder}, is working on this cluster. Nothing was changed. Repeat the"
+            " command when that one has finished (or, if its connection has broken, in"
+            f" {LEASE_MINUTES} minutes)."
         )
     said = (end.stderr or end.stdout).strip()
     return UserError(f"{head.name}: {head.layout.root} cannot be written: {said}")

@@ -83,13 +83,13 @@ def refuse_unavailable(head: Host, python: str, wanted: Sequence[Input], token: 
         if "reason" in said:
             raise UserError(
                 f"{head.name}: {each.source}: {urls.shown(hub)} cannot be reached"
-                f" ({said['reason']}). Nothing was installed. Look at the head's way to it, name a"
+                f" ({said['reason']}). Nothing was installed. Check the head's network, name a"
                 " mirror (HF_ENDPOINT), or send a folder of your own"
                 " (--pretrained-model-name-or-path, --train-data-dir)."
             )
         if said.get("status") in NOT_SHOWN:
             raise UserError(
-                f"{head.name}: {each.source}: the hub does not show it to us: it does not exist, or"
-                " asks for a token that has been given access (fab bootstrap --hub-token-file"
-                " PATH). Nothing was installed."
+                f"{head.name}: {each.source}: the hub refuses access: the repository does not"
+                " exist, or needs a token with access (fab bootstrap --hub-token-file PATH)."
+                " Nothing was installed."
             )

@@ -107,8 +107,8 @@ def checked(kind: str, folder: Path) -> Path:
     odd = [name for name in names if "\n" in name or "\\" in name or not _is_text(name)]
     if odd:
         raise UserError(
-            f"{folder / odd[0]}: a line break, a backslash or what is no UTF-8 in its name: rename"
-            " it."
+            f"{folder / odd[0]}: its name has a line break, a backslash or bytes that are not"
+            " UTF-8: rename it."
         )
     suffixes = {path.suffix.lower() for path in names.values()}
     # The training reads by content: a file without a suffix may be a picture.

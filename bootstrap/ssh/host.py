@@ -156,7 +156,7 @@ class Host:
         except Broken as error:
             raise ConnectionLost(
                 f"{self.name}: the connection broke during {self.step or 'a command'}. What was"
-                " running there is ended. The same command again goes on where this one was."
+                " running there is ended. Repeat the command to continue."
             ) from error
         return output
 

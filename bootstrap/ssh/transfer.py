@@ -126,7 +126,7 @@ class Limited:
 def check_room(size: int, limit: int, what: str) -> None:
     """Raises UserError where `size` bytes are more than `limit`; so what sends them is ended."""
     if size > limit:
-        raise UserError(f"{what}: more was sent than {limit} bytes; no more was taken.")
+        raise UserError(f"{what}: more was sent than {limit} bytes; the rest was refused.")
 
 
 @dataclass(frozen=True)
@@ -245,8 +245,8 @@ def _check_disk(target: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(place).free
     if size > free:
         raise UserError(
-            f"{what} has {size / GIB:.1f} GiB that are not here, and {place} has room for"
-            f" {free / GIB:.1f}. Nothing was fetched."
+            f"{what} has {size / GIB:.1f} GiB that are not here, and {place} has only"
+            f" {free / GIB:.1f} GiB free. Nothing was fetched."
         )
 
 

@@ -35,7 +35,7 @@ class Picture:
 
 
 def find_pictures(folder: Path, skip_broken: bool, notify: Callable[[str], None]) -> list[Picture]:
-    """The pictures of `folder`, by name; files of other kinds are passed over.
+    """The pictures of `folder`, by name; files of other kinds are skipped.
 
     Where they lie in subfolders named `N_name`, as kohya's and A1111's tools want them, each is
     seen N times in an epoch.
@@ -55,7 +55,7 @@ def find_pictures(folder: Path, skip_broken: bool, notify: Callable[[str], None]
     for file in files:
         name = file.relative_to(folder).as_posix()
         if not is_a_picture(file):
-            notify(f"{name} is passed over: not a picture.")
+            notify(f"{name} is skipped: not a picture.")
             continue
         try:
             open_picture(file)
@@ -127,7 +127,7 @@ def _places(folder: Path, notify: Callable[[str], None]) -> dict[Path, int | Non
             "Give one of these, or name them 10_cat, where 10 is how often each is seen."
         )
     if named:
-        notify(f"passed over, with their pictures: {named}")
+        notify(f"skipped, with their pictures: {named}")
     return used or {folder: None}
 
 

@@ -93,7 +93,7 @@ def build(name: str, noise: Any) -> Any:
     if noise.get("rescale_betas_zero_snr", False) and not sampler.zero_snr:
         able = ", ".join(known for known, it in SAMPLERS.items() if it.zero_snr)
         raise UserError(
-            f"--scheduler {name}: cannot take the first step of this model, which was trained down "
-            f"to zero signal (rescale_betas_zero_snr). Use one of {able}."
+            f"--scheduler {name}: cannot take the first step of this model, which was trained "
+            f"with zero terminal SNR (rescale_betas_zero_snr). Use one of {able}."
         )
     return getattr(diffusers, sampler.kind).from_config(noise, **sampler.options)

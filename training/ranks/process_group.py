@@ -124,7 +124,7 @@ def _agreed(
         return "ccl", ""
     if len(without) == me.size and not any(reason for _, _, reason in said):
         return "gloo", ""
-    return "gloo", f"gloo on every rank, as oneCCL is not to be had on {'; '.join(without)}"
+    return "gloo", f"gloo on every rank, as oneCCL is not available on {'; '.join(without)}"
 
 
 def _say_that_it_fails(store: Store, me: Ranks, error: Exception, seconds: float) -> None:

@@ -126,7 +126,7 @@ def refuse_foreign_checkpoints(folder: Path) -> None:
         start = rows[-1] if rows else f"{folder}/learned_embeds-steps-<n>.safetensors"
         raise UserError(
             f"output_dir {folder}: {foreign[-1].name} is another tool's checkpoint (diffusers' "
-            "own script writes such), which this one can neither go on from nor overwrite. "
+            "own script writes such), which this one can neither resume from nor overwrite. "
             f"Choose another --output_dir; its learned word can be started from with "
             f"--initial_embeds {start}."
         )
@@ -157,7 +157,7 @@ def find_checkpoint(folder: Path, requested: str, notify: Callable[[str], None])
 
     Args:
         requested: "latest", for the newest complete one; or a checkpoint's name or path.
-        notify: told of each torn checkpoint that is passed over.
+        notify: told of each torn checkpoint that is skipped.
 
     Returns:
         None where "latest" is asked for and there is none.
@@ -177,5 +177,5 @@ def find_checkpoint(folder: Path, requested: str, notify: Callable[[str], None])
         try:
             return read_checkpoint(path)
         except UserError as error:
-            notify(f"passed over {error}")
+            notify(f"skipped {error}")
     return None

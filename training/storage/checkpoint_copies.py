@@ -87,7 +87,7 @@ def check_folder(outputs: OutputsConfig, ranks: Ranks, saves_checkpoints: bool) 
             newest = list_checkpoints(folder)[-1][1].name
             raise UserError(
                 f"output_dir {folder}: {socket.gethostname()} holds {newest} of a run that the "
-                "first rank's machine has not. Copy it and config.toml there to go on with it "
+                "first rank's machine has not. Copy it and config.toml there to resume from it "
                 "(fab train --resume does), or start afresh: --overwrite_output_dir."
             )
 

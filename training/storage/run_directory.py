@@ -129,7 +129,7 @@ def refuse_a_held_folder(folder: Path, overwrite: bool) -> None:
     """
     if holds_a_run(folder) and not overwrite:
         raise UserError(
-            f"output_dir {folder}: holds a run already. Go on with it: --resume_from_checkpoint "
+            f"output_dir {folder}: holds a run already. Resume it: --resume_from_checkpoint "
             "latest; start afresh: --overwrite_output_dir; or choose another --output_dir."
         )
 

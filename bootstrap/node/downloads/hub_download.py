@@ -49,15 +49,15 @@ def download(kind: str, repository: str, folder: Path, revision: str | None) -> 
                 fetched.replace(folder / fetched.name)
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise UserError(
-            f"{repository}: the hub does not show it to us: it does not exist, or asks for a token "
-            "that has been given access (fab bootstrap --hub-token-file PATH)."
+            f"{repository}: the hub refuses access: the repository does not exist, or needs a "
+            "token with access (fab bootstrap --hub-token-file PATH)."
         ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         endpoint = os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT)
         raise UserError(
             f"{repository}: could not be fetched from {shown(endpoint)}: {shown(reason)}. "
-            "Look at the head's way to it, name a mirror (HF_ENDPOINT), or send a folder of your "
+            "Check the head's network, name a mirror (HF_ENDPOINT), or send a folder of your "
             "own (--pretrained-model-name-or-path, --train-data-dir)."
         ) from error
     # The client's own notes on what it fetched; a picture's former folder.

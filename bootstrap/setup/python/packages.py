@@ -116,7 +116,7 @@ def _download(
         index = part.index or "the index that pip on the head is set to (PyPI)"
         raise UserError(
             f"{head.node.name}: {', '.join(part.names[:3])}{' ...' if part.names[3:] else ''}: "
-            f"not to be had from {urls.shown(index)}:\n{last}\n{advice(part, stack)}"
+            f"not available from {urls.shown(index)}:\n{last}\n{advice(part, stack)}"
         )
 
 

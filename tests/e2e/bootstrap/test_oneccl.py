@@ -64,4 +64,4 @@ def test_the_node_is_named_and_the_run_goes_on_with_gloo_everywhere(
     assert started(rig.head, "broken")["backend"] == "gloo"
     assert started(rig.head, "broken")["ranks"] == 3
     said = capfd.readouterr()
-    assert f"oneCCL is not to be had on rank 1 ({broken.name} pid " in said.out + said.err
+    assert f"oneCCL is not available on rank 1 ({broken.name} pid " in said.out + said.err

@@ -78,7 +78,7 @@ def written(tmp_path: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", OUT)
 def test_names_that_lead_out(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="n0: gives a file the name"):
+    with pytest.raises(UserError, match="n0: lists a file"):
         names.under(tmp_path, name, "n0")
 
 
@@ -105,7 +105,7 @@ def test_a_listing_that_leads_out_writes_nothing(
         "bootstrap.ssh.transfer.LIST",
         f"printf '{SHA256} 1 ./good\\0{SHA256} 1 ./%s\\0' {name}",
     )
-    with pytest.raises(UserError, match="n0: gives a file the name"):
+    with pytest.raises(UserError, match="n0: lists a file"):
         head.fetch(str(there), Path("runs/x"))
     assert written(tmp_path) == set()
 
@@ -122,7 +122,7 @@ def test_records_of_ours_do_not_come_from_a_node(head: Host, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["../x", "/x", "a b", "", ".x", "x" * 65])
 def test_a_runs_name_from_the_head(head: Host, answer: Answer, name: str) -> None:
     answer(list=[a_run(name=name)])
-    with pytest.raises(UserError, match="n0: calls a run"):
+    with pytest.raises(UserError, match="n0: lists a run"):
         runs_on_head.the_run(head, "")
 
 
@@ -169,7 +169,7 @@ def test_a_beginning_that_is_no_time_names_no_file(head: Host) -> None:
 def test_pictures_that_were_drawn(head: Host, answer: Answer, tmp_path: Path, path: str) -> None:
     answer(list=[a_run()], **{"training.generate": [f"{tmp_path}{path}"]})
     chosen = generate.parser().parse_args(["--prompt", "p"])
-    with pytest.raises(UserError, match="n0: gives a file the name"):
+    with pytest.raises(UserError, match="n0: lists a file"):
         generate.act(chosen, CLUSTER, [head])
 
 

@@ -39,7 +39,7 @@ def test_ctrl_c_prints_the_way_on_as_it_can_be_pasted(
     given = [f"--output_dir={tmp_path / 'a run'}", *words]
     assert demo.main(given) == 130
     *_, last = capfd.readouterr().out.splitlines()
-    command = last.removeprefix("Go on with:  ")
+    command = last.removeprefix("Resume with:  ")
     assert command.startswith("make demo ARGS=")
     dry = command.replace("make", "make --no-print-directory -n", 1)
     shown = subprocess.run(

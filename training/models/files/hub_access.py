@@ -30,7 +30,7 @@ def refuse_unreachable(name: str, files: Sequence[str], revision: str | None = N
         revision: of the repository.
 
     Raises:
-        UserError: names the hub, and what is wrong with the way to it.
+        UserError: names the hub, and why it cannot be reached.
     """
     if Path(name).exists() or constants.HF_HUB_OFFLINE:
         return
@@ -43,8 +43,8 @@ def refuse_unreachable(name: str, files: Sequence[str], revision: str | None = N
         if reason:
             hub = first_line(ValueError(constants.ENDPOINT))
             raise UserError(
-                f"{name}: is no folder here, and the hub ({hub}) cannot be reached: {reason}. Look "
-                "at the way to it, name a mirror (HF_ENDPOINT), or give a folder of your own."
+                f"{name}: is no folder here, and the hub ({hub}) cannot be reached: {reason}. "
+                "Check the network, name a mirror (HF_ENDPOINT), or give a folder of your own."
             )
 
 

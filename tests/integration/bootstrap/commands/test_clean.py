@@ -57,7 +57,8 @@ def test_a_dead_worker_is_named_while_it_is_waited_for_and_at_the_end(
     assert "error: n1 (" in said.err
     assert "Not from these, which do not answer: n1" in said.out
     assert said.out.endswith(
-        "clean: n0\nnot clean: n1. To go on when that is mended: fab clean --inventory mine.json\n"
+        "clean: n0\nnot clean: n1. When that is fixed, continue with:"
+        " fab clean --inventory mine.json\n"
     )
     assert not (head.home / ".xeon-diffusion").exists()
 

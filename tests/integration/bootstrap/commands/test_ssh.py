@@ -83,7 +83,7 @@ def test_another_host_key_than_the_pinned_one_is_refused(fab: Fab, tmp_path: Pat
 def test_a_node_that_there_is_not(fab: Fab) -> None:
     finished = fab("n7")
     assert finished.returncode == 1
-    assert finished.stderr == "error: there is no node n7; there is: n0, n1.\n"
+    assert finished.stderr == "error: there is no node n7; the nodes are: n0, n1.\n"
 
 
 def test_this_machine_needs_no_ssh() -> None:

@@ -179,7 +179,7 @@ def test_too_few_nodes_are_given_up(root: Path) -> None:
     (root / "down" / WORKER.address).touch()
     assert run(job) == 1
     (gave_up,) = events(job, "gave_up")
-    assert "1 of 2 nodes answer, 2 are asked for (not: worker-1)" in gave_up["text"]
+    assert "1 of 2 nodes answer, 2 are required (not: worker-1)" in gave_up["text"]
     assert gave_up["text"].startswith("2 tries without a new checkpoint")
     assert run_state.read_state(job.folder)["phase"] == "failed"
 

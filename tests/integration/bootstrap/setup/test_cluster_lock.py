@@ -56,7 +56,7 @@ def test_the_second_is_told_who_is_there_and_the_third_comes_after(head: Host) -
             pytest.fail("both hold it")
         said = str(raised.value)
         assert said.startswith("n0: fab bootstrap of ")
-        assert "at work on this cluster" in said
+        assert "working on this cluster" in said
         assert "Nothing was changed" in said
     with cluster_locked([other], "fab train"):
         pass

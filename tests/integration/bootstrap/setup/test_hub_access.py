@@ -32,7 +32,7 @@ def test_what_the_hub_shows(head: Host, tmp_path: Path, monkeypatch: pytest.Monk
     with serving({"a/model": tmp_path}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         ask(head, MODEL, Input("model", "a/model", revision="main"))
-        with pytest.raises(UserError, match="n0: a/moddel: the hub does not show it to us"):
+        with pytest.raises(UserError, match="n0: a/moddel: the hub refuses access"):
             ask(head, MODEL, Input("model", "a/moddel"))
 
 

@@ -357,7 +357,7 @@ def test_ranks_agree_on_a_backend_where_one_of_them_lacks_oneccl(
     assert [process.code for process in finished] == [0, 0], finished[0].output
     start = json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[0])
     assert (start["backend"], start["ranks"]) == (backend, 2)
-    told = "gloo on every rank, as oneCCL is not to be had on rank 1 ("
+    told = "gloo on every rank, as oneCCL is not available on rank 1 ("
     assert (told in finished[0].output) == (backend == "gloo")
     assert said in finished[0].output
 

@@ -125,7 +125,7 @@ def test_a_torn_checkpoint_is_named_and_passed_over(accumulating: Flags, tmp_pat
         tmp_path / "logs",
     )
     assert resumed.code == 0, resumed.output
-    assert "passed over checkpoint-6: torn" in resumed.output
+    assert "skipped checkpoint-6: torn" in resumed.output
     assert "resuming from checkpoint-4" in resumed.output
     assert rows(tmp_path / "run") == wanted
 

@@ -32,7 +32,7 @@ def test_kohyas_folders_say_how_often_each_picture_is_seen(pictures: Path, tmp_p
     assert [picture.path.relative_to(tmp_path).as_posix() for picture in found] == [
         "10_cat/0.png", "10_cat/1.png", "15_my cat/0.png",
     ]  # fmt: skip
-    assert notices == ["10_cat/0.txt is passed over: not a picture."]
+    assert notices == ["10_cat/0.txt is skipped: not a picture."]
     assert one_pass(found) == (0, 0, 1, 1, 2, 2, 2)
     assert epoch_length(found, repeats=100) == 35
     draws = Draws(3, 1, len(found), 1, 1000, (1, 1, 1), one_pass(found))
@@ -66,7 +66,7 @@ def test_pictures_in_other_subfolders_are_named(pictures: Path, tmp_path: Path) 
     shutil.copy(pictures / "4.png", tmp_path)
     notices: list[str] = []
     assert len(find_pictures(tmp_path, False, notices.append)) == 1
-    assert notices == ["passed over, with their pictures: cats/ (3), dogs/ (2)"]
+    assert notices == ["skipped, with their pictures: cats/ (3), dogs/ (2)"]
 
 
 def test_other_subfolders_beside_kohyas_are_named(pictures: Path, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_other_subfolders_beside_kohyas_are_named(pictures: Path, tmp_path: Path
     put(pictures, tmp_path / "0_off", 1)
     notices: list[str] = []
     assert len(find_pictures(tmp_path, False, notices.append)) == 3
-    assert notices == ["passed over, with their pictures: 0_off/ (1)"]
+    assert notices == ["skipped, with their pictures: 0_off/ (1)"]
 
 
 def test_pictures_in_both_places_are_refused(pictures: Path, tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ def test_other_files_are_passed_over_with_a_notice(pictures: Path, tmp_path: Pat
     notices: list[str] = []
     found = find_pictures(tmp_path, False, notices.append)
     assert [picture.path.name for picture in found] == ["B.PNG", "a.png"]
-    assert notices == ["captions.txt is passed over: not a picture."]
+    assert notices == ["captions.txt is skipped: not a picture."]
     assert found[0].digest != found[1].digest
 
 

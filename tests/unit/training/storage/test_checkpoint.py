@@ -176,7 +176,7 @@ def test_the_newest_whole_one_wins_and_torn_ones_are_named(tmp_path: Path) -> No
     notices: list[str] = []
     assert same(find_checkpoint(tmp_path, "latest", notices.append), state(4))
     assert [notice.split(":")[0] for notice in notices] == [
-        "passed over checkpoint-8", "passed over checkpoint-6",
+        "skipped checkpoint-8", "skipped checkpoint-6",
     ]  # fmt: skip
 
 

@@ -160,5 +160,5 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(
         finished = download(tmp_path, hub.endpoint, kind, "a/b", str(tmp_path / "target"))
         assert not any("/resolve/" in path for _, path in hub.requests)
     assert finished.returncode == 1
-    assert finished.stderr.startswith("error: a/b: gives a file the name")
+    assert finished.stderr.startswith("error: a/b: lists a file")
     assert (tmp_path / "kept").is_dir()

@@ -160,7 +160,7 @@ def test_a_password_of_an_index_is_shown_and_written_nowhere(
     fetch(host, lock_of(index), payload, python, index)
     host.run("echo geheim, by itself")
     index.fail("error")
-    with pytest.raises(UserError, match=r"not to be had from http://\*\*\*@127") as caught:
+    with pytest.raises(UserError, match=r"not available from http://\*\*\*@127") as caught:
         fetch(host, lock_of(index, third=""), payload, python, index)
     told = [*logged, str(caught.value)]
     told += [
