@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import fabfile
 from bootstrap.commands import bootstrap
+from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.setup.model_and_data import read_input
 from tests.rig.__main__ import bootstrap_line
 
@@ -74,6 +76,16 @@ def test_without_a_cluster_each_says_what_to_do(
 ) -> None:
     assert fabfile.COMMANDS[name](["--inventory", "nowhere.json"]) in (1, 2)
     assert capsys.readouterr().err.startswith("error: nowhere.json cannot be read")
+
+
+def test_what_bootstrap_is_to_add_is_a_lock_of_its_own(tmp_path: Path) -> None:
+    chosen = bootstrap.parser().parse_args(
+        ["--stack", "upstream", "--with", "openvino", "--with", "openvino"]
+    )
+    cluster = Inventory("c", "file", (Node("n0", "127.0.0.1"),))
+    options = bootstrap._options(chosen, cluster, Console(quiet=True))
+    assert (options.lock.stack, options.lock.extras) == ("upstream", ("openvino",))
+    assert "gradio" in options.lock.pins
 
 
 def test_the_line_that_make_rig_prints_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:

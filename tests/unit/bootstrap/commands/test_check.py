@@ -21,8 +21,8 @@ from bootstrap.commands.checks.report import CheckResult, show
 from bootstrap.errors import TimedOut
 from bootstrap.inventory.inventory import Node
 from bootstrap.node.reports import node_report
-from bootstrap.paths import Layout
-from bootstrap.setup.python.package_pins import Lock
+from bootstrap.paths import CHECKOUT, Layout
+from bootstrap.setup.python.package_pins import Lock, read_lock
 from bootstrap.ssh.command import Command
 from bootstrap.ssh.command_output import Output
 from bootstrap.ssh.host import Host, local_host
@@ -258,3 +258,15 @@ def test_the_node_whose_oneccl_bindings_do_not_import_is_named(tmp_path: Path) -
     assert (found.where, found.passed) == ("n1", False)
     assert "libccl.so.1.0: cannot open shared object file" in found.found
     assert "gloo on every node" in found.fix
+
+
+def test_packages_are_those_of_the_stack_with_what_was_added(tmp_path: Path) -> None:
+    host = local_host(Node("n0", "127.0.0.1"), str(tmp_path))
+    lock = read_lock(CHECKOUT, "upstream", ["openvino"]).for_python("3.11")
+    there = {"stack": "upstream", "with": ["openvino"], "left_out": list(lock.left_out)}
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "installed.json").write_text(json.dumps(there))
+    report = {"packages": dict(lock.pins)}
+    assert check._packages(host, report).passed
+    del report["packages"]["optimum-intel"]
+    assert "optimum-intel is missing" in check._packages(host, report).found

@@ -104,7 +104,7 @@ def make(
 def test_from_an_index_to_an_environment(
     host: Host, payload: Payload, python: Python, index: PackageIndex
 ) -> None:
-    lock = lock_of(index)
+    lock = dataclasses.replace(lock_of(index), extras=("openvino",))
     wheels = fetch(host, lock, payload, python, index)
     assert sorted(path.name for path in Path(*wheels).iterdir()) == [
         "first-1.0-py3-none-any.whl",
@@ -122,7 +122,7 @@ def test_from_an_index_to_an_environment(
     found = installed(host)
     assert found["packages"]["first"] == "1.0"
     assert found["packages"]["xeon-diffusion"]
-    assert found["stack"] == "upstream"
+    assert (found["stack"], found["with"]) == ("upstream", ["openvino"])
     assert found["environment"] == "venv"
     assert found["payload"] == payload.key
     assert "no tcmalloc on this system: training does without it" in said
