@@ -71,7 +71,7 @@ def _within(address: IPv4Address, ranges: Iterable[IPv4Network]) -> bool:
 
 
 def not_open_to_the_world(plan: PlanData) -> Iterator[str]:
-    """Nobody on the Internet reaches any node, on any port."""
+    """Nobody on the internet reaches any node, on any port."""
     rules, vnet = _network(plan)
     for node in plan["outputs"]["nodes"]:
         for port in PROBED_PORTS:

@@ -48,40 +48,40 @@ OF_VM = (
     Property("storageProfile.imageReference", "kept"),
     Property("osProfile.customData", "kept"),
     Property("osProfile.linuxConfiguration.ssh", "kept"),
-    Property("osProfile.adminUsername", "refused", "the account is settled when a VM is made"),
+    Property("osProfile.adminUsername", "refused", "the account is set when the VM is created"),
     Property(
         "storageProfile.osDisk.managedDisk.storageAccountType",
         "refused",
-        "Azure does not change the kind of an attached OS disk",
+        "Azure cannot change the type of an attached OS disk",
     ),
     Property(
         "storageProfile.osDisk.diskSizeGB",
         "refused",
-        "Azure resizes the OS disk of a running VM neither down nor up",
+        "Azure cannot resize the OS disk of a running VM",
     ),
-    Property("zones", "refused", "Azure moves no VM between zones"),
-    Property("priority", "refused", "a VM is made as Spot or not", "Regular"),
-    Property("evictionPolicy", "refused", "what an eviction does is settled when a VM is made"),
+    Property("zones", "refused", "Azure cannot move a VM between zones"),
+    Property("priority", "refused", "a VM is created as Spot or not", "Regular"),
+    Property("evictionPolicy", "refused", "the eviction policy is set when the VM is created"),
     Property("billingProfile", "refused", "Azure changes it on a deallocated VM only"),
     Property("proximityPlacementGroup", "refused", "Azure changes it on a deallocated VM only"),
     Property(
         "hardwareProfile.vmSize",
         "restarts",
-        "Azure resizes no VM between version 5 and 6 (SCSI, NVMe), nor between sizes with and"
+        "Azure cannot resize a VM between v5 and v6 (SCSI, NVMe), or between sizes with and"
         " without a local disk",
     ),
 )
 OF_SUBNET = Property(
     "addressPrefixes",
     "grows",
-    "Azure takes no range from a subnet that is in use; add one: A,B, or"
-    " destroy the cluster and make it anew",
+    "Azure cannot remove a range from a subnet in use; add one (A,B), or"
+    " destroy the cluster and create it again",
 )
 OF_VNET = Property(
     "addressSpace.addressPrefixes",
     "grows",
-    "Azure takes no range from a network that is in use; add one: A,B, or"
-    " destroy the cluster and make it anew",
+    "Azure cannot remove a range from a network in use; add one (A,B), or"
+    " destroy the cluster and create it again",
 )
 
 

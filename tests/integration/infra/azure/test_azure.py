@@ -127,7 +127,7 @@ def test_preflight_does_not_advise_what_a_living_cluster_cannot_do(arm: Pair) ->
     assert "pulumi config set zone" not in there.fix
     found = against(azure, {}, zone="2")["changes"]
     assert not found.well
-    assert "Azure moves no VM between zones" in found.fix
+    assert "Azure cannot move a VM between zones" in found.fix
 
 
 def test_preflight_says_that_old_nodes_keep_the_old_image(arm: Pair) -> None:
