@@ -19,8 +19,9 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from PIL import Image
 
 from tests.hub import serving
+from tests.short_run import short_run
 from tests.tiny_model import make_kohya_lora
-from training import export, generate, playground
+from training import export, generate, playground, textual_inversion
 from training.config.command_line import parse
 from training.config.textual_inversion import TextualInversionConfig
 from training.models.embeds import save_embeds
@@ -155,15 +156,32 @@ def test_the_command_for_any_model_draws_with_a_lora_and_a_tiny_vae_in_four_step
     assert settings["settings"]["scheduler"] == "lcm"
 
 
+@pytest.mark.openvino
+def test_the_lines_of_openvino_export_a_run_and_draw_with_it(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = CHECKOUT / "training" / "miniature" / "model"
+    changes = {"placeholder_token": "<dicoo>", "initializer_token": "toy", "resolution": 64}
+    run = short_run(model, pictures, tmp_path, Path("runs/dicoo"), max_train_steps=2, **changes)
+    assert textual_inversion.main(run) == 0
+    line = r"`\.venv-openvino/bin/python -m (training\.(?:export|generate)) ([^`]+)`"
+    lines = dict(re.findall(line, (CHECKOUT / "README.md").read_text()))
+    assert lines.keys() == {"training.export", "training.generate"}
+    assert export.main(shlex.split(lines["training.export"])) == 0
+    capfd.readouterr()
+    assert generate.main(shlex.split(lines["training.generate"])) == 0
+    (drawn,) = json.loads(capfd.readouterr().out)
+    with Image.open(drawn) as picture:
+        assert json.loads(picture.info["xeon-diffusion"])["settings"]["engine"] == "openvino"
+
+
 @pytest.mark.parametrize(("module", "words"), programs_shown())
 def test_every_program_that_a_page_shows_reads_its_words(
     module: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    toml = re.findall(
-        r"^```toml\n(.*?)^```", (CHECKOUT / "docs" / "training.md").read_text(), re.S | re.M
-    )
-    Path("dicoo.toml").write_text(toml[0])
+    Path("dicoo.toml").write_text(toml_shown())
     Path("runs/dicoo").mkdir(parents=True)
     config = TextualInversionConfig.model_validate(tomllib.loads(toml_shown()))
     write_config(Path("runs/dicoo"), config, RECORD)
