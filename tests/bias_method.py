@@ -12,7 +12,7 @@ from torch import nn
 
 from training import atomic_files
 from training.config.run import RunConfig, register
-from training.method import Method, Values
+from training.method import Method, Sentences, Values
 from training.models.loading import Models, load_models
 from training.program import run_program
 
@@ -49,9 +49,9 @@ class BiasMethod(Method):
     def prepare(self, models: Models, notify: Callable[[str], None]) -> None:
         """Nothing of the models changes."""
 
-    def prompts(self) -> list[str]:
+    def sentences(self, captions: Sequence[str] | None) -> Sentences:
         """Two sentences."""
-        return ["a photo of a toy", "a toy"]
+        return Sentences(("a photo of a toy", "a toy"))
 
     def inject(self, models: Models) -> dict[str, nn.Parameter]:
         """The layer's own bias, trainable."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, torch.Tensor]
 """What is trained, by name, always in the same order."""
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """What pictures are paired with.
+
+    Attributes:
+        texts: each once.
+        of_picture: the index into `texts` of each picture's own; None: any goes with any picture.
+    """
+
+    texts: tuple[str, ...]
+    of_picture: tuple[int, ...] | None = None
 
 
 class Method(ABC):
@@ -54,8 +68,12 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def prompts(self) -> list[str]:
-        """The sentences that pictures are paired with."""
+    def sentences(self, captions: Sequence[str] | None) -> Sentences:
+        """The sentences that pictures are paired with.
+
+        Args:
+            captions: of each picture; None where the configuration asks for none.
+        """
 
     @abstractmethod
     def inject(self, models: Models) -> dict[str, nn.Parameter]:

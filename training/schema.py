@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.config.lora import LoraConfig
 from training.config.run import RunConfig
 from training.config.textual_inversion import TextualInversionConfig
 
 FOLDER = Path(__file__).parent
-CONFIGS: tuple[type[RunConfig], ...] = (TextualInversionConfig,)
+CONFIGS: tuple[type[RunConfig], ...] = (TextualInversionConfig, LoraConfig)
 """Of every method: each has a schema."""
 COMMAND = "python -m training.schema"
 

@@ -21,11 +21,16 @@ Config = TypeVar("Config", bound=BaseModel)
 
 GPU_ONLY = {
     "allow_tf32": "TF32 is a GPU format",
+    "use_8bit_adam": "bitsandbytes runs on GPUs only",
     "enable_xformers_memory_efficient_attention": "xFormers runs on GPUs only",
 }
 SUPERSEDED = {
     "only_save_embeds": "that is the default; --save_as_full_pipeline saves the pipeline too",
     "validation_epochs": "use --validation_steps",
+    "cache_dir": "HF_HOME says where downloads are kept",
+    "dataset_name": "download it, and give its folder as --train_data_dir",
+    "dataset_config_name": "download the dataset, and give its folder as --train_data_dir",
+    "image_interpolation_mode": "pictures are resized with the bicubic filter",
     "local_rank": "the launcher's environment says the rank",
     "hub_token": "a token on a command line is visible to every user: set HF_TOKEN instead",
 }

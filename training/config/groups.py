@@ -44,7 +44,17 @@ def key(group: str, default: Any, description: str, **limits: Any) -> Any:
     )
 
 
-GROUPS = ("model", "concept", "data", "training", "machine", "outputs", "validation")
+GROUPS = (
+    "model",
+    "concept",
+    "adapter",
+    "data",
+    "captions",
+    "training",
+    "machine",
+    "outputs",
+    "validation",
+)
 """The order in which `--help`, the JSON schema and config.toml have them."""
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+from training.config.captions import CaptionConfig
 from training.config.groups import (
     DataConfig,
     Group,
@@ -16,6 +18,22 @@ from training.config.groups import (
 )
 
 GroupType = TypeVar("GroupType", bound=Group)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a sample may be beside a picture with its sentence and noise.
+
+    Attributes:
+        mirror: whether half of the samples are mirror images.
+        noise_offset: scale of a noise that is the same for all of a channel.
+        empty_prompts: share of the samples whose sentence is the empty one.
+    """
+
+    mirror: bool = True
+    noise_offset: float = 0.0
+    empty_prompts: float = 0.0
+
 
 CONFIG_FILE = "config.toml"
 """Of a run's folder: its configuration, and what was resolved from it."""
@@ -105,6 +123,16 @@ class RunConfig(
     def validation(self) -> ValidationConfig:
         """The keys of validation pictures, the evaluation loss and trackers."""
         return self.group(ValidationConfig)
+
+    @property
+    def captions(self) -> CaptionConfig | None:
+        """The captions' keys; None: this method's pictures have none."""
+        return None
+
+    @property
+    def sampling(self) -> Sampling:
+        """What may happen to a sample."""
+        return Sampling()
 
     @property
     def title(self) -> str:

@@ -10,6 +10,8 @@ from pydantic import ValidationInfo, field_validator
 from training.config.groups import Group, key
 from training.config.run import RunConfig, register
 
+EMBEDS_NAME = "learned_embeds"
+
 
 def a1111_name(token: str) -> str:
     """`<word>.safetensors`, of letters that every file system takes."""

@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from PIL import Image
@@ -34,7 +35,12 @@ class Picture:
     repeats: int | None = None
 
 
-def find_pictures(folder: Path, skip_broken: bool, notify: Callable[[str], None]) -> list[Picture]:
+def find_pictures(
+    folder: Path,
+    skip_broken: bool,
+    notify: Callable[[str], None],
+    beside: Sequence[str] = (),
+) -> list[Picture]:
     """The pictures of `folder`, by name; files of other kinds are skipped.
 
     Where they lie in subfolders named `N_name`, as kohya's and A1111's tools want them, each is
@@ -43,6 +49,7 @@ def find_pictures(folder: Path, skip_broken: bool, notify: Callable[[str], None]
     Args:
         skip_broken: leave out unreadable pictures, with a notice each, instead of raising.
         notify: called with a line for each file or folder left out.
+        beside: patterns of the names of other files that belong here, and are not spoken of.
 
     Raises:
         UserError: no folder, no pictures, or unreadable ones: every one of them is named.
@@ -55,6 +62,8 @@ def find_pictures(folder: Path, skip_broken: bool, notify: Callable[[str], None]
     for file in files:
         name = file.relative_to(folder).as_posix()
         if not is_a_picture(file):
+            if any(fnmatch(file.name, pattern) for pattern in beside):
+                continue
             notify(f"{name} is skipped: not a picture.")
             continue
         try:

@@ -7,9 +7,11 @@ batch size, accumulation, and where a run was interrupted cannot change it.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+
+from training.config.run import Sampling
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Draws:
         num_train_timesteps: of the noise scheduler.
         latent_shape: (channels, height, width).
         one_pass: the pictures of a pass, where some are seen more often than others.
+        of_picture: the prompt of each picture; None: any goes with any picture.
+        sampling: what may happen to a sample.
+        empty_prompt: the index of the empty prompt, where `sampling` asks for it.
     """
 
     seed: int
@@ -52,6 +57,9 @@ class Draws:
     num_train_timesteps: int
     latent_shape: tuple[int, int, int]
     one_pass: tuple[int, ...] = ()
+    of_picture: tuple[int, ...] | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    empty_prompt: int = 0
 
     def __call__(self, step: int, index: int) -> Draw:
         """Sample `index` (0 <= index < global_batch) of optimizer step `step` (from 0)."""
@@ -60,14 +68,34 @@ class Draws:
             int(torch.randint(high, (1,), generator=generator))
             for high in (2, self.prompts, self.num_train_timesteps)
         )
-        return Draw(
-            picture=self._picture(step * self.global_batch + index),
-            flip=bool(flip),
-            prompt=prompt,
-            timestep=timestep,
-            posterior_noise=torch.randn(self.latent_shape, generator=generator),
-            noise=torch.randn(self.latent_shape, generator=generator),
+        picture = self._picture(step * self.global_batch + index)
+        posterior_noise, noise = (
+            torch.randn(self.latent_shape, generator=generator) for _ in range(2)
         )
+        return Draw(
+            picture=picture,
+            flip=bool(flip) and self.sampling.mirror,
+            prompt=self._prompt(picture, prompt, step, index),
+            timestep=timestep,
+            posterior_noise=posterior_noise,
+            noise=noise + self._offset(step, index),
+        )
+
+    def _prompt(self, picture: int, drawn: int, step: int, index: int) -> int:
+        """The picture's own prompt, where it has one, or the empty one."""
+        if self.sampling.empty_prompts > 0:
+            generator = generator_for(self.seed, "empty prompt", step, index)
+            if float(torch.rand((), generator=generator)) < self.sampling.empty_prompts:
+                return self.empty_prompt
+        return drawn if self.of_picture is None else self.of_picture[picture]
+
+    def _offset(self, step: int, index: int) -> torch.Tensor | float:
+        """A noise that is the same for all of a channel: [channels, 1, 1] (crosslabs.org, 2023)."""
+        if self.sampling.noise_offset == 0:
+            return 0.0
+        generator = generator_for(self.seed, "noise offset", step, index)
+        shape = (self.latent_shape[0], 1, 1)
+        return self.sampling.noise_offset * torch.randn(shape, generator=generator)
 
     def _picture(self, position: int) -> int:
         """Pictures in passes: each pass is a permutation of its own."""
@@ -81,11 +109,13 @@ class Draws:
         draws = []
         for index in range(count):
             generator = generator_for(self.seed, "evaluation", index)
+            picture = index % self.pictures
+            own = None if self.of_picture is None else self.of_picture[picture]
             draws.append(
                 Draw(
-                    picture=index % self.pictures,
+                    picture=picture,
                     flip=False,
-                    prompt=index % self.prompts,
+                    prompt=index % self.prompts if own is None else own,
                     timestep=int((index + 0.5) / count * self.num_train_timesteps),
                     posterior_noise=torch.randn(self.latent_shape, generator=generator),
                     noise=torch.randn(self.latent_shape, generator=generator),

@@ -18,17 +18,22 @@ class EncodedData:
         posteriors: [pictures, 2 (plain, mirrored), 2 (mean, deviation), C, H, W] from
             `training.data.latents`.
         token_ids: [prompts, length].
+        text: [prompts, length, width], what the text encoder makes of them; None where that
+            changes while it is trained.
     """
 
     posteriors: torch.Tensor
     token_ids: torch.Tensor
+    text: torch.Tensor | None = None
 
     def batch(self, draws: list[Draw]) -> Batch:
         """The samples that `draws` name, as tensors."""
+        prompts = [d.prompt for d in draws]
         return Batch(
             moments=torch.stack([self.posteriors[d.picture, int(d.flip)] for d in draws]),
             posterior_noise=torch.stack([d.posterior_noise for d in draws]),
             noise=torch.stack([d.noise for d in draws]),
             timesteps=torch.tensor([d.timestep for d in draws]),
-            token_ids=self.token_ids[[d.prompt for d in draws]],
+            token_ids=self.token_ids[prompts],
+            text=None if self.text is None else self.text[prompts],
         )

@@ -20,22 +20,33 @@ TEXT_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps")
 """What the text encoder computes by beside its weights."""
 
 
-def identify(models: Models, pictures: list[Picture], start: Values) -> dict[str, Any]:
+def identify(
+    models: Models, pictures: list[Picture], start: Values, captions: list[str] | None = None
+) -> dict[str, Any]:
     """What must be the same when a run goes on, by the names of `RunRecord`'s fields.
 
     Args:
         models: before the new word is added to the tokenizer.
         start: what the parameters start from, by name.
+        captions: of the pictures; None: they have none.
     """
-    starts = [value.tolist() for value in start.values()]
     parts = (models.text_encoder, models.vae, models.unet)
     return {
         "model": _digest([weights_digest(part) for part in parts]),
         "pictures": _digest([picture.digest for picture in pictures] + _often(pictures)),
-        "rows": _digest(starts[0] if len(starts) == 1 else starts),
+        "rows": _start_digest(start),
         "tokenizer": tokenizer_digest(models.tokenizer),
         "settings": settings(models),
+        **({} if captions is None else {"captions": _digest(captions)}),
     }
+
+
+def _start_digest(start: Values) -> str:
+    """Of one small parameter its numbers; of many, which may be millions, their bytes."""
+    values = list(start.values())
+    if len(values) == 1:
+        return _digest(values[0].tolist())
+    return weights_digest(start)
 
 
 def _often(pictures: list[Picture]) -> list[int]:

@@ -12,10 +12,11 @@ import torch
 
 from training.config.groups import DataConfig
 from training.config.run import RunConfig
+from training.data.captions import read_captions, tell_of_long_captions
 from training.data.dataset import Picture, find_pictures
 from training.data.identity import identify
 from training.data.latents import FOLDER, LatentCache, encode_missing, read_all
-from training.method import Method
+from training.method import Method, Sentences
 from training.models.loading import Models, load_models, native_resolution
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import on_all_ranks
@@ -33,6 +34,7 @@ class Inputs:
     models: Models
     pictures: list[Picture]
     method: Method
+    sentences: Sentences
     content: dict[str, Any]
 
 
@@ -42,14 +44,20 @@ def read_inputs(method: type[Method], config: RunConfig, notify: Callable[[str],
     Raises:
         UserError: a picture, a part of the model, or what is to be trained cannot be used.
     """
-    pictures = find_pictures(config.train_data_dir, config.skip_broken_images, notify)
+    folder, captions = config.train_data_dir, None
+    beside = config.captions.files if config.captions else ()
+    pictures = find_pictures(folder, config.skip_broken_images, notify, beside)
+    if config.captions:
+        captions = read_captions(folder, config.captions, pictures, notify)
     models = load_models(config.model, notify)
     if config.resolution is None:
         config = config.model_copy(update={"resolution": native_resolution(models)})
     trained = method(config, models)
-    content = identify(models, pictures, trained.start)
+    content = identify(models, pictures, trained.start, captions)
     trained.prepare(models, notify)
-    return Inputs(config, models, pictures, trained, content)
+    sentences = trained.sentences(captions)
+    tell_of_long_captions(models.tokenizer, captions or [], notify)
+    return Inputs(config, models, pictures, trained, sentences, content)
 
 
 def read_posteriors(

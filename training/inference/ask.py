@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from training.config.groups import ModelConfig
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.run import RunConfig
 from training.errors import UserError
 from training.inference import defaults, engines, png, schedulers
 from training.inference.generate import FOLDER, Drawn, Progress, generate, source_of_run
@@ -90,7 +90,7 @@ def draw(
     return drawn
 
 
-def settle(asked: Asked) -> tuple[Source, Settings, TextualInversionConfig | None]:
+def settle(asked: Asked) -> tuple[Source, Settings, RunConfig | None]:
     """What was asked for without a prompt: weights, settings, and the run's configuration if any.
 
     Raises:
@@ -136,7 +136,7 @@ def prompts_in(path: Path, flag: str = "--prompt_file") -> list[str]:
     return prompts
 
 
-def _source(asked: Asked, before: Picture | None) -> tuple[Source, TextualInversionConfig | None]:
+def _source(asked: Asked, before: Picture | None) -> tuple[Source, RunConfig | None]:
     """The weights, and the configuration of the run if they are a run's."""
     config = None
     if before is not None:
@@ -150,11 +150,11 @@ def _source(asked: Asked, before: Picture | None) -> tuple[Source, TextualInvers
     changes: dict[str, Any] = {}
     if asked.step is not None and asked.folder is None:
         raise UserError(f"--step {asked.step}: is of a run, whose folder must be given.")
+    own = 0 if config is None else 1  # what the run has learned stays, whatever is added to it
     if asked.embeds:
-        own = source.words[:1] if config is not None else ()
-        changes["words"] = (*own, *(word_at(text) for text in asked.embeds))
+        changes["words"] = (*source.words[:own], *(word_at(text) for text in asked.embeds))
     if asked.lora:
-        changes["loras"] = tuple(lora_at(text) for text in asked.lora)
+        changes["loras"] = (*source.loras[:own], *(lora_at(text) for text in asked.lora))
     if asked.vae is not None:
         changes["vae"] = File.at(asked.vae)
     if asked.mixed_precision is not None:
@@ -195,7 +195,7 @@ def lora_at(text: str) -> Lora:
 
 
 def _settings(
-    asked: Asked, source: Source, config: TextualInversionConfig | None, before: Picture | None
+    asked: Asked, source: Source, config: RunConfig | None, before: Picture | None
 ) -> Settings:
     """Flags over the picture's own settings, or over the run's and the scheduler's defaults.
 

@@ -18,13 +18,15 @@ import torch
 from PIL import Image
 
 from training.config.groups import ModelConfig
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.lora import LORA_NAME, LoraConfig
+from training.config.run import RunConfig
+from training.config.textual_inversion import EMBEDS_NAME, TextualInversionConfig
 from training.data.prompts import check_prompt
 from training.errors import UserError
 from training.inference import engines, png
 from training.inference.grid import grid_of
 from training.inference.samples import save_picture
-from training.inference.settings import File, Picture, Settings, Source, Word
+from training.inference.settings import File, Lora, Picture, Settings, Source, Word
 from training.machine.cpu import this_cpu
 from training.models.embeds import SUFFIXES, load_embeds
 from training.models.words import FLAG, tokens_of
@@ -40,15 +42,18 @@ class Progress(AbstractContextManager[Any], Protocol):
     def __call__(self, done: int, picture: int) -> None: ...
 
 
-def learned(folder: Path, step: int | None) -> Path:
-    """The file with the rows of `step`; None: the newest there are.
+def learned(folder: Path, step: int | None, stem: str = EMBEDS_NAME) -> Path:
+    """The file with what was learned by `step`; None: the newest there is.
 
-    A run that goes on after its end keeps its final rows of then until its next end.
+    A run that goes on after its end keeps what it had then until its next end.
+
+    Args:
+        stem: the file's name without its suffix.
 
     Raises:
-        UserError: there are none.
+        UserError: there is none.
     """
-    name = "learned_embeds" if step is None else f"learned_embeds-steps-{step}"
+    name = stem if step is None else f"{stem}-steps-{step}"
     end = _last_end(folder)
 
     def age(path: Path) -> tuple[bool, int]:
@@ -57,17 +62,21 @@ def learned(folder: Path, step: int | None) -> Path:
 
     found = sorted((path for path in folder.glob(f"{name}.*") if path.suffix in SUFFIXES), key=age)
     if step is None:
-        later = sorted(folder.glob("learned_embeds-steps-*"), key=lambda p: (_step(p), age(p)))
+        later = sorted(folder.glob(f"{stem}-steps-*"), key=lambda p: (_step(p), age(p)))
         if later and (not found or _step(later[-1]) > end["step"]):
             found = later
     if not found:
-        steps = ", ".join(sorted(path.stem for path in folder.glob("learned_embeds-steps-*")))
+        steps = ", ".join(sorted(path.stem for path in folder.glob(f"{stem}-steps-*")))
         way_on = "" if steps else (
             " Its run has not come to its first: wait for it, or go on with it: "
-            f"python -m training.textual_inversion --resume {folder}"
+            f"python -m training.{_method(folder)} --resume {folder}"
         )  # fmt: skip
         raise UserError(f"{folder}: holds no {name} (it has: {steps or 'none yet'}).{way_on}")
     return found[-1]
+
+
+def _method(folder: Path) -> str:
+    return read_config(folder)[0].method
 
 
 def _step(path: Path) -> int:
@@ -80,8 +89,8 @@ def _last_end(folder: Path) -> dict[str, Any]:
     return done[-1] if done else {"step": math.inf}
 
 
-def source_of_run(folder: Path, step: int | None) -> tuple[Source, TextualInversionConfig]:
-    """A run's model, word and precision, and its configuration.
+def source_of_run(folder: Path, step: int | None) -> tuple[Source, RunConfig]:
+    """A run's model, what it has learned, its precision, and its configuration.
 
     Raises:
         UserError: the folder holds no run, or nothing learned.
@@ -89,15 +98,19 @@ def source_of_run(folder: Path, step: int | None) -> tuple[Source, TextualInvers
     if not holds_a_run(folder):
         what = "holds no run (there is no config.toml)" if folder.is_dir() else "is not a folder"
         raise UserError(f"{folder}: {what}. Give a run's folder, or a model (--model).")
-    config, record = read_config(folder, TextualInversionConfig)
-    word = Word(token=config.placeholder_token, file=File.at(learned(folder, step)))
+    config, record = read_config(folder)
     source = Source(
         model=_model_of(config),
-        words=(word,),
         dtype="bfloat16" if record.dtype == "bfloat16" else "float32",
         run=folder,
     )
-    return source, config
+    if isinstance(config, LoraConfig):
+        lora = Lora(file=File.at(learned(folder, step, LORA_NAME)))
+        return source.model_copy(update={"loras": (lora,)}), config
+    if not isinstance(config, TextualInversionConfig):
+        raise UserError(f"{folder}: holds a run of {config.method}, which draws no pictures here.")
+    word = Word(token=config.placeholder_token, file=File.at(learned(folder, step)))
+    return source.model_copy(update={"words": (word,)}), config
 
 
 def _model_of(config: ModelConfig) -> ModelConfig:

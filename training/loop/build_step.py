@@ -19,6 +19,7 @@ from training.machine.stack import Stack
 from training.models import frozen
 from training.models.denoising import Denoising
 from training.models.loading import Models, tokenize
+from training.outputs.progress import StepProgress
 from training.ranks.launcher import Ranks
 from training.storage.run_directory import RunRecord
 
@@ -45,13 +46,16 @@ def build_step(
     if optimization.gradient_checkpointing:
         models.unet.enable_gradient_checkpointing()
         models.unet.train()
-    prompts = inputs.method.prompts()
+    denoising = Denoising(models, dtype, parameters)
+    texts, empty_prompt = _texts(inputs)
+    token_ids = tokenize(models.tokenizer, texts)
+    text = _fixed_text(denoising, token_ids, ranks)
     return TrainingStep(
-        partial(inputs.method.losses, Denoising(models, dtype, parameters)),
+        partial(inputs.method.losses, denoising),
         parameters,
         _optimizer(list(parameters.values()), optimization, record.learning_rate),
-        EncodedData(posteriors, tokenize(models.tokenizer, prompts)),
-        _draws(record, inputs, models, len(prompts), posteriors),
+        EncodedData(posteriors, token_ids, text),
+        _draws(record, inputs, models, len(texts), empty_prompt, posteriors),
         ranks,
         _accelerator(config, record.global_batch, ranks),
         optimization.train_batch_size,
@@ -59,8 +63,30 @@ def build_step(
     )
 
 
+def _texts(inputs: Inputs) -> tuple[list[str], int]:
+    """Every sentence of the run, and the index of the empty one, if it is among them."""
+    texts = list(inputs.sentences.texts)
+    if inputs.config.sampling.empty_prompts > 0 and "" not in texts:
+        texts.append("")
+    return texts, texts.index("") if "" in texts else 0
+
+
+def _fixed_text(denoising: Denoising, token_ids: torch.Tensor, ranks: Ranks) -> torch.Tensor | None:
+    """What the text encoder makes of the sentences, where training does not change that."""
+    if not denoising.text_is_fixed:
+        return None
+    count, shown = len(token_ids), ranks.is_main_process
+    with StepProgress("encoding captions", count, 0, shown) as progress:
+        return denoising.encode_each(token_ids, lambda done: progress.step(done, ""))
+
+
 def _draws(
-    record: RunRecord, inputs: Inputs, models: Models, prompts: int, posteriors: torch.Tensor
+    record: RunRecord,
+    inputs: Inputs,
+    models: Models,
+    prompts: int,
+    empty_prompt: int,
+    posteriors: torch.Tensor,
 ) -> Draws:
     channels, height, width = posteriors.shape[-3:]
     return Draws(
@@ -71,6 +97,9 @@ def _draws(
         num_train_timesteps=models.noise_scheduler.config.num_train_timesteps,
         latent_shape=(channels, height, width),
         one_pass=one_pass(inputs.pictures),
+        of_picture=inputs.sentences.of_picture,
+        sampling=inputs.config.sampling,
+        empty_prompt=empty_prompt,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,16 +10,15 @@ import torch
 from torch import nn
 
 from training.config.run import RunConfig
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.textual_inversion import EMBEDS_NAME, TextualInversionConfig
 from training.data.prompts import check_prompt, prompts_for, refuse_too_many_vectors
-from training.method import Method, Values
+from training.method import Method, Sentences, Values
 from training.models.concept import install
 from training.models.embeds import SUFFIXES, save_a1111, save_embeds
 from training.models.loading import Models
 from training.models.placeholder import add_placeholder, models_with_rows, starting_rows
 
 ROWS = "rows"
-NAME = "learned_embeds"
 
 
 class TextualInversion(Method):
@@ -46,9 +45,10 @@ class TextualInversion(Method):
             for line in check_prompt(prompt, models.tokenizer, words):
                 notify(line)
 
-    def prompts(self) -> list[str]:
-        """The templates of the paper, the new word in each."""
-        return prompts_for(self.concept.learnable_property, self.concept.placeholder_tokens)
+    def sentences(self, captions: Sequence[str] | None) -> Sentences:
+        """The templates of the paper, the new word in each; captions have no part in it."""
+        concept = self.concept
+        return Sentences(tuple(prompts_for(concept.learnable_property, concept.placeholder_tokens)))
 
     def inject(self, models: Models) -> dict[str, nn.Parameter]:
         """Put the rows over the text encoder's table."""
@@ -59,11 +59,11 @@ class TextualInversion(Method):
 
     def write_step(self, folder: Path, step: int, values: Values) -> None:
         """Write learned_embeds-steps-<step>."""
-        self._save(folder, f"{NAME}-steps-{step}", values)
+        self._save(folder, f"{EMBEDS_NAME}-steps-{step}", values)
 
     def write(self, folder: Path, values: Values) -> list[Path]:
         """Write learned_embeds, in A1111's form too if asked for."""
-        paths = [self._save(folder, NAME, values)]
+        paths = [self._save(folder, EMBEDS_NAME, values)]
         if self.embeds.embeds_format == "a1111":
             paths.append(save_a1111(folder, self.concept.placeholder_token, values[ROWS]))
         return paths

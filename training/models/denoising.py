@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ class Batch:
         posterior_noise, noise: [samples, C, H, W], standard normal.
         timesteps: [samples], int64.
         token_ids: [samples, length], int64.
+        text: [samples, length, width], what the text encoder makes of them, where that is fixed.
     """
 
     moments: torch.Tensor
@@ -31,6 +32,7 @@ class Batch:
     noise: torch.Tensor
     timesteps: torch.Tensor
     token_ids: torch.Tensor
+    text: torch.Tensor | None = None
 
 
 class Denoising:
@@ -75,16 +77,51 @@ class Denoising:
         )
         noisy = objective.add_noise(latents, noise, alphas)
         wanted = objective.target(scheduler.config.prediction_type, latents, noise, alphas)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            text = self._call("text_encoder", parameters, batch.token_ids)[0]
-        prediction = self._call(
-            "unet",
-            parameters,
-            noisy.to(self.dtype),
-            batch.timesteps,
-            encoder_hidden_states=text.to(self.dtype),
-        ).sample
+        text = self._encode(parameters, batch.token_ids) if batch.text is None else batch.text
+        # Adapters are float32 in a UNet that may be bfloat16.
+        with self._autocast(bool(self._places["unet"])):
+            prediction = self._call(
+                "unet",
+                parameters,
+                noisy.to(self.dtype),
+                batch.timesteps,
+                encoder_hidden_states=text,
+            ).sample
         return objective.mean_squared_error(prediction, wanted)
+
+    @property
+    def text_is_fixed(self) -> bool:
+        """Whether training changes nothing in the text encoder."""
+        return not self._places["text_encoder"]
+
+    @torch.no_grad()
+    def encode_each(self, token_ids: torch.Tensor, progress: Callable[[int], None]) -> torch.Tensor:
+        """What a text encoder that is not trained makes of sentences.
+
+        Each goes through it alone, so that its numbers do not depend on the others.
+
+        Args:
+            token_ids: [sentences, length].
+            progress: called with the number of sentences done.
+
+        Returns:
+            [sentences, length, width], of the UNet's dtype.
+        """
+        encoded = []
+        for done, ids in enumerate(token_ids, 1):
+            encoded.append(self._encode({}, ids[None]))
+            progress(done)
+        return torch.cat(encoded)
+
+    def _encode(self, parameters: Values, token_ids: torch.Tensor) -> torch.Tensor:
+        with self._autocast(True):
+            text: torch.Tensor = self._call("text_encoder", parameters, token_ids)[0]
+        return text.to(self.dtype)
+
+    def _autocast(self, wanted: bool) -> torch.autocast:
+        return torch.autocast(
+            "cpu", torch.bfloat16, enabled=wanted and self.dtype == torch.bfloat16
+        )
 
     def _call(self, part: str, parameters: Values, *args: object, **named: object) -> Any:
         module, places = getattr(self.models, part), self._places[part]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -233,10 +233,11 @@ def tokenize(tokenizer: Any, prompts: list[str]) -> torch.Tensor:
     return ids
 
 
-def weights_digest(module: torch.nn.Module) -> str:
-    """SHA-256 over the names, dtypes and bytes of a module's weights."""
+def weights_digest(weights: torch.nn.Module | Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over the names, dtypes and bytes of a module's weights, or of tensors."""
+    tensors = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

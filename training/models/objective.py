@@ -70,3 +70,25 @@ def mean_squared_error(prediction: torch.Tensor, wanted: torch.Tensor) -> torch.
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     error = F.mse_loss(prediction.to(dtype), wanted.to(dtype), reduction="none")
     return error.flatten(1).mean(1)
+
+
+def min_snr_weights(
+    prediction_type: str, alphas_cumprod: torch.Tensor, snr_gamma: float
+) -> torch.Tensor:
+    """Weights of the samples' losses: min(SNR, gamma) over SNR (e), or over SNR + 1 (v).
+
+    Hang et al. 2023 (arXiv 2303.09556), for losses in what the UNet predicts. At an SNR of zero
+    the first is one.
+
+    Args:
+        alphas_cumprod: [batch], the cumulative alpha at each sample's timestep.
+
+    Returns:
+        [batch].
+    """
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    if prediction_type == "v_prediction":
+        return snr.clamp(max=snr_gamma) / (snr + 1)
+    if prediction_type == "sample":
+        return snr.clamp(max=snr_gamma)
+    return torch.where(snr > 0, snr.clamp(max=snr_gamma) / snr, torch.ones_like(snr))

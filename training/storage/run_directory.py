@@ -54,6 +54,7 @@ class RunRecord(BaseModel):
         tokenizer, settings: a digest of the tokenizer, and what the models compute by beside
             their weights, as `training.data.identity` says; None in the records of runs that were
             started before these were noted, which leave them out.
+        captions: a digest of the pictures' captions; None where the method has none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,6 +69,7 @@ class RunRecord(BaseModel):
     rows: str
     tokenizer: str | None = None
     settings: dict[str, str] | None = None
+    captions: str | None = None
     method: str = FIRST_METHOD
 
     @model_serializer(mode="wrap")
@@ -162,7 +164,9 @@ def clear_for_new_run(folder: Path) -> None:
 def write_config(folder: Path, config: RunConfig, record: RunRecord) -> None:
     """Write config.toml: the configuration, and under [run] what was resolved from it."""
     values = {k: v for k, v in config.model_dump(mode="json").items() if v is not None}
-    values.setdefault("max_train_steps", "none")
+    for name, field in type(config).model_fields.items():
+        if name not in values and field.default is not None:
+            values[name] = "none"
     text = tomli_w.dumps({**values, "run": record.model_dump()})
     atomic_files.write_text(folder / CONFIG_FILE, text)
 

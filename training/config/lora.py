@@ -1,0 +1,149 @@
+"""The configuration of a LoRA run: the adapters, the captions, and the file of the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import field_validator
+
+from training.config.captions import CaptionConfig
+from training.config.groups import Group, key
+from training.config.run import RunConfig, Sampling, register
+
+LORA_NAME = "pytorch_lora_weights"
+KOHYA_FILE = "kohya_lora.safetensors"
+ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
+"""The projections of the UNet's attention, which diffusers' script trains."""
+
+
+class AdapterConfig(Group):
+    """Which layers get an adapter, and of what size."""
+
+    rank: int = key("adapter", 4, "Rank of the matrices that are learned for each layer.", ge=1)
+    lora_alpha: float | None = key(
+        "adapter",
+        None,
+        "What is learned is scaled by lora_alpha / rank; default: the rank, which scales by 1.",
+        gt=0,
+    )
+    lora_dropout: float = key(
+        "adapter", 0.0, "Share of an adapter's inputs that a training step leaves out.", ge=0, lt=1
+    )
+    lora_layers: list[str] = key(
+        "adapter",
+        ATTENTION,
+        "Names, or ends of names, of the UNet's layers (linear or convolution) that get an adapter;"
+        " diffusers' script trains these, the attention's.",
+        min_length=1,
+    )
+    train_text_encoder: bool = key(
+        "adapter", False, "Train adapters on the text encoder's attention, too."
+    )
+
+    @field_validator("lora_layers", mode="before")
+    @classmethod
+    def _by_comma(cls, value: object) -> object:
+        """diffusers' scripts take one text with commas in it."""
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            return value
+        return [name.strip() for text in texts for name in text.split(",") if name.strip()]
+
+    @property
+    def scale(self) -> float:
+        """What the product of an adapter's matrices is multiplied by."""
+        return 1.0 if self.lora_alpha is None else self.lora_alpha / self.rank
+
+
+class LoraFileConfig(Group):
+    """The form of the learned weights' files."""
+
+    lora_format: Literal["diffusers", "kohya"] = key(
+        "outputs",
+        "diffusers",
+        f"kohya: also write {KOHYA_FILE}, with the keys that A1111, ComfyUI and kohya's scripts "
+        "read.",
+    )
+
+
+@register
+class LoraConfig(LoraFileConfig, RunConfig, CaptionConfig, AdapterConfig):
+    """Everything that decides what a LoRA run computes and what it writes.
+
+    Defaults are those of diffusers' train_text_to_image_lora.py.
+    """
+
+    method: ClassVar[str] = "lora"
+    may_differ_on_resume: ClassVar[frozenset[str]] = RunConfig.may_differ_on_resume | {
+        "lora_format"
+    }
+    identified_by_content: ClassVar[dict[str, str]] = {
+        **RunConfig.identified_by_content,
+        "caption_extension": "captions",
+        "image_column": "captions",
+        "caption_column": "captions",
+        "caption_encoding": "captions",
+        "caption_fallback": "captions",
+    }
+
+    train_data_dir: Path = key("data", ..., "Folder with the pictures and their captions.")
+    repeats: int = key("data", 1, "Times the pictures are seen in one epoch.", ge=1)
+    center_crop: bool = key(
+        "data",
+        True,
+        "Crop the central square (pictures are encoded once, so the crop is never a random one); "
+        "--center_crop=false squeezes the whole picture into the square.",
+    )
+    random_flip: bool = key("data", False, "Learn from mirror images, too, half of the time.")
+    noise_offset: float = key(
+        "training", 0.0, "Scale of a noise that is the same for all of a channel.", ge=0
+    )
+    snr_gamma: float | None = key(
+        "training", None, "Min-SNR weighting of the loss (Hang et al. 2023 recommend 5).", gt=0
+    )
+    prediction_type: Literal["epsilon", "v_prediction"] | None = key(
+        "training", None, "What the UNet is trained to predict; default: as its scheduler says."
+    )
+    max_train_steps: int | None = key(
+        "training", None, "Optimizer steps; default: those of num_train_epochs.", ge=1
+    )
+    max_grad_norm: float | None = key(
+        "training", 1.0, "Clip the gradient's norm to this; 'none' does not.", gt=0
+    )
+    output_dir: Path = key("outputs", Path("sd-model-finetuned-lora"), "The run folder.")
+
+    @property
+    def adapter(self) -> AdapterConfig:
+        """The adapters' keys."""
+        return self.group(AdapterConfig)
+
+    @property
+    def captions(self) -> CaptionConfig:
+        """The captions' keys."""
+        return self.group(CaptionConfig)
+
+    @property
+    def sampling(self) -> Sampling:
+        """As the keys of the same names say."""
+        return Sampling(self.random_flip, self.noise_offset, self.proportion_empty_prompts)
+
+    @property
+    def title(self) -> str:
+        """The pictures' folder: a LoRA has no other name."""
+        return f"LoRA of {self.train_data_dir.name or self.train_data_dir}"
+
+    @property
+    def summary(self) -> str:
+        """The rank, and which parts have adapters."""
+        parts = "UNet and the text encoder" if self.train_text_encoder else "UNet"
+        return f"LoRA of rank {self.rank} for the {parts}"
+
+    def usage(self, repository: str) -> str:
+        """Loading the weights."""
+        return f'pipeline.load_lora_weights("{repository}")\npipeline("...").images[0]\n'
+
+    @property
+    def own_files(self) -> tuple[str, ...]:
+        """What `training.methods.lora` writes into the run folder."""
+        return (f"{LORA_NAME}.safetensors", f"{LORA_NAME}-steps-*", KOHYA_FILE)

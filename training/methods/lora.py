@@ -1,0 +1,123 @@
+"""LoRA: matrices of low rank beside the frozen weights of the UNet, and of the text encoder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import nn
+
+from training.config.lora import KOHYA_FILE, LORA_NAME, LoraConfig
+from training.config.run import RunConfig
+from training.data.draws import generator_for
+from training.method import Method, Sentences, Values
+from training.models import objective
+from training.models.adapters import (
+    TEXT_LAYERS,
+    add_adapters,
+    find_layers,
+    starting_matrices,
+)
+from training.models.denoising import Batch, Denoising
+from training.models.loading import Models, load_models
+from training.models.lora import fuse_loras
+from training.models.lora_files import save_kohya, save_lora
+
+TensorType = TypeVar("TensorType", bound=torch.Tensor)
+
+
+class Lora(Method):
+    """Trains two matrices per layer; a name is a part of the model, a layer's path and which."""
+
+    config_type: ClassVar[type[RunConfig]] = LoraConfig
+
+    def __init__(self, config: RunConfig, models: Models) -> None:
+        assert isinstance(config, LoraConfig)
+        self.model, self.adapter = config.model, config.adapter
+        self.snr_gamma, self.prediction_type = config.snr_gamma, config.prediction_type
+        self.format = config.lora_format
+        layers = {"unet": find_layers(models.unet, self.adapter.lora_layers)}
+        if self.adapter.train_text_encoder:
+            layers["text_encoder"] = find_layers(models.text_encoder, TEXT_LAYERS)
+        # Of a run without a seed of its own every rank, and every part of the run, must know this.
+        generator_of = partial(generator_for, config.seed or 0, "adapter")
+        self._starts = {
+            part: starting_matrices(found, self.adapter.rank, generator_of)
+            for part, found in layers.items()
+        }
+        self.start = _by_part(self._starts)
+
+    def prepare(self, models: Models, notify: Callable[[str], None]) -> None:
+        """Take the prediction type that was asked for."""
+        if self.prediction_type is not None:
+            models.noise_scheduler.register_to_config(prediction_type=self.prediction_type)
+
+    def sentences(self, captions: Sequence[str] | None) -> Sentences:
+        """Each caption once, and which is whose."""
+        texts = tuple(dict.fromkeys(captions or []))
+        return Sentences(texts, tuple(texts.index(caption) for caption in captions or []))
+
+    def inject(self, models: Models) -> dict[str, nn.Parameter]:
+        """Put the adapters beside the layers."""
+        alpha = self.adapter.scale * self.adapter.rank
+        parameters = {
+            part: add_adapters(
+                getattr(models, part), start, self.adapter.rank, alpha, self.adapter.lora_dropout
+            )
+            for part, start in self._starts.items()
+        }
+        return _by_part(parameters)
+
+    def losses(self, denoising: Denoising, parameters: Values, batch: Batch) -> torch.Tensor:
+        """The loss of each sample, weighted by its signal-to-noise ratio where asked for."""
+        with torch.random.fork_rng(devices=[], enabled=self.adapter.lora_dropout > 0):
+            if self.adapter.lora_dropout > 0:
+                torch.manual_seed(_seed_of(batch))
+            losses = denoising.losses(parameters, batch)
+        if self.snr_gamma is None:
+            return losses
+        scheduler = denoising.models.noise_scheduler
+        alphas = scheduler.alphas_cumprod.to(losses.dtype)[batch.timesteps]
+        kind = scheduler.config.prediction_type
+        return losses * objective.min_snr_weights(kind, alphas, self.snr_gamma)
+
+    def write_step(self, folder: Path, step: int, values: Values) -> None:
+        """Write pytorch_lora_weights-steps-<step>.safetensors."""
+        self._save(folder / f"{LORA_NAME}-steps-{step}.safetensors", values)
+
+    def write(self, folder: Path, values: Values) -> list[Path]:
+        """Write pytorch_lora_weights.safetensors, in kohya's form too if asked for."""
+        paths = [self._save(folder / f"{LORA_NAME}.safetensors", values)]
+        if self.format == "kohya":
+            paths.append(folder / KOHYA_FILE)
+            save_kohya(paths[-1], values, self.adapter.scale, self.adapter.rank)
+        return paths
+
+    def _save(self, path: Path, values: Values) -> Path:
+        save_lora(path, values, self.adapter.scale)
+        return path
+
+    def learned_models(self, values: Values) -> Models:
+        """The run's models, read afresh in float32, the adapters added to their weights."""
+        models = load_models(self.model)
+        with TemporaryDirectory() as name:
+            path = self._save(Path(name) / f"{LORA_NAME}.safetensors", values)
+            fuse_loras(models.pipeline(models.noise_scheduler), [(path, 1.0)])
+        return models
+
+
+def _by_part(found: dict[str, dict[str, TensorType]]) -> dict[str, TensorType]:
+    return {
+        f"{part}.{name}": value for part, values in found.items() for name, value in values.items()
+    }
+
+
+def _seed_of(batch: Batch) -> int:
+    """What dropout is drawn by: the samples' noise, as that is a function of seed and step."""
+    digest = hashlib.blake2b(batch.noise.contiguous().numpy().tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
