@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import ClassVar, TypeVar
 
 import torch
@@ -21,11 +20,11 @@ from training.models.adapters import (
     TEXT_LAYERS,
     add_adapters,
     find_layers,
+    fuse_adapters,
     starting_matrices,
 )
 from training.models.denoising import Batch, Denoising
 from training.models.loading import Models, load_models
-from training.models.lora import fuse_loras
 from training.models.lora_files import save_kohya, save_lora
 
 TensorType = TypeVar("TensorType", bound=torch.Tensor)
@@ -105,9 +104,9 @@ class Lora(Method):
     def learned_models(self, values: Values) -> Models:
         """The run's models, read afresh in float32, the adapters added to their weights."""
         models = load_models(self.model)
-        with TemporaryDirectory() as name:
-            path = self._save(Path(name) / f"{LORA_NAME}.safetensors", values)
-            fuse_loras(models.pipeline(models.noise_scheduler), [(path, 1.0)])
+        for part, start in self._starts.items():
+            own = {name: values[f"{part}.{name}"].float() for name in start}
+            fuse_adapters(getattr(models, part), own, self.adapter.scale)
         return models
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -121,6 +121,23 @@ def add_adapters(
             matrix.weight = nn.Parameter(start[name].clone())
             parameters[name] = matrix.weight
     return parameters
+
+
+@torch.no_grad()
+def fuse_adapters(model: nn.Module, values: Mapping[str, torch.Tensor], scale: float) -> None:
+    """Add the products of the matrices to the weights of a model without adapters.
+
+    Args:
+        values: under the names of `starting_matrices`.
+        scale: what each product is multiplied by.
+    """
+    for name, down in values.items():
+        path, which, _ = name.rsplit(".", 2)
+        if which == DOWN:
+            weight: torch.Tensor = model.get_submodule(path).weight  # type: ignore[assignment]
+            up = values[f"{path}.{UP}.weight"].detach()
+            product = up.flatten(1) @ down.detach().flatten(1)
+            weight += scale * product.view_as(weight)
 
 
 class TrainingDropout(nn.Module):

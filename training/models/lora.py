@@ -50,6 +50,9 @@ def fuse_loras(pipeline: Any, loras: Sequence[tuple[Path, float]]) -> None:
     pipeline.set_adapters(names, weights)
     pipeline.fuse_lora(components=list(PARTS), adapter_names=names)
     pipeline.unload_lora_weights()
+    # transformers would go on naming the text encoder's weights as those of an adapted one: a
+    # saved pipeline could not be loaded.
+    pipeline.text_encoder._weight_conversions = None
 
 
 def _foreign(named: str, why: str) -> str:

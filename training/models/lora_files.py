@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from diffusers.utils import convert_state_dict_to_diffusers
 from safetensors.torch import save_file
 
 from training import atomic_files
@@ -20,14 +21,15 @@ KOHYA_MATRICES = {DOWN: "lora_down", UP: "lora_up"}
 
 
 def save_lora(path: Path, values: Mapping[str, torch.Tensor], scale: float) -> None:
-    """Write adapters as `load_lora_weights` reads them.
+    """Write adapters as diffusers' script does, and `load_lora_weights` reads them.
 
     Args:
         values: "<part>.<path of the layer>.lora_A.weight" and "...lora_B.weight"; written as
             float32.
         scale: what the product of the two is multiplied by.
     """
-    _write(path, _scaled(values, scale), {"format": "pt"})
+    tensors = convert_state_dict_to_diffusers(_scaled(values, scale))
+    _write(path, tensors, {"format": "pt"})
 
 
 def save_kohya(path: Path, values: Mapping[str, torch.Tensor], scale: float, rank: int) -> None:

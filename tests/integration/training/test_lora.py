@@ -22,9 +22,9 @@ from training.config.command_line import parse
 from training.config.lora import KOHYA_FILE, LORA_NAME, LoraConfig
 from training.data.draws import generator_for
 from training.data.inputs import read_inputs
-from training.lora import main
 from training.loop.build_step import build_step
 from training.loop.step import TrainingStep
+from training.lora import main
 from training.machine.stack import resolve_stack
 from training.methods.lora import Lora
 from training.models.adapters import find_layers, starting_matrices
@@ -102,9 +102,7 @@ def test_more_steps_go_on_as_if_they_had_been_asked_for_at_first(
     assert_same(weights(tmp_path / "more"), weights(tmp_path / "whole"))
 
 
-def test_ranks_accumulation_and_batch_size_do_not_matter(
-    lora_flags: Flags, tmp_path: Path
-) -> None:
+def test_ranks_accumulation_and_batch_size_do_not_matter(lora_flags: Flags, tmp_path: Path) -> None:
     changes = {"proportion_empty_prompts": 0.3, "noise_offset": 0.1, "snr_gamma": 5}
     assert main(lora_flags("four", train_batch_size=4, **changes)) == 0
     assert main(lora_flags("one", gradient_accumulation_steps=4, **changes)) == 0
@@ -244,9 +242,7 @@ def test_what_was_trained_is_what_the_file_holds(
     method.write(config.output_dir, step.parameters)
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
     pipeline.load_lora_weights(config.output_dir, weight_name=FILE)
-    assert torch.allclose(
-        predicted(pipeline.unet), predicted(denoising.models.unet), atol=1e-5
-    )
+    assert torch.allclose(predicted(pipeline.unet), predicted(denoising.models.unet), atol=1e-5)
 
 
 def test_rank_four_on_stable_diffusion_trains_797184_parameters() -> None:
