@@ -44,6 +44,7 @@ class Method(ABC):
         models: as loaded, in float32.
 
     Attributes:
+        partial_weights: between 0 and 1, at which a finished run is drawn, too (`set_weight`).
         start: what the parameters start from; float32.
 
     Raises:
@@ -51,6 +52,7 @@ class Method(ABC):
     """
 
     config_type: ClassVar[type[RunConfig]]
+    partial_weights: ClassVar[tuple[float, ...]] = ()
     start: dict[str, torch.Tensor]
 
     @abstractmethod
@@ -94,6 +96,10 @@ class Method(ABC):
         away = torch.cat([(values[k].detach() - v).flatten() for k, v in self.start.items()])
         length = torch.cat([value.flatten() for value in self.start.values()]).norm()
         return float(away.norm() / length if length > 0 else away.norm())
+
+    def set_weight(self, models: Models, weight: float) -> None:
+        """Let the models draw with a part of what was learned: 0 is none of it, 1 is all."""
+        raise NotImplementedError(f"{type(self).__name__} has no partial weights")
 
     @abstractmethod
     def write_step(self, folder: Path, step: int, values: Values) -> None:

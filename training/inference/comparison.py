@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,9 @@ def draw_both(
     return columns[0], columns[1]
 
 
-def write_comparison(folder: Path, title: str, caption: str) -> Path | None:
+def write_comparison(
+    folder: Path, title: str, caption: str, partial_weights: Sequence[float] = ()
+) -> Path | None:
     """Put a run's first and last validation pictures side by side; draws none itself.
 
     The same prompts and seeds on both sides: "before" is the samples' step 0. Up to
@@ -69,6 +71,8 @@ def write_comparison(folder: Path, title: str, caption: str) -> Path | None:
     Args:
         title: the learned word, or what else was trained.
         caption: written under the pictures, after their prompts and seeds.
+        partial_weights: parts of what was learned with which the last were drawn, too; they stand
+            in between.
 
     Returns:
         The file; None where no validation pictures were drawn at two steps, or the training
@@ -85,9 +89,19 @@ def write_comparison(folder: Path, title: str, caption: str) -> Path | None:
     keys = [(prompt, seed) for prompt in prompts for seed in seeds if (prompt, seed) in shown]
     if not keys:
         return None
+    before, after = ({key: folder / drawn[step][key] for key in keys} for step in (first, last))
+    shown_as = {f"step {first}, before": before, f"step {last}, {title}": after}
+    if partial_weights:
+        between = {
+            f"weight {weight:g}": {
+                key: path.with_name(f"{path.stem}-weight-{weight:g}.png")
+                for key, path in after.items()
+            }
+            for weight in partial_weights
+        }
+        shown_as = {"weight 0 (before)": before, **between, "weight 1": after}
     columns = [
-        (name, [open_picture(folder / drawn[step][key]) for key in keys])
-        for name, step in ((f"step {first}, before", first), (f"step {last}, {title}", last))
+        (name, [open_picture(paths[key]) for key in keys]) for name, paths in shown_as.items()
     ]
     trained_on = first_pictures(config.train_data_dir, SHOWN_SOURCES)
     if not trained_on:

@@ -21,6 +21,7 @@ from training.models.adapters import (
     add_adapters,
     find_layers,
     fuse_adapters,
+    set_weight,
     starting_matrices,
 )
 from training.models.denoising import Batch, Denoising
@@ -34,6 +35,7 @@ class Lora(Method):
     """Trains two matrices per layer; a name is a part of the model, a layer's path and which."""
 
     config_type: ClassVar[type[RunConfig]] = LoraConfig
+    partial_weights: ClassVar[tuple[float, ...]] = (0.5,)
 
     def __init__(self, config: RunConfig, models: Models) -> None:
         assert isinstance(config, LoraConfig)
@@ -84,6 +86,11 @@ class Lora(Method):
         alphas = scheduler.alphas_cumprod.to(losses.dtype)[batch.timesteps]
         kind = scheduler.config.prediction_type
         return losses * objective.min_snr_weights(kind, alphas, self.snr_gamma)
+
+    def set_weight(self, models: Models, weight: float) -> None:
+        """Scale the adapters of the UNet and the text encoder."""
+        for part in self._starts:
+            set_weight(getattr(models, part), weight)
 
     def write_step(self, folder: Path, step: int, values: Values) -> None:
         """Write pytorch_lora_weights-steps-<step>.safetensors."""

@@ -36,7 +36,10 @@ def write_results(
         paths.append(folder / "model_index.json")
     outputs.write_done(global_step, paths)
     try:
-        comparison = write_comparison(folder, config.title, _conditions(config, global_step))
+        outputs.partial_samples(global_step)
+        comparison = write_comparison(
+            folder, config.title, _conditions(config, global_step), outputs.method.partial_weights
+        )
         paths += [comparison] if comparison else []
     except Exception as error:  # what was learned is saved: no picture's fault may fail the run
         progress.note(f"no {COMPARISON_FILE}: {first_line(error)}")

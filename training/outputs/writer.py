@@ -5,6 +5,7 @@ Checkpoints and what they learned are written once more on every machine whose d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,16 @@ from training.storage.checkpoint import State, save_checkpoint
 from training.storage.events import EventLog
 from training.storage.run_directory import RunRecord
 
-SAMPLES = "samples"
+
+def sample_name(step: int, prompt: int, seed: int, weight: float | None = None) -> str:
+    """Where in the run folder a validation picture is.
+
+    Args:
+        prompt: its number.
+        weight: how much of what was learned it is drawn with; None: all.
+    """
+    part = "" if weight is None else f"-weight-{weight:g}"
+    return f"samples/step-{step:06d}/prompt-{prompt}-seed-{seed}{part}.png"
 
 
 @dataclass
@@ -155,10 +165,31 @@ class Outputs:
             return
         if done:
             self.learned(done, values)
+        drawn: list[tuple[str, Image.Image]] = []
+        for number, prompt, seed, picture in self._draw(done, prompts):
+            name = sample_name(done, number, seed)
+            save_picture(self.saving.output_dir / name, picture)
+            self.log.write("sample", step=done, prompt=prompt, seed=seed, path=name)
+            drawn.append((prompt, picture))
+        log_pictures(self.accelerator.trackers, done, drawn)
+
+    def partial_samples(self, done: int) -> None:
+        """Draw the validation prompts with parts of what was learned, for the comparison."""
+        prompts = self.validation.validation_prompt
+        if self.log is None or not prompts:
+            return
+        for weight in self.method.partial_weights:
+            self.method.set_weight(self.models, weight)
+            for number, _, seed, picture in self._draw(done, prompts):
+                name = sample_name(done, number, seed, weight)
+                save_picture(self.saving.output_dir / name, picture)
+            self.method.set_weight(self.models, 1.0)
+
+    def _draw(self, done: int, prompts: list[str]) -> Iterator[tuple[int, str, int, Image.Image]]:
+        """The number of a prompt, the prompt, a seed and its picture, for each."""
         if self._pipeline is None:
             self._pipeline = build_pipeline(self.models)
         seeds = [self.record.seed + i for i in range(self.validation.num_validation_images)]
-        drawn: list[tuple[str, Image.Image]] = []
         for number, prompt in enumerate(prompts):
             pictures = draw(
                 self._pipeline,
@@ -170,13 +201,7 @@ class Outputs:
                 lambda i, n: self.progress.step(done, f"drawing picture {i + 1} of {n}"),
             )
             for seed, picture in zip(seeds, pictures, strict=True):
-                name = f"step-{done:06d}/prompt-{number}-seed-{seed}.png"
-                save_picture(self.saving.output_dir / SAMPLES / name, picture)
-                self.log.write(
-                    "sample", step=done, prompt=prompt, seed=seed, path=f"{SAMPLES}/{name}"
-                )
-            drawn += [(prompt, picture) for picture in pictures]
-        log_pictures(self.accelerator.trackers, done, drawn)
+                yield number, prompt, seed, picture
 
     def final(self, values: Values) -> list[Path]:
         """Write what has been learned; returns the paths."""

@@ -36,7 +36,7 @@ MAIN = "training.lora:main"
 STEP = "training.loop.step:TrainingStep.__call__"
 FILE = f"{LORA_NAME}.safetensors"
 ALONE = Ranks("no launcher", 0, 1, 0, 1)
-SD15 = Path("training/models/stable_diffusion_1/unet")
+SD15 = Path("training/models/files/stable_diffusion_1/unet")
 
 
 @pytest.fixture(scope="session")

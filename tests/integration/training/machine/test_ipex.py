@@ -11,24 +11,31 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.captioned import make_captioned, short_lora
 from tests.processes import run_ranks
 from tests.training_fixtures import Flags
 from training.config.command_line import parse
+from training.config.lora import LoraConfig
 from training.config.textual_inversion import TextualInversionConfig
 from training.data.draws import Draws
 from training.data.encoded_data import EncodedData
 from training.data.inputs import read_inputs
 from training.data.latents import LatentCache, encode_missing, read_all
 from training.data.prompts import prompts_for
+from training.loop.build_step import build_step
 from training.machine.cpu import this_cpu
 from training.machine.stack import resolve_dtype, resolve_stack
+from training.methods.lora import Lora
 from training.methods.textual_inversion import TextualInversion
 from training.models import frozen
 from training.models.denoising import Denoising
 from training.models.loading import tokenize
+from training.ranks.launcher import Ranks
+from training.storage.resume import start_or_resume
 
 pytestmark = pytest.mark.ipex
 
+ALONE = Ranks("no launcher", 0, 1, 0, 1)
 DTYPE = resolve_dtype("auto", this_cpu())
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-5}[DTYPE]
 """bf16 where this CPU computes in it: IPEX refuses bf16 elsewhere."""
@@ -141,3 +148,35 @@ def test_two_ranks_train_on_the_intel_stack(how: str, flags: Flags, tmp_path: Pa
     assert start["frozen"] in (("native", "ipex") if how == "auto" else (how,))
     moved = [json.loads(line)["moved"] for line in lines if '"evaluation"' in line]
     assert moved[-1] > 0
+
+
+def test_lora_over_ipex_has_the_losses_and_gradients_of_native(
+    tiny_model: Path, latents: Path, tmp_path: Path
+) -> None:
+    captioned = make_captioned(tmp_path / "captioned")
+    stack = resolve_stack("intel")
+    found = {}
+    for how in ("native", "ipex"):
+        argv = short_lora(
+            tiny_model, captioned, latents, tmp_path / how, stack="intel", frozen=how,
+            train_text_encoder="true", mixed_precision="auto", train_batch_size=4,
+        )  # fmt: skip
+        config, _ = parse(LoraConfig, argv, "test", "")
+        inputs = read_inputs(Lora, config, lambda text: None)
+        config.output_dir.mkdir()
+        record, _ = start_or_resume(inputs, stack, ALONE, lambda text: None)
+        step = build_step(inputs, record, stack, ALONE, lambda text: None)
+        # Away from the start, where the gradient of the first matrices is zero.
+        with torch.no_grad():
+            for name, parameter in step.parameters.items():
+                if "lora_B" in name:
+                    parameter.fill_(1e-2)
+        batch = step.data.batch([step.draws(0, index) for index in range(4)])
+        losses = step.losses(step.parameters, batch)
+        losses.sum().backward()
+        gradients = [parameter.grad for parameter in step.parameters.values()]
+        assert all(gradient is not None and gradient.norm() > 0 for gradient in gradients)
+        found[how] = (losses.detach(), torch.cat([g.flatten() for g in gradients if g is not None]))
+    (losses, gradient), (ipex_losses, ipex_gradient) = found["native"], found["ipex"]
+    assert float(((ipex_losses - losses) / losses).abs().max()) < TOLERANCE
+    assert float((ipex_gradient - gradient).norm() / gradient.norm()) < 10 * TOLERANCE

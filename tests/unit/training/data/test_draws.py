@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from training.config.run import Sampling
 from training.data.draws import Draw, Draws, chunks, generator_for, share
 
 DRAWS = Draws(
@@ -133,3 +134,34 @@ def test_chunks_keep_order_and_length(start: int, length: int, most: int) -> Non
     assert [i for part in parts for i in part] == list(whole)
     assert all(len(part) == most for part in parts[:-1])
     assert all(0 < len(part) <= most for part in parts)
+
+
+def test_pictures_with_captions_of_their_own_are_drawn_with_them() -> None:
+    own = (4, 0, 2)
+    plain = Draws(3, 4, 3, 5, 1000, (1, 2, 2))
+    paired = Draws(3, 4, 3, 5, 1000, (1, 2, 2), of_picture=own, sampling=Sampling(mirror=False))
+    for step in range(5):
+        for index in range(4):
+            draw, before = paired(step, index), plain(step, index)
+            assert draw.prompt == own[draw.picture]
+            assert not draw.flip
+            assert torch.equal(draw.noise, before.noise)
+            assert (draw.picture, draw.timestep) == (before.picture, before.timestep)
+    assert [draw.prompt for draw in paired.evaluation(4)] == [4, 0, 2, 4]
+
+
+def test_a_share_of_the_samples_has_the_empty_prompt() -> None:
+    draws = Draws(
+        3, 8, 3, 4, 1000, (1, 2, 2), of_picture=(0, 1, 2),
+        sampling=Sampling(empty_prompts=0.25), empty_prompt=3,
+    )  # fmt: skip
+    empty = sum(draws(step, index).prompt == 3 for step in range(100) for index in range(8))
+    assert 150 < empty < 250
+
+
+def test_noise_offset_is_one_number_a_channel() -> None:
+    plain = Draws(3, 1, 3, 4, 1000, (4, 8, 8))
+    offset = Draws(3, 1, 3, 4, 1000, (4, 8, 8), sampling=Sampling(noise_offset=0.1))
+    found = torch.stack([offset(step, 0).noise - plain(step, 0).noise for step in range(200)])
+    assert torch.allclose(found, found[:, :, :1, :1].expand_as(found), atol=1e-6)
+    assert 0.08 < float(found[:, :, 0, 0].std()) < 0.12

@@ -96,3 +96,23 @@ def test_posterior_samples_clamp_the_log_variance_as_diffusers_does() -> None:
     )
     wanted = 2 * torch.exp(0.5 * torch.tensor([-30.0, 20.0]))
     torch.testing.assert_close(found.flatten(), wanted)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_weights_are_those_of_the_paper(gamma: float) -> None:
+    alphas = torch.tensor([0.999, 0.9, 0.5, 0.01], dtype=torch.float64)
+    snr = alphas / (1 - alphas)
+    least = torch.minimum(snr, torch.full_like(snr, gamma))
+    assert torch.allclose(objective.min_snr_weights("epsilon", alphas, gamma), least / snr)
+    assert torch.allclose(
+        objective.min_snr_weights("v_prediction", alphas, gamma), least / (snr + 1)
+    )
+    # The same weight of the error in x_0, whatever is predicted.
+    in_x0 = objective.min_snr_weights("epsilon", alphas, gamma) * snr
+    assert torch.allclose(in_x0, objective.min_snr_weights("sample", alphas, gamma))
+
+
+def test_min_snr_weights_are_finite_where_nothing_but_noise_is_left() -> None:
+    nothing = torch.zeros(1)
+    assert objective.min_snr_weights("epsilon", nothing, 5).item() == 1
+    assert objective.min_snr_weights("v_prediction", nothing, 5).item() == 0
