@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.config.groups import ModelConfig
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.run import RunConfig
 from training.data.prompts import prompts_for
 from training.errors import UserError
 from training.inference.ask import lora_at, prompts_in, word_at
@@ -177,7 +177,7 @@ def _export(asked: argparse.Namespace) -> ExportRecord:
     return record
 
 
-def _source(asked: argparse.Namespace) -> tuple[Source, TextualInversionConfig | None]:
+def _source(asked: argparse.Namespace) -> tuple[Source, RunConfig | None]:
     """The weights to export, and the configuration of the run if they are a run's."""
     config = None
     if asked.model is not None:
@@ -187,11 +187,11 @@ def _source(asked: argparse.Namespace) -> tuple[Source, TextualInversionConfig |
         if not events_of(read_events(asked.run), "done"):
             raise UserError(
                 f"{asked.run}: this run has not finished. Resume it: "
-                f"python -m training.textual_inversion --resume {asked.run}"
+                f"python -m training.{config.method} --resume {asked.run}"
             )
     changes = {
         "words": (*source.words, *(word_at(text) for text in asked.embeds or ())),
-        "loras": tuple(lora_at(text) for text in asked.lora or ()),
+        "loras": (*source.loras, *(lora_at(text) for text in asked.lora or ())),
         "vae": File.at(asked.vae) if asked.vae is not None else None,
     }
     return source.model_copy(update=changes), config

@@ -29,7 +29,11 @@ MANIFEST = "state.json"
 STATE = "state.safetensors"
 # A run that was killed while it replaced a checkpoint has it under the second name.
 _NAME, _REPLACED = re.compile(r"checkpoint-(\d+)"), re.compile(r"\.checkpoint-(\d+)\.\d+\.old")
-_EXPORTED = re.compile(r"config\.toml|(checkpoint-\d+/|learned_embeds-steps-\d+\.)\w[\w.-]*")
+LEARNED = ("learned_embeds", "pytorch_lora_weights")
+"""How the files begin that hold what the methods have learned."""
+_EXPORTED = re.compile(
+    rf"config\.toml|(checkpoint-\d+/|({'|'.join(LEARNED)})-steps-\d+\.)\w[\w.-]*"
+)
 
 
 def newest(folder: Path) -> dict[str, Any]:
@@ -79,11 +83,11 @@ def _is_whole(path: Path, step: int, run: object) -> bool:
 
 
 def export(folder: Path, step: int) -> dict[str, str]:
-    """A checkpoint's files, config.toml and its rows, by name, in base64."""
+    """A checkpoint's files, config.toml and what was learned by it, by name, in base64."""
     paths = {CONFIG: folder / CONFIG}
     for path in sorted(_checkpoints(folder)[step].iterdir()):
         paths[f"checkpoint-{step}/{path.name}"] = path
-    for path in sorted(folder.glob(f"learned_embeds-steps-{step}.*")):
+    for path in sorted(p for name in LEARNED for p in folder.glob(f"{name}-steps-{step}.*")):
         paths[path.name] = path
     return {name: base64.b64encode(path.read_bytes()).decode() for name, path in paths.items()}
 

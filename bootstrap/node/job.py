@@ -14,7 +14,7 @@ from bootstrap.errors import UserError
 from bootstrap.paths import Layout
 
 FILE_NAME = "job.json"
-METHOD = "textual_inversion"
+METHOD, LORA = "textual_inversion", "lora"
 """What is trained where nobody says otherwise."""
 
 

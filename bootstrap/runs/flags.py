@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bootstrap.errors import UserError
-from bootstrap.node.job import METHOD
+from bootstrap.node.job import LORA, METHOD
 from bootstrap.paths import CHECKOUT
 
 TRAINING = CHECKOUT / "training"
@@ -40,6 +40,19 @@ REFERENCE: dict[str, Any] = {
     "checkpointing_steps": 25,
 }
 """What is trained when nobody says otherwise: the reference run on a cluster, with checkpoints."""
+LORA_REFERENCE: dict[str, Any] = {
+    "rank": 4,
+    "train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "max_train_steps": 800,
+    "learning_rate": 1.0e-4,
+    "lr_scheduler": "constant",
+    "lr_warmup_steps": 0,
+    "seed": 7,
+    "mixed_precision": "auto",
+    "checkpointing_steps": 100,
+}
+"""The same for --method lora: a style from some eight pictures."""
 OWN = {
     "inventory": ("string", "cluster.json, a nodefile (one user@host:port per line), or local"),
     "config": ("string", "a TOML file with the training's keys; flags win over it"),
@@ -96,7 +109,8 @@ class TrainOptions:
     def complete(self, model: str, pictures: str) -> dict[str, Any]:
         """All keys for the training: what was given, over the defaults."""
         known = schema(self.method)
-        defaults = {} if self.from_file else {k: v for k, v in REFERENCE.items() if k in known}
+        reference = LORA_REFERENCE if self.method == LORA else REFERENCE
+        defaults = {} if self.from_file else {k: v for k, v in reference.items() if k in known}
         inputs = {"pretrained_model_name_or_path": model, "train_data_dir": pictures}
         return {**defaults, **self.training, **inputs}
 
