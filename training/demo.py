@@ -125,7 +125,7 @@ def way_on(words: Sequence[str], command: str = "make demo") -> str:
         command: of make.
     """
     resuming = any(word.partition("=")[0] == RESUME for word in words)
-    words = [word for word in words if word != "--method=lora"]  # make says it
+    words = [word for word in words if not word.startswith("--method=")]  # which make says
     again = [*words] if resuming else [*words, f"{RESUME}=latest"]
     for_make = shlex.join(again).replace("$", "$$")
     return f"{command} ARGS={shlex.quote(for_make)}"

@@ -53,6 +53,7 @@ LORA_REFERENCE: dict[str, Any] = {
     "checkpointing_steps": 100,
 }
 """The same for --method lora: a style from some eight pictures."""
+REFERENCES = {METHOD: REFERENCE, LORA: LORA_REFERENCE}
 OWN = {
     "inventory": ("string", "cluster.json, a nodefile (one user@host:port per line), or local"),
     "config": ("string", "a TOML file with the training's keys; flags win over it"),
@@ -109,8 +110,8 @@ class TrainOptions:
     def complete(self, model: str, pictures: str) -> dict[str, Any]:
         """All keys for the training: what was given, over the defaults."""
         known = schema(self.method)
-        reference = LORA_REFERENCE if self.method == LORA else REFERENCE
-        defaults = {} if self.from_file else {k: v for k, v in reference.items() if k in known}
+        reference = {} if self.from_file else REFERENCES.get(self.method, REFERENCE)
+        defaults = {key: value for key, value in reference.items() if key in known}
         inputs = {"pretrained_model_name_or_path": model, "train_data_dir": pictures}
         return {**defaults, **self.training, **inputs}
 
@@ -146,7 +147,9 @@ class _HelpFormatter(argparse.HelpFormatter):
         return action.option_strings[0]
 
 
-def build_parser(rules: Mapping[str, Mapping[str, Any]]) -> argparse.ArgumentParser:
+def build_parser(
+    rules: Mapping[str, Mapping[str, Any]], reference: Mapping[str, Any]
+) -> argparse.ArgumentParser:
     """An argument parser with a flag for each key, grouped as the rules say.
 
     What it gives are the words as they were typed; None: the value is missing.
@@ -162,7 +165,7 @@ def build_parser(rules: Mapping[str, Mapping[str, Any]]) -> argparse.ArgumentPar
     for key, rule in rules.items():
         title = rule.get("group", "options")
         group = groups[title] = groups.get(title) or made.add_argument_group(title)
-        default = REFERENCE.get(key, rule.get("default"))
+        default = reference.get(key, rule.get("default"))
         shown = f" [{default}]" if default not in (None, False) else ""
         text = f"{rule['description']}{shown}".replace("%", "%%")
         how: dict[str, Any] = {"const": "true"} if rule.get("type") == "boolean" else {}
@@ -210,7 +213,7 @@ def parse(argv: Sequence[str]) -> TrainOptions:
 
 def _read_words(argv: Sequence[str], rules: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The values that were given, by key, and what is wrong."""
-    parser = build_parser(rules)
+    parser = build_parser(rules, {})
     words = [FLAG.sub(lambda flag: flag[0].replace("_", "-"), word) for word in argv]
     flags = {found[0] for word in words if (found := FLAG.match(word))}
     unknown = flags - parser._option_string_actions.keys()
@@ -303,7 +306,11 @@ def arguments(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 def described(method: str = METHOD) -> str:
     """Every flag with what it does, for people."""
-    return build_parser(OWN_FLAGS | schema(method)).format_help().strip()
+    return (
+        build_parser(OWN_FLAGS | schema(method), REFERENCES.get(method, REFERENCE))
+        .format_help()
+        .strip()
+    )
 
 
 def _boolean(value: Any) -> bool:

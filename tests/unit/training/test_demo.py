@@ -68,3 +68,16 @@ def test_the_first_line_says_what_happens_and_imports_no_torch() -> None:
     assert first.startswith("Teaching a miniature Stable Diffusion a new word from five pictures")
     assert first.endswith("into there/")
     assert second.startswith("(1 rank of training.textual_inversion, started with ")
+
+
+def test_the_demo_of_lora_goes_on_as_it_was_started() -> None:
+    words = ["--method=lora", "--max_train_steps=300"]
+    wanted = "make demo-lora ARGS='--max_train_steps=300 --resume_from_checkpoint=latest'"
+    assert demo.way_on(words, demo.DEMOS["lora"].command) == wanted
+
+
+@pytest.mark.parametrize("method", demo.DEMOS)
+def test_what_a_demo_needs_is_there(method: str) -> None:
+    shown = demo.DEMOS[method]
+    assert (demo.MINIATURE / shown.config).is_file()
+    assert list((demo.MINIATURE / shown.pictures).glob("*.png"))

@@ -11,6 +11,7 @@ from bootstrap.errors import UserError
 from bootstrap.paths import CHECKOUT
 from bootstrap.runs import flags
 from training.config.command_line import parse as training_parses
+from training.config.lora import ATTENTION, LoraConfig
 from training.config.textual_inversion import TextualInversionConfig
 
 PROG = ("prog", "text")
@@ -36,6 +37,20 @@ def test_no_flags_are_the_reference_run() -> None:
         "gradient_accumulation_steps": 1, "lr_warmup_steps": 0, "mixed_precision": "auto",
         "pretrained_model_name_or_path": "/models/sd", "train_data_dir": Path("/data/dicoo"),
     } == found  # fmt: skip
+
+
+def test_no_flags_of_lora_are_its_reference_run() -> None:
+    asked = flags.parse(["--method", "lora", "--rank", "8"])
+    words = flags.arguments(asked.complete("/models/sd", "/data/castles"))
+    config, notices = training_parses(LoraConfig, words, *PROG)
+    assert notices == []
+    found = config.model_dump()
+    assert found | {
+        "rank": 8, "max_train_steps": 800, "learning_rate": 1e-4, "scale_lr": False, "seed": 7,
+        "train_batch_size": 1, "lr_warmup_steps": 0, "lora_layers": ATTENTION,
+        "pretrained_model_name_or_path": "/models/sd", "train_data_dir": Path("/data/castles"),
+    } == found  # fmt: skip
+    assert "[800]" in flags.described("lora")
 
 
 def test_dashes_underscores_equals_and_repetition() -> None:
