@@ -22,6 +22,7 @@ from pathlib import Path
 
 from training.config.groups import ModelConfig
 from training.config.run import RunConfig
+from training.config.textual_inversion import TextualInversionConfig
 from training.data.prompts import prompts_for
 from training.errors import UserError
 from training.inference.ask import lora_at, prompts_in, word_at
@@ -144,7 +145,9 @@ def _export(asked: argparse.Namespace) -> ExportRecord:
     side = models.unet.config.sample_size * 2 ** (len(models.vae.config.block_out_channels) - 1)
     shape = (asked.batch_size, asked.height or side, asked.width or side)
     if asked.weights == "hybrid" and not prompts:
-        kind = config.learnable_property if config else "object"
+        kind = "object"
+        if isinstance(config, TextualInversionConfig):
+            kind = config.learnable_property
         about = [word[0] for word in words] or NOUNS
         # A sentence of each in turn: few steps see few sentences.
         prompts = [one for each in zip(*(prompts_for(kind, [a]) for a in about), strict=True)

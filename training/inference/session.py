@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
 from training.inference import ask, engines
 from training.inference.ask import Asked
@@ -47,8 +48,10 @@ class Session:
         self.asked, self.settings = asked, settings
         self.word = source.words[0].token if source.words else ""
         """The learned word as it is written; "" where there is none."""
-        self.began_as = (config.initializer_token or "") if config is not None else ""
+        self.began_as = ""
         """What is drawn in the word's place to compare: what the word was before training."""
+        if isinstance(config, TextualInversionConfig):
+            self.began_as = config.initializer_token or ""
         self.folder = asked.output_dir or (source.run / FOLDER if source.run else Path(FOLDER))
         """Where the pictures go."""
         self._loaded: tuple[Key, engines.Artist] | None = None

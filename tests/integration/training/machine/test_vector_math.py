@@ -22,8 +22,8 @@ from training.machine import vector_math
 
 ROOT = Path(__file__).resolve().parents[4]
 CALLED, USED_BEFORE = 70, 71
-COMPUTE_NOT = {"training.miniature.concept"}
-"""It draws without PyTorch; a module that it imports computes."""
+COMPUTE_NOT = {"training.miniature.concept", "training.miniature.style"}
+"""They draw without PyTorch; a module that they import computes."""
 ENTRIES: dict[str, list[str]] = {
     "benchmarks.export_accuracy": [],
     "benchmarks.inference_ladder.__main__": [],
@@ -36,6 +36,7 @@ ENTRIES: dict[str, list[str]] = {
     "training.export": ["--model=nowhere", "--output_dir=out"],
     "training.generate": ["nowhere", "--prompt=a photo"],
     "training.playground": ["nowhere"],
+    "training.lora": [],  # a short run's
     "training.miniature.build": [],
     "training.miniature.check": [],
     "training.miniature.judge": [],
@@ -138,7 +139,9 @@ def test_every_program_that_reaches_torch_is_known() -> None:
 def test_each_program_that_computes_calls_them_first(
     program: str, flags: Flags, tmp_path: Path
 ) -> None:
-    argv = flags() if program == "training.textual_inversion" else ENTRIES[program]
+    no_word = {"placeholder_token": None, "initializer_token": None}
+    own = {"training.textual_inversion": flags(), "training.lora": flags(**no_word)}
+    argv = own.get(program, ENTRIES[program])
     (ended,) = run_ranks([program, *argv], tmp_path, main=f"{__name__}:begin")
     assert ended.code == CALLED, ended.output
 
