@@ -105,7 +105,9 @@ def add_adapters(
     config = PeftConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=paths)  # type: ignore[arg-type]
     # What has prepared the model may have put layers of its own in the place of torch's.
     kinds = {type(model.get_submodule(path)) for path in paths}
-    own = {kind: LoraLinear for kind in kinds if not issubclass(kind, nn.Linear | nn.Conv2d)}
+    own: dict[type[nn.Module], type[nn.Module]] = {
+        kind: LoraLinear for kind in kinds if not issubclass(kind, nn.Linear | nn.Conv2d)
+    }
     if own:
         config._register_custom_module(own)
     model.add_adapter(config)

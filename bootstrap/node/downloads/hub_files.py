@@ -12,6 +12,7 @@ PICTURES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic",
     ".heif", ".jp2",
 )  # fmt: skip
+CAPTIONS, METADATA = (".txt", ".caption"), "metadata.jsonl"
 INDEX = "model_index.json"
 
 
@@ -69,7 +70,14 @@ def without_safetensors(chosen: Iterable[str], names: Iterable[str]) -> list[str
 
 
 def picture_files(names: Iterable[str]) -> list[str]:
-    """The pictures of a repository; those in `concept_images` where it has that folder."""
-    pictures = [name for name in sorted(names) if name.lower().endswith(PICTURES)]
-    concept = [name for name in pictures if name.startswith("concept_images/")]
-    return concept or pictures
+    """The pictures of a repository, with their captions.
+
+    Where it has a folder `concept_images`, those that are in it.
+    """
+    names = sorted(names)
+    pictures = [name for name in names if name.lower().endswith(PICTURES)]
+    pictures = [name for name in pictures if name.startswith("concept_images/")] or pictures
+    paths = [PurePosixPath(name) for name in pictures]
+    captions = {str(path.with_suffix(suffix)) for path in paths for suffix in CAPTIONS}
+    captions |= {str(path.with_name(METADATA)) for path in paths}
+    return pictures + [name for name in names if name in captions]

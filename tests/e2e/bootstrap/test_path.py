@@ -134,6 +134,18 @@ def test_status_fetch_and_generate(trained: Person) -> None:
         assert len(image.convert("RGB").getcolors(64 * 64) or []) > 16
 
 
+def test_a_lora_is_trained_from_pictures_with_captions(trained: Person) -> None:
+    flags = [word for word in TRAINING if not word.startswith(("--placeholder", "--initializer"))]
+    pictures = ("--train-data-dir", MINIATURE / "style")
+    trained.fab("train", "--method", "lora", *flags, *pictures, "-n", "2", "--run", "style")
+    assert (trained.folder / "runs" / "style" / "pytorch_lora_weights.safetensors").exists()
+    said = trained.fab(
+        "generate", "--run", "style", "--prompt", "a heart", "--num-inference-steps", "2"
+    )
+    (picture,) = (line for line in said.splitlines() if line.endswith(".png"))
+    assert (trained.folder / picture).exists()
+
+
 def test_the_seeds_own_line_trains_over_the_nodefile(trained: Person) -> None:
     flags = (
         "--pretrained_model_name_or_path models/stable-diffusion-v1-5 --train_data_dir data/dicoo"

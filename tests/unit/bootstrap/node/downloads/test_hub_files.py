@@ -83,3 +83,5 @@ def test_pictures_of_a_concept() -> None:
     names = ["README.md", "concept_images/1.jpeg", "concept_images/0.jpeg", "preview.png"]
     assert picture_files(names) == ["concept_images/0.jpeg", "concept_images/1.jpeg"]
     assert picture_files(["b.PNG", "a.txt"]) == ["b.PNG"]
+    captioned = ["x/b.PNG", "x/b.txt", "x/metadata.jsonl", "README.txt", "metadata.jsonl"]
+    assert picture_files(captioned) == captioned[:3]
