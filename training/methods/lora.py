@@ -14,6 +14,7 @@ from torch import nn
 from training.config.lora import KOHYA_FILE, LORA_NAME, LoraConfig
 from training.config.run import RunConfig
 from training.data.draws import generator_for
+from training.data.prompts import check_prompt
 from training.method import Method, Sentences, Values
 from training.models import objective
 from training.models.adapters import (
@@ -42,6 +43,7 @@ class Lora(Method):
         self.model, self.adapter = config.model, config.adapter
         self.snr_gamma, self.prediction_type = config.snr_gamma, config.prediction_type
         self.format = config.lora_format
+        self.validation_prompts = config.validation_prompt or []
         layers = {"unet": find_layers(models.unet, self.adapter.lora_layers)}
         if self.adapter.train_text_encoder:
             layers["text_encoder"] = find_layers(models.text_encoder, TEXT_LAYERS)
@@ -54,9 +56,12 @@ class Lora(Method):
         self.start = _by_part(self._starts)
 
     def prepare(self, models: Models, notify: Callable[[str], None]) -> None:
-        """Take the prediction type that was asked for."""
+        """Take the prediction type that was asked for, and check the prompts to be drawn."""
         if self.prediction_type is not None:
             models.noise_scheduler.register_to_config(prediction_type=self.prediction_type)
+        for prompt in self.validation_prompts:
+            for line in check_prompt(prompt, models.tokenizer):
+                notify(line)
 
     def sentences(self, captions: Sequence[str] | None) -> Sentences:
         """Each caption once, and which is whose."""
