@@ -18,6 +18,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from PIL import Image
 
+from tests.captioned import make_captioned
 from tests.hub import serving
 from tests.short_run import short_run
 from tests.tiny_model import make_kohya_lora
@@ -199,6 +200,22 @@ def test_every_program_that_a_page_shows_reads_its_words(
     else:
         assert importlib.util.find_spec(module)
         assert given in ([], ["--help"])
+
+
+def test_the_lora_commands_of_its_page_run(tiny_model: Path, tmp_path: Path) -> None:
+    make_captioned(tmp_path / "castles")
+    commands = [shlex.split(line)[1:] for line in shown("docs/lora.md")]
+    (training,) = (words for words in commands if words[:2] == ["-m", "training.lora"])
+    (drawing,) = (words for words in commands if "runs/castles" in words and "--seed" in words)
+    own = [f"--pretrained_model_name_or_path={tiny_model}", "--rank=2", *SHORT]
+    for words in ([*training, *own], drawing):
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+            check=False, env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    (picture,) = json.loads(done.stdout)
+    assert (tmp_path / picture).exists()
 
 
 def test_the_hub_name_that_is_gone_still_works_with_a_notice(
