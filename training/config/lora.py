@@ -95,6 +95,12 @@ class LoraConfig(LoraFileConfig, RunConfig, CaptionConfig, AdapterConfig):
         "Crop the central square (pictures are encoded once, so the crop is never a random one); "
         "--center_crop=false squeezes the whole picture into the square.",
     )
+    aspect_ratio_buckets: bool = key(
+        "data",
+        False,
+        "Keep the shape of pictures: each is cut to the one of a few sizes that suits it, none "
+        "with more pixels than the square.",
+    )
     random_flip: bool = key("data", False, "Learn from mirror images, too, half of the time.")
     noise_offset: float = key(
         "training", 0.0, "Scale of a noise that is the same for all of a channel.", ge=0
@@ -122,6 +128,11 @@ class LoraConfig(LoraFileConfig, RunConfig, CaptionConfig, AdapterConfig):
     def captions(self) -> CaptionConfig:
         """The captions' keys."""
         return self.group(CaptionConfig)
+
+    @property
+    def in_buckets(self) -> bool:
+        """As `aspect_ratio_buckets` says."""
+        return self.aspect_ratio_buckets
 
     @property
     def sampling(self) -> Sampling:

@@ -130,6 +130,11 @@ class RunConfig(
         return None
 
     @property
+    def in_buckets(self) -> bool:
+        """Whether pictures keep their shape, roughly, in aspect-ratio buckets."""
+        return False
+
+    @property
     def sampling(self) -> Sampling:
         """What may happen to a sample."""
         return Sampling()

@@ -28,11 +28,13 @@ class Picture:
         path: where it is.
         digest: SHA-256 of the file's bytes.
         repeats: how often it is seen in an epoch, if its folder's name says so.
+        size: width and height, upright; a huge picture's in the same proportion.
     """
 
     path: Path
     digest: str
     repeats: int | None = None
+    size: tuple[int, int] = (1, 1)
 
 
 def find_pictures(
@@ -67,12 +69,12 @@ def find_pictures(
             notify(f"{name} is skipped: not a picture.")
             continue
         try:
-            open_picture(file)
+            size = open_picture(file).size
         except UserError as error:
             problems.append(name.removesuffix(file.name) + str(error))
             continue
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        pictures.append(Picture(file, digest, places[file.parent]))
+        pictures.append(Picture(file, digest, places[file.parent], size))
     if problems and not skip_broken:
         lines = "\n".join(f"  - {problem}" for problem in problems)
         raise UserError(

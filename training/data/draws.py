@@ -44,6 +44,7 @@ class Draws:
         pictures, prompts: how many there are.
         num_train_timesteps: of the noise scheduler.
         latent_shape: (channels, height, width).
+        latent_shapes: of each picture, where they differ.
         one_pass: the pictures of a pass, where some are seen more often than others.
         of_picture: the prompt of each picture; None: any goes with any picture.
         sampling: what may happen to a sample.
@@ -60,6 +61,7 @@ class Draws:
     of_picture: tuple[int, ...] | None = None
     sampling: Sampling = field(default_factory=Sampling)
     empty_prompt: int = 0
+    latent_shapes: tuple[tuple[int, int, int], ...] = ()
 
     def __call__(self, step: int, index: int) -> Draw:
         """Sample `index` (0 <= index < global_batch) of optimizer step `step` (from 0)."""
@@ -70,7 +72,7 @@ class Draws:
         )
         picture = self._picture(step * self.global_batch + index)
         posterior_noise, noise = (
-            torch.randn(self.latent_shape, generator=generator) for _ in range(2)
+            torch.randn(self._shape(picture), generator=generator) for _ in range(2)
         )
         return Draw(
             picture=picture,
@@ -80,6 +82,9 @@ class Draws:
             posterior_noise=posterior_noise,
             noise=noise + self._offset(step, index),
         )
+
+    def _shape(self, picture: int) -> tuple[int, int, int]:
+        return self.latent_shapes[picture] if self.latent_shapes else self.latent_shape
 
     def _prompt(self, picture: int, drawn: int, step: int, index: int) -> int:
         """The picture's own prompt, where it has one, or the empty one."""
@@ -117,8 +122,8 @@ class Draws:
                     flip=False,
                     prompt=index % self.prompts if own is None else own,
                     timestep=int((index + 0.5) / count * self.num_train_timesteps),
-                    posterior_noise=torch.randn(self.latent_shape, generator=generator),
-                    noise=torch.randn(self.latent_shape, generator=generator),
+                    posterior_noise=torch.randn(self._shape(picture), generator=generator),
+                    noise=torch.randn(self._shape(picture), generator=generator),
                 )
             )
         return draws

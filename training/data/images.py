@@ -174,16 +174,24 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def to_tensor(image: Image.Image, resolution: int, center_crop: bool, flip: bool) -> torch.Tensor:
-    """[3, resolution, resolution] float32 in [-1, 1], as diffusers' script prepares pictures.
+def to_tensor(
+    image: Image.Image, resolution: int | tuple[int, int], center_crop: bool, flip: bool
+) -> torch.Tensor:
+    """[3, height, width] float32 in [-1, 1], as diffusers' script prepares pictures.
 
-    Without `center_crop` the whole picture is squeezed into the square.
+    Without `center_crop` the whole picture is squeezed into that shape.
+
+    Args:
+        resolution: (height, width) in pixels, or the side of a square.
+        center_crop: cut to that shape first, the centre kept.
     """
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
     if center_crop:
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    image = image.resize((resolution, resolution), Image.Resampling.BICUBIC)
+        across = min(image.width, image.height * width // height)
+        down = min(image.height, image.width * height // width)
+        left, top = (image.width - across) // 2, (image.height - down) // 2
+        image = image.crop((left, top, left + across, top + down))
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     if flip:
         image = ImageOps.mirror(image)
     pixels = torch.from_numpy(np.array(image, dtype=np.float32))

@@ -15,7 +15,7 @@ from training.config.run import RunConfig
 from training.data.captions import read_captions, tell_of_long_captions
 from training.data.dataset import Picture, find_pictures
 from training.data.identity import identify
-from training.data.latents import FOLDER, LatentCache, encode_missing, read_all
+from training.data.latents import FOLDER, LatentCache, encode_missing, read_each
 from training.method import Method, Sentences
 from training.models.loading import Models, load_models, native_resolution
 from training.ranks.launcher import Ranks
@@ -68,14 +68,16 @@ def read_posteriors(
     dtype: torch.dtype,
     ranks: Ranks,
     notify: Callable[[str], None],
-) -> torch.Tensor:
+    multiple: int | None = None,
+) -> list[torch.Tensor]:
     """Encode what the cache lacks, shared among a machine's ranks, and read all of it.
 
     Args:
         folder: of the run.
+        multiple: of which the sides of aspect-ratio buckets are multiples; None: squares alone.
 
     Returns:
-        [pictures, 2 (plain, mirrored), 2 (mean, deviation), C, H, W], float32.
+        Of each picture [2 (plain, mirrored), 2 (mean, deviation), C, H, W], float32.
     """
     folder = data.latents_cache_dir or folder / FOLDER
 
@@ -91,9 +93,9 @@ def read_posteriors(
             notify(f"encoding pictures: {finished} of {count}")
 
     def encode() -> LatentCache:
-        cache = LatentCache(folder, vae, data.side, data.center_crop, dtype)
+        cache = LatentCache(folder, vae, data.side, data.center_crop, dtype, multiple)
         encode_missing(cache, pictures, vae, ranks.local_rank, ranks.local_size, progress)
         return cache
 
     cache = on_all_ranks(ranks, encode)
-    return on_all_ranks(ranks, lambda: read_all(cache, pictures, vae))
+    return on_all_ranks(ranks, lambda: read_each(cache, pictures, vae))

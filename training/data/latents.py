@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from training import atomic_files
+from training.data.buckets import bucket_of
 from training.data.dataset import Picture
 from training.data.images import open_picture, to_tensor
 from training.models.loading import weights_digest
@@ -39,15 +40,24 @@ class LatentCache:
         vae: frozen; its weights and config are part of every key.
         resolution, center_crop: how pictures are prepared.
         dtype: what the VAE computes in.
+        multiple: pictures are cut to the aspect-ratio bucket that suits them, whose sides are
+            multiples of this; None: to a square, all of them.
     """
 
     def __init__(
-        self, folder: Path, vae: Any, resolution: int, center_crop: bool, dtype: torch.dtype
+        self,
+        folder: Path,
+        vae: Any,
+        resolution: int,
+        center_crop: bool,
+        dtype: torch.dtype,
+        multiple: int | None = None,
     ) -> None:
         self.folder = folder
         self.resolution = resolution
         self.center_crop = center_crop
         self.dtype = dtype
+        self.multiple = multiple
         settings = {k: v for k, v in sorted(vae.config.items()) if not k.startswith("_")}
         self._vae_key = weights_digest(vae) + json.dumps(settings, sort_keys=True, default=str)
 
@@ -57,12 +67,18 @@ class LatentCache:
             PREPARATION,
             self._vae_key,
             picture.digest,
-            self.resolution,
+            self.size_of(picture),
             self.center_crop,
             flip,
             str(self.dtype),
         ]
         return self.folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.safetensors"
+
+    def size_of(self, picture: Picture) -> int | tuple[int, int]:
+        """What a picture is resized to: the side of the square, or a bucket's height and width."""
+        if self.multiple is None:
+            return self.resolution
+        return bucket_of(*picture.size, self.resolution, self.multiple)
 
     def read(self, picture: Picture, flip: bool) -> torch.Tensor | None:
         """[2, channels, height, width] float32, mean then deviation; None if absent or torn."""
@@ -80,7 +96,8 @@ class LatentCache:
     def encode(self, picture: Picture, flip: bool, vae: Any) -> torch.Tensor:
         """Encode a picture and keep it; shapes as `read`."""
         image = open_picture(picture.path, self.resolution)
-        pixels = to_tensor(image, self.resolution, self.center_crop, flip)
+        crop = self.center_crop or self.multiple is not None
+        pixels = to_tensor(image, self.size_of(picture), crop, flip)
         with torch.no_grad():
             posterior = vae.encode(pixels[None].to(self.dtype)).latent_dist
         logvar = posterior.logvar.float()  # in float32, whatever the VAE computes in
@@ -114,17 +131,24 @@ def encode_missing(
     progress(len(assigned), len(assigned))
 
 
-def read_all(cache: LatentCache, pictures: list[Picture], vae: Any) -> torch.Tensor:
-    """Every picture's posterior: [pictures, 2 (plain, mirrored), 2 (mean, deviation), C, H, W].
+def read_each(cache: LatentCache, pictures: list[Picture], vae: Any) -> list[torch.Tensor]:
+    """Each picture's posterior: [2 (plain, mirrored), 2 (mean, deviation), C, H, W].
 
     An entry that is missing all the same (another rank's disk filled up, say) is encoded here.
     """
-    posteriors = []
-    for entry in _entries(pictures):
-        found = cache.read(*entry)
-        posteriors.append(cache.encode(*entry, vae) if found is None else found)
-    stacked = torch.stack(posteriors)
-    return stacked.view(len(pictures), 2, *stacked.shape[1:])
+
+    def posterior(picture: Picture, flip: bool) -> torch.Tensor:
+        found = cache.read(picture, flip)
+        return cache.encode(picture, flip, vae) if found is None else found
+
+    return [
+        torch.stack([posterior(picture, flip) for flip in (False, True)]) for picture in pictures
+    ]
+
+
+def read_all(cache: LatentCache, pictures: list[Picture], vae: Any) -> torch.Tensor:
+    """Every picture's posterior, of one size: [pictures, 2, 2, C, H, W], as `read_each`."""
+    return torch.stack(read_each(cache, pictures, vae))
 
 
 def _entries(pictures: list[Picture]) -> list[tuple[Picture, bool]]:

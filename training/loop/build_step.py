@@ -18,7 +18,7 @@ from training.loop.step import TrainingStep
 from training.machine.stack import Stack
 from training.models import frozen
 from training.models.denoising import Denoising
-from training.models.loading import Models, tokenize
+from training.models.loading import Models, divisor, tokenize
 from training.outputs.progress import StepProgress
 from training.ranks.launcher import Ranks
 from training.storage.run_directory import RunRecord
@@ -41,7 +41,14 @@ def build_step(
     models = inputs.models = frozen.prepare(inputs.models, record.frozen, stack, dtype)
     parameters = inputs.method.inject(models)
     posteriors = read_posteriors(
-        config.output_dir, config.data, inputs.pictures, models.vae, dtype, ranks, notify
+        config.output_dir,
+        config.data,
+        inputs.pictures,
+        models.vae,
+        dtype,
+        ranks,
+        notify,
+        divisor(models) if config.in_buckets else None,
     )
     if optimization.gradient_checkpointing:
         models.unet.enable_gradient_checkpointing()
@@ -86,16 +93,20 @@ def _draws(
     models: Models,
     prompts: int,
     empty_prompt: int,
-    posteriors: torch.Tensor,
+    posteriors: list[torch.Tensor],
 ) -> Draws:
-    channels, height, width = posteriors.shape[-3:]
+    shapes = [
+        (channels, height, width)
+        for channels, height, width in (posterior.shape[-3:] for posterior in posteriors)
+    ]
     return Draws(
         seed=record.seed,
         global_batch=record.global_batch,
         pictures=len(inputs.pictures),
         prompts=prompts,
         num_train_timesteps=models.noise_scheduler.config.num_train_timesteps,
-        latent_shape=(channels, height, width),
+        latent_shape=shapes[0],
+        latent_shapes=tuple(shapes) if len(set(shapes)) > 1 else (),
         one_pass=one_pass(inputs.pictures),
         of_picture=inputs.sentences.of_picture,
         sampling=inputs.config.sampling,

@@ -96,11 +96,11 @@ class TrainingStep:
         """Add this rank's gradient to the parameters'; returns its part of the mean loss."""
         total = 0.0
         for micro_batch in self.micro_batches:
-            batch = self.data.batch([self.draws(step, index) for index in micro_batch])
-            loss = self.losses(self.parameters, batch).sum() / self.draws.global_batch
-            # accelerate divides by its accumulation steps; here the division is by samples.
-            self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
-            total += loss.item()
+            for batch in self.data.batches([self.draws(step, index) for index in micro_batch]):
+                loss = self.losses(self.parameters, batch).sum() / self.draws.global_batch
+                # accelerate divides by its accumulation steps; here the division is by samples.
+                self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
+                total += loss.item()
         return total
 
     def _gradients(self) -> list[torch.Tensor]:
@@ -131,7 +131,7 @@ class TrainingStep:
         samples = share(len(fixed), self.ranks.rank, self.ranks.size)
         total = torch.zeros(1, dtype=torch.float64)
         for micro_batch in chunks(samples, self.train_batch_size):
-            batch = self.data.batch([fixed[i] for i in micro_batch])
-            total += self.losses(self.parameters, batch).sum()
+            for batch in self.data.batches([fixed[i] for i in micro_batch]):
+                total += self.losses(self.parameters, batch).sum()
         all_reduce_sum(total, self.ranks)
         return float(total) / len(fixed)

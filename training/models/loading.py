@@ -210,6 +210,11 @@ def vae_scale_factor(models: Models) -> int:
     return int(2 ** (len(models.vae.config.block_out_channels) - 1))
 
 
+def divisor(models: Models) -> int:
+    """What each side of a picture must be a multiple of, for the UNet to halve it as it does."""
+    return vae_scale_factor(models) * int(2 ** (len(models.unet.config.block_out_channels) - 1))
+
+
 def native_resolution(models: Models) -> int:
     """Side, in pixels, of the pictures that the model was made for, a multiple of 8.
 

@@ -136,7 +136,7 @@ def test_status_fetch_and_generate(trained: Person) -> None:
 
 def test_a_lora_is_trained_from_pictures_with_captions(trained: Person) -> None:
     flags = ["a heart" if word == "a <dicoo>" else word for word in TRAINING]
-    pictures = ("--train-data-dir", MINIATURE / "style")
+    pictures = ("--train-data-dir", str(MINIATURE / "style"))
     trained.fab("train", "--method", "lora", *flags, *pictures, "-n", "2", "--run", "style")
     assert (trained.folder / "runs" / "style" / "pytorch_lora_weights.safetensors").exists()
     said = trained.fab(

@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig as PeftConfig
 from peft.utils import get_peft_model_state_dict
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.captioned import CAPTIONS, make_captioned, short_lora
@@ -110,6 +111,25 @@ def test_ranks_accumulation_and_batch_size_do_not_matter(lora_flags: Flags, tmp_
     assert {p.code for p in run_ranks(two, tmp_path / "logs", 2, main=MAIN)} == {0}
     for folder in ("one", "two"):
         assert apart(weights(tmp_path / folder), weights(tmp_path / "four")) < 1e-4
+
+
+def test_pictures_of_several_shapes_are_learned_alike_by_any_ranks(
+    lora_flags: Flags, tmp_path: Path
+) -> None:
+    mixed = make_captioned(tmp_path / "mixed")
+    for number in (1, 3):
+        with Image.open(mixed / f"{number}.png") as picture:
+            picture.transpose(Image.Transpose.ROTATE_90).save(mixed / f"{number}.png")
+    changes = {"train_data_dir": mixed, "aspect_ratio_buckets": "true", "random_flip": "true"}
+    four = lora_flags("four", train_batch_size=4, **changes)
+    step, _ = built(four)
+    shapes = {tuple(posterior.shape[-2:]) for posterior in step.data.posteriors}
+    assert shapes == {(14, 18), (18, 14)}
+    assert max(len(step.data.batches([step.draws(n, i) for i in range(4)])) for n in range(3)) == 2
+    assert main([*four, "--overwrite_output_dir"]) == 0
+    two = lora_flags("two", train_batch_size=2, **changes)
+    assert {p.code for p in run_ranks(two, tmp_path / "logs", 2, main=MAIN)} == {0}
+    assert apart(weights(tmp_path / "two"), weights(tmp_path / "four")) < 1e-4
 
 
 def built(argv: list[str]) -> tuple[TrainingStep, Any]:

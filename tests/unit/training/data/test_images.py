@@ -367,3 +367,14 @@ def test_pixels_are_those_of_diffusers(
     values = (wanted.astype(np.uint8) / 127.5 - 1.0).astype(np.float32).transpose(2, 0, 1)
     found = to_tensor(image, 16, center_crop, flip)
     assert np.abs(found.numpy() - values).max() < 1e-6
+
+
+def test_a_picture_is_cut_to_the_shape_that_is_wanted_its_centre_kept() -> None:
+    pixels = np.zeros((40, 80, 3), dtype=np.uint8)
+    pixels[:, 30:50] = 255  # the middle fourth is white
+    found = to_tensor(Image.fromarray(pixels), (20, 10), True, False)
+    assert found.shape == (3, 20, 10)
+    assert float(found.min()) == 1.0
+    squeezed = to_tensor(Image.fromarray(pixels), (20, 10), False, False)
+    assert squeezed.shape == (3, 20, 10)
+    assert float(squeezed.min()) == -1.0
