@@ -166,7 +166,7 @@ class Script:
 
     def __call__(self, number: int) -> None:
         draw = self.ours.draws(number, 0)
-        moments = self.ours.data.posteriors[draw.picture, int(draw.flip)][:, None]
+        moments = self.ours.data.posteriors[draw.picture][int(draw.flip)][:, None]
         scheduler = self.models.noise_scheduler
         latents = sample_posterior(
             moments[0], moments[1], draw.posterior_noise, self.models.vae.config.scaling_factor
