@@ -24,6 +24,8 @@ from tests.short_run import short_run
 from tests.tiny_model import make_kohya_lora
 from training import export, generate, playground, textual_inversion
 from training.config.command_line import parse
+from training.config.lora import LoraConfig
+from training.config.run import RunConfig
 from training.config.textual_inversion import TextualInversionConfig
 from training.models.embeds import save_embeds
 from training.storage.run_directory import RunRecord, write_config
@@ -187,6 +189,9 @@ def test_every_program_that_a_page_shows_reads_its_words(
     config = TextualInversionConfig.model_validate(tomllib.loads(toml_shown()))
     write_config(Path("runs/dicoo"), config, RECORD)
     given = shlex.split(words, comments=True)
+    configs: dict[str, type[RunConfig]] = {
+        "training.textual_inversion": TextualInversionConfig, "training.lora": LoraConfig,
+    }  # fmt: skip
     parsers = {
         "training.generate": generate.parser,
         "training.export": export.parser,
@@ -195,8 +200,8 @@ def test_every_program_that_a_page_shows_reads_its_words(
     if module in parsers:
         asked = vars(parsers[module]().parse_args(given))
         assert any(value is not None for value in asked.values()) or not given
-    elif module == "training.textual_inversion" and given and given != ["--help"]:
-        parse(TextualInversionConfig, given, "prog", "")
+    elif module in configs and given and given != ["--help"]:
+        parse(configs[module], given, "prog", "")
     else:
         assert importlib.util.find_spec(module)
         assert given in ([], ["--help"])

@@ -34,6 +34,8 @@ from training.storage.events import events_of, read_events
 from training.storage.run_directory import holds_a_run, read_config
 
 FOLDER = "generated"
+METHODS = {EMBEDS_NAME: TextualInversionConfig.method, LORA_NAME: LoraConfig.method}
+"""Which method writes files of these names."""
 
 
 class Progress(AbstractContextManager[Any], Protocol):
@@ -69,14 +71,10 @@ def learned(folder: Path, step: int | None, stem: str = EMBEDS_NAME) -> Path:
         steps = ", ".join(sorted(path.stem for path in folder.glob(f"{stem}-steps-*")))
         way_on = "" if steps else (
             " Its run has not come to its first: wait for it, or go on with it: "
-            f"python -m training.{_method(folder)} --resume {folder}"
+            f"python -m training.{METHODS[stem]} --resume {folder}"
         )  # fmt: skip
         raise UserError(f"{folder}: holds no {name} (it has: {steps or 'none yet'}).{way_on}")
     return found[-1]
-
-
-def _method(folder: Path) -> str:
-    return read_config(folder)[0].method
 
 
 def _step(path: Path) -> int:
