@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from training import schema
-from training.config.textual_inversion import TextualInversionConfig
+from training.config.run import RunConfig
 
 
 def test_the_committed_schema_is_current() -> None:
@@ -25,12 +25,13 @@ def test_a_stale_or_absent_schema_fails_the_check_and_is_left_alone(
     file.write_text("{}")
     assert schema.main(["--check"]) == 1
     assert file.read_text() == "{}"
-    assert capsys.readouterr().err.count("is stale: run python -m training.schema") == 2
+    assert capsys.readouterr().err.count("is stale: run python -m training.schema") == 2 * len(schema.CONFIGS)
     assert schema.main([]) == 0
     assert schema.main(["--check"]) == 0
 
 
-def test_every_key_is_described() -> None:
-    properties = json.loads(schema.schema_file(TextualInversionConfig).read_text())["properties"]
-    assert list(properties) == list(TextualInversionConfig.model_fields)
+@pytest.mark.parametrize("config", schema.CONFIGS)
+def test_every_key_is_described(config: type[RunConfig]) -> None:
+    properties = json.loads(schema.schema_file(config).read_text())["properties"]
+    assert list(properties) == list(config.model_fields)
     assert all(properties[name]["description"] for name in properties)
