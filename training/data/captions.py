@@ -98,7 +98,7 @@ def _from_files(
     for place in sorted({picture.path.parent for picture in pictures}):
         for file in sorted(place.glob(f"*{config.caption_extension}")):
             if file not in used and file.name[0] != ".":
-                notify(f"{_name(folder, file)} is passed over: a caption without a picture.")
+                notify(f"{_name(folder, file)} is skipped: a caption without a picture.")
     return found
 
 
@@ -167,5 +167,5 @@ def _from_metadata(
         elif path.resolve() in used:
             found[used[path.resolve()]] = joined(entry[config.caption_column])
         else:
-            notify(f"{where} is passed over: {entry[config.image_column]} is not learned from.")
+            notify(f"{where} is skipped: {entry[config.image_column]} is not learned from.")
     return found

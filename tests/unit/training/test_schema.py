@@ -25,7 +25,9 @@ def test_a_stale_or_absent_schema_fails_the_check_and_is_left_alone(
     file.write_text("{}")
     assert schema.main(["--check"]) == 1
     assert file.read_text() == "{}"
-    assert capsys.readouterr().err.count("is stale: run python -m training.schema") == 2 * len(schema.CONFIGS)
+    assert capsys.readouterr().err.count("is stale: run python -m training.schema") == 2 * len(
+        schema.CONFIGS
+    )
     assert schema.main([]) == 0
     assert schema.main(["--check"]) == 0
 

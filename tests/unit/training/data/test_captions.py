@@ -70,7 +70,7 @@ def test_a_caption_without_a_picture_is_told(folder: Path) -> None:
         (folder / f"{name}.caption").write_text("a cat")
     captions, told = read(folder, caption_extension="caption")
     assert captions == ["a cat", "a cat"]
-    assert told == ["7.caption is passed over: a caption without a picture."]
+    assert told == ["7.caption is skipped: a caption without a picture."]
 
 
 def test_metadata_is_read_instead_of_files(folder: Path) -> None:
