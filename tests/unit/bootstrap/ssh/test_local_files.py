@@ -99,5 +99,5 @@ def test_who_may_not_read_it_here_may_not_there(folder: Path, tmp_path: Path) ->
 
 def test_a_name_that_is_no_text_is_refused(folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/m\xfcller.png")).write_bytes(b"")
-    with pytest.raises(UserError, match="no UTF-8 in its name: rename it"):
+    with pytest.raises(UserError, match="bytes that are not UTF-8: rename it"):
         model_and_data.read_input("pictures", str(folder))
