@@ -1,16 +1,18 @@
-"""What does a training step of Stable Diffusion 1.5's size take here, in seconds and in memory?
+"""What does a training step of Stable Diffusion 1.5's size take here, beside diffusers' script's?
 
     python -m benchmarks.training_step
+    python -m benchmarks.training_step --method lora
 
-Trains a word at 512 x 512 pixels, batch 1, with random weights in the shapes of Stable Diffusion
-1.5, through `python -m training.textual_inversion`, a process for each precision. The processes
-take turns, as machines drift; the median leaves out each process's first step, which sets kernels
-up. Needs 8 GB of memory and 5 GB of disk.
+Trains at 512 x 512 pixels, batch 1, with random weights in the shapes of Stable Diffusion 1.5, a
+process for each precision; beside it `benchmarks.reference_step` does what diffusers' script does.
+The processes take turns, as machines drift; the median leaves out each process's first step, which
+sets kernels up. Needs 8 GB of memory and 5 GB of disk.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -24,7 +26,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.results import finish, machine, middle
-from tests.tiny_model import make_pictures, make_tokenizer
+from tests.captioned import make_captioned
+from tests.tiny_model import make_tokenizer
 from training.machine import vector_math
 from training.machine.cpu import this_cpu
 from training.storage.events import events_of, read_events
@@ -32,37 +35,56 @@ from training.storage.events import events_of, read_events
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "training" / "models" / "files" / "stable_diffusion_1"
 PRECISIONS = ("no", "bf16")
+WORD = {"textual_inversion": ("--placeholder_token", "<toy>", "--initializer_token", "toy")}
+"""What a method needs beside the flags of all."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a row per precision, end with a line of JSON."""
     chosen = _parser().parse_args(argv)
     vector_math.resolve_kernels()
-    found: dict[str, list[dict[str, float]]] = {each: [] for each in chosen.precision}
+    found: dict[str, dict[str, list[dict[str, float]]]] = {
+        precision: {"ours": [], "reference": []} for precision in chosen.precision
+    }
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
         folder = Path(name)
         print("writing random weights of Stable Diffusion 1.5's size", file=sys.stderr, flush=True)
         make_model(folder / "model")
-        make_pictures(folder / "pictures", 1)
+        make_captioned(folder / "pictures")
         for turn in range(chosen.turns):
-            for precision in chosen.precision:
+            for precision, sides in found.items():
                 print(
                     f"turn {turn + 1} of {chosen.turns}: {precision}", file=sys.stderr, flush=True
                 )
                 run = folder / f"{precision}-{turn}"
-                found[precision].append(measure(folder, run, precision, chosen))
-    for precision, turns in found.items():
-        print(
-            f"{precision:<5} {middle([turn['seconds'] for turn in turns]):6.2f} s per step, "
-            f"{max(turn['peak_gb'] for turn in turns):5.2f} GB at most"
-        )
+                sides["reference"].append(measure_reference(folder, precision, chosen))
+                sides["ours"].append(measure(folder, run, precision, chosen))
+    for precision, sides in found.items():
+        for side, turns in sides.items():
+            print(
+                f"{precision:<5} {side:<10} {middle([turn['seconds'] for turn in turns]):6.2f} s "
+                f"per step, {max(turn['peak_gb'] for turn in turns):5.2f} GB at most"
+            )
     figures = {
         "benchmark": "training_step",
         "machine": {**machine(), "instructions": this_cpu().flags},
         "torch": str(torch.__version__),
+        "method": chosen.method,
         "frozen": chosen.frozen,
         "steps": chosen.steps,
         "precisions": found,
+        "ratio_vs_reference": {
+            precision: [
+                theirs["seconds"] / ours["seconds"]
+                for ours, theirs in zip(sides["ours"], sides["reference"], strict=True)
+            ]
+            for precision, sides in found.items()
+        },
+        "memory_ratio": {
+            precision: max(turn["peak_gb"] for turn in sides["ours"])
+            / max(turn["peak_gb"] for turn in sides["reference"])
+            for precision, sides in found.items()
+        },
     }
     finish(figures, chosen.output)
     return 0
@@ -103,10 +125,9 @@ def measure(
     log = run.with_suffix(".log")
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "training.textual_inversion",
+            [sys.executable, "-m", f"training.{chosen.method}", *WORD.get(chosen.method, ()),
              "--pretrained_model_name_or_path", str(folder / "model"),
              "--train_data_dir", str(folder / "pictures"),
-             "--placeholder_token", "<toy>", "--initializer_token", "toy",
              "--resolution", str(chosen.resolution), "--train_batch_size", "1", "--seed", "7",
              "--max_train_steps", str(chosen.steps), "--mixed_precision", precision,
              "--frozen", chosen.frozen, "--report_to", "none", "--evaluation_steps", "1000000",
@@ -124,12 +145,29 @@ def measure(
     }
 
 
+def measure_reference(folder: Path, precision: str, chosen: argparse.Namespace) -> dict[str, float]:
+    """Do the same number of steps as diffusers' script does them; returns as `measure`.
+
+    Raises:
+        CalledProcessError: the process failed.
+    """
+    words = (folder / "model", chosen.method, precision, chosen.steps, chosen.resolution)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.reference_step", *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {"seconds": middle(found["seconds"][1:]), "peak_gb": found["peak_gb"]}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.training_step",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--method", choices=("textual_inversion", "lora"),
+                        default="textual_inversion", help="[textual_inversion]")  # fmt: skip
     parser.add_argument("--steps", type=int, default=6, help="per process [6]")
     parser.add_argument("--turns", type=int, default=2, help="processes per precision [2]")
     parser.add_argument("--resolution", type=int, default=512, help="pixels [512]")

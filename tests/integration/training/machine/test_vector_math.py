@@ -28,6 +28,7 @@ ENTRIES: dict[str, list[str]] = {
     "benchmarks.export_accuracy": [],
     "benchmarks.inference_ladder.__main__": [],
     "benchmarks.inference_ladder.process": ["torch-fp32", "folder", "out.json"],
+    "benchmarks.reference_step": ["nowhere", "lora", "no", "1", "64"],
     "benchmarks.restarts": [],
     "benchmarks.restarts_process": ["folder", "2"],
     "benchmarks.scaling_rank": ["folder", "model", "pictures"],
