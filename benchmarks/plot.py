@@ -1,4 +1,4 @@
-"""Put what `benchmarks.scaling` and `benchmarks.bootstrap` measured into docs/: plots and tables.
+"""Put what was measured into docs/: plots and tables of scaling, bootstrap and the ladder.
 
 .venv/bin/python -m benchmarks.plot
 """
@@ -17,10 +17,13 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
+from benchmarks.inference_ladder.chart import ladder_plot, ladder_table
+
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "benchmarks" / "figures"
 DOCS = ROOT / "docs"
 PAGE = DOCS / "scaling.md"
+LADDER, LADDER_PAGE = "inference-ladder", DOCS / "openvino.md"
 SHOWN = {"rows_ms": "the word's embedding vectors", "table_ms": "the whole embedding table"}
 COLORS = {"rows_ms": "C0", "table_ms": "C1"}
 
@@ -152,7 +155,7 @@ def put(text: str, name: str, table: str) -> str:
     """
     place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not place.search(text):
-        raise ValueError(f"{PAGE.name} has no place <!-- {name} -->")
+        raise ValueError(f"the page has no place <!-- {name} -->")
     return place.sub(lambda found: f"{found[1]}{table}{found[2]}", text)
 
 
@@ -191,7 +194,10 @@ def main() -> int:
     for name, table in tables().items():
         text = put(text, name, table)
     PAGE.write_text(text)
-    print(f"wrote docs/scaling.svg, docs/bootstrap.svg and the tables of {PAGE.name}")
+    ladder = json.loads((FIGURES / f"{LADDER}.json").read_text())
+    _save(ladder_plot(ladder), DOCS / f"{LADDER}.svg")
+    LADDER_PAGE.write_text(put(LADDER_PAGE.read_text(), LADDER, ladder_table(ladder)))
+    print(f"wrote plots into docs/, and the tables of {PAGE.name} and {LADDER_PAGE.name}")
     return 0
 
 

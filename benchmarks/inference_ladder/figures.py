@@ -11,22 +11,10 @@ from PIL import Image
 from benchmarks.inference_ladder.compare import psnr, ssim
 from benchmarks.inference_ladder.measure import PICTURES
 from benchmarks.inference_ladder.process import GUIDANCE, MINI_SCHEDULER, SIDE
+from benchmarks.inference_ladder.rows import HEAD, Figures, cells
 from benchmarks.inference_ladder.rungs import BASE, RUNGS, Rung
 from benchmarks.results import machine, middle
 from training.machine.cpu import this_cpu
-
-Figures = dict[str, Any]
-HEAD = (
-    "rung",
-    "s/picture",
-    "ratio",
-    "CPU s",
-    "s to first",
-    "peak GB",
-    "weights GB",
-    "PSNR",
-    "SSIM",
-)
 
 
 def figures_of(measured: list[dict[str, Any]], folder: Path, mini: bool, steps: int) -> Figures:
@@ -106,24 +94,3 @@ def lines_of(figures: Figures) -> list[str]:
         sized = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=False)]
         lines.append("  ".join([row[0].ljust(widths[0]), *sized]).rstrip())
     return lines
-
-
-def cells(found: Figures) -> tuple[str, ...]:
-    """A rung's row: its title and figures, or why there are none."""
-    if found["ratio"] is None:
-        return found["title"], f"not run: {found['reason']}"
-    distance = (
-        ("", "")
-        if found["ssim"] is None
-        else ("equal" if found["psnr"] is None else f"{found['psnr']:.1f}", f"{found['ssim']:.3f}")
-    )
-    return (
-        found["title"],
-        f"{found['seconds']:.2f}",
-        f"{found['ratio']:.2f}",
-        f"{found['cpu_seconds']:.1f}",
-        f"{found['first_seconds']:.0f}",
-        f"{found['peak_gb']:.2f}",
-        f"{found['weights_gb']:.3f}",
-        *distance,
-    )

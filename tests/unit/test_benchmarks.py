@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -9,7 +10,8 @@ import statistics
 
 import pytest
 
-from benchmarks.plot import PAGE, put, tables
+from benchmarks.inference_ladder.chart import ladder_table
+from benchmarks.plot import FIGURES, LADDER, LADDER_PAGE, PAGE, put, tables
 from benchmarks.results import interval_of_median
 
 
@@ -19,6 +21,12 @@ def test_the_page_shows_the_figures_as_they_are() -> None:
     assert set(re.findall(r"<!-- ([\w-]+) -->", text)) - {"end"} == set(found)
     for name, table in found.items():
         assert put(text, name, table) == text, "stale: .venv/bin/python -m benchmarks.plot"
+
+
+def test_the_page_of_openvino_shows_the_ladder_as_it_was_measured() -> None:
+    text = LADDER_PAGE.read_text()
+    table = ladder_table(json.loads((FIGURES / f"{LADDER}.json").read_text()))
+    assert put(text, LADDER, table) == text, "stale: .venv/bin/python -m benchmarks.plot"
 
 
 def test_a_page_without_a_place_for_a_table_is_refused() -> None:
