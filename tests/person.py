@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +52,7 @@ class Person:
         finished = subprocess.run(
             [FAB, *words],
             cwd=self.folder,
-            env={
-                **os.environ,
-                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-                "PYTHONPATH": str(self.checkout),
-                "HF_ENDPOINT": self.hub.endpoint,
-                "AZURE_TOKEN_CREDENTIALS": "AzureCliCredential",
-                "COLUMNS": "400",
-            },
+            env=self._variables(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -66,6 +62,34 @@ class Person:
         )
         assert finished.returncode == code, finished.stdout
         return finished.stdout
+
+    @contextmanager
+    def fab_open(self, *words: str) -> Iterator[Iterator[str]]:
+        """Type a command that goes on until Ctrl-C, which comes at the end; gives its lines."""
+        process = subprocess.Popen(
+            [FAB, *words],
+            cwd=self.folder,
+            env=self._variables(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            yield iter(process.stdout)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(SECONDS)
+
+    def _variables(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.checkout),
+            "HF_ENDPOINT": self.hub.endpoint,
+            "AZURE_TOKEN_CREDENTIALS": "AzureCliCredential",
+            "COLUMNS": "400",
+        }
 
     def bootstrap(self, *more: str, code: int = 0) -> str:
         """`fab bootstrap`, with what cannot be reached here replaced."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.person import SECONDS, STATE, TRAINING, Person, pulumi
 from tests.rig.rig import rig_of
 from tests.rig.stand_in import serving_packages
 from tests.rig.wheels import fetch_wheels
+from tests.sshd import free_port
 
 CHECKOUT = Path(__file__).parents[3]
 MINIATURE = CHECKOUT / "training" / "miniature"
@@ -37,7 +39,7 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
     """In a folder of their own, with three hosts that nobody has touched."""
     folder = tmp_path_factory.mktemp("person")
     (folder / "fabfile.py").symlink_to(CHECKOUT / "fabfile.py")
-    wheels = fetch_wheels([CHECKOUT / "requirements" / "node-upstream.txt"])
+    wheels = fetch_wheels([CHECKOUT / "requirements" / "node-upstream-openvino.txt"])
     repositories = {
         "stable-diffusion-v1-5/stable-diffusion-v1-5": MINIATURE / "model",
         "sd-concepts-library/dicoo": MINIATURE / "concept",
@@ -50,7 +52,8 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
         pulumi(folder, rig)
         for host in rig.hosts[:2]:
             host.path(f"{host.home}/.bashrc").write_text(BASHRC)
-        yield Person(folder, rig, index, hub)
+        choices = ("--stack", "upstream", "--environment", "venv", "--with", "openvino")
+        yield Person(folder, rig, index, hub, choices)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +147,26 @@ def test_a_lora_is_trained_from_pictures_with_captions(trained: Person) -> None:
     )
     (picture,) = (line for line in said.splitlines() if line.endswith(".png"))
     assert (trained.folder / picture).exists()
+
+
+def test_an_export_comes_home_and_draws_on_the_head(trained: Person) -> None:
+    trained.fab("export", "--run", "dicoo", "--weights", "bf16")
+    home = trained.folder / "runs" / "dicoo" / "openvino"
+    assert json.loads((home / "export.json").read_text())["words"] == ["<dicoo>"]
+    assert list((home / "unet").glob("*.bin"))
+    asked = ("--run", "dicoo", "--prompt", "a <dicoo>", "--num-inference-steps", "2")
+    said = trained.fab("generate", *asked, "--engine", "openvino", "--guidance-scale", "2")
+    (picture,) = (line for line in said.splitlines() if line.endswith(".png"))
+    with Image.open(trained.folder / picture) as image:
+        assert image.size == (64, 64)
+
+
+def test_the_page_is_drawn_on_the_head_and_reached_from_here(trained: Person) -> None:
+    port = free_port()
+    with trained.fab_open("playground", "--run", "dicoo", "--port", str(port)) as lines:
+        assert any(f"http://127.0.0.1:{port}" in line for line in lines)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/config", timeout=SECONDS) as page:
+            assert json.load(page)["title"] == "xeon-diffusion"
 
 
 def test_the_seeds_own_line_trains_over_the_nodefile(trained: Person) -> None:
