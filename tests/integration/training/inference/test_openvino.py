@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +340,28 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text("{}")
     with pytest.raises(UserError, match="no record of an export"):
         read_record(tmp_path)
+
+
+def checked(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What comes of `check_packages` in a process whose home is tmp_path."""
+    code = (
+        "from training.errors import UserError\n"
+        "from training.openvino.write import check_packages\n"
+        "try:\n    check_packages('x')\nexcept UserError as error:\n    print(error)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={**os.environ, "CI": "", "HOME": str(tmp_path), **variables},
+    )  # fmt: skip
+
+
+def test_openvino_is_told_to_report_nothing_and_leaves_nothing_in_the_home(tmp_path: Path) -> None:
+    assert checked(tmp_path).stdout == ""
+    assert not (tmp_path / "intel").exists()
+
+
+def test_a_preloaded_tcmalloc_is_refused_before_it_crashes(tmp_path: Path) -> None:
+    library = ctypes.util.find_library("tcmalloc_minimal")
+    assert library, "libtcmalloc-minimal4 is not installed"
+    said = checked(tmp_path, LD_PRELOAD=library).stdout
+    assert "OpenVINO crashes where tcmalloc is preloaded" in said
