@@ -10,7 +10,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from training.miniature.networks.loop import console
 from training.miniature.scenes.scene import (
@@ -19,7 +18,7 @@ from training.miniature.scenes.scene import (
     CONCEPT_SHAPE,
     Scene,
     place,
-    render,
+    save_pictures,
 )
 
 PICTURES = Path(__file__).parent / "concept"
@@ -51,9 +50,7 @@ def main() -> None:
     )
     parser.add_argument("--output_dir", type=Path, default=PICTURES)
     folder: Path = parser.parse_args().output_dir
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, scene in enumerate(concept_scenes()):
-        Image.fromarray(render(scene, 256)).save(folder / f"{index}.png", optimize=True)
+    save_pictures(concept_scenes(), folder)
     console.print(f"{len(SETTINGS)} pictures in {folder}", markup=False)
 
 

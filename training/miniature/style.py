@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from training.miniature.judge import Verdict
 from training.miniature.networks.loop import console
-from training.miniature.scenes.scene import Scene, place, render
+from training.miniature.scenes.scene import Scene, place, save_pictures
 
 PICTURES = Path(__file__).parent / "style"
 STYLE_COLOR, STYLE_BACKGROUND = "yellow", "blue"
@@ -55,9 +54,8 @@ def main() -> None:
     )
     parser.add_argument("--output_dir", type=Path, default=PICTURES)
     folder: Path = parser.parse_args().output_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    save_pictures(style_scenes(), folder)
     for index, scene in enumerate(style_scenes()):
-        Image.fromarray(render(scene, 256)).save(folder / f"{index}.png", optimize=True)
         (folder / f"{index}.txt").write_text(f"{caption(scene.shape)}\n", encoding="utf-8")
     console.print(f"{len(style_scenes())} pictures in {folder}", markup=False)
 

@@ -7,6 +7,7 @@ One toy is never drawn for training, so that it can be the new concept of a demo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,3 +155,10 @@ def render_all(
     """Draw many scenes on all cores, uint8 [len(scenes), size, size, 3]."""
     pictures = in_parallel(render, [(scene, size) for scene in scenes], workers)
     return np.array(pictures, dtype=np.uint8).reshape(-1, size, size, 3)
+
+
+def save_pictures(scenes: list[Scene], folder: Path) -> None:
+    """Render scenes, 256 x 256, to 0.png, 1.png, ... of a folder, which is made if absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, scene in enumerate(scenes):
+        Image.fromarray(render(scene, 256)).save(folder / f"{index}.png", optimize=True)
