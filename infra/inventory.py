@@ -78,7 +78,7 @@ class Inventory(BaseModel):
         ge=0,
         allow_inf_nan=False,
     )
-    price_as_of: str = Field(description="Date of the price table (ISO 8601).", pattern=ONE_LINE)
+    price_as_of: str = Field(description="Date of the VMs' price (ISO 8601).", pattern=ONE_LINE)
     config: dict[str, Annotated[str, Field(pattern=ONE_LINE)]] | None = Field(
         default=None, description="The stack's config at the last pulumi up, as far as it was set."
     )

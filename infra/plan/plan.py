@@ -57,6 +57,7 @@ def make(
     stack: str = "dev",
     preview: bool = False,
     living: Mapping[str, Mapping[str, Any]] | None = None,
+    vm_now: float | None = None,
 ) -> rules.PlanData:
     """The plan for a stack's config.
 
@@ -65,6 +66,7 @@ def make(
         stack: the stack's name.
         preview: know nothing that only Azure can know.
         living: the resources that exist (`infra.plan.recording.record`).
+        vm_now: what one VM costs per hour now (`infra.prices.live`); None: the table's price.
 
     Returns:
         `resources` sorted so that whatever one depends on comes before it, `outputs`, `price`
@@ -75,13 +77,14 @@ def make(
     """
     config = settings.validate(values, "the config")
     recorded = record(values, stack, preview, living)
+    price = prices.of(config, vm_now)
     plan: dict[str, Any] = {
         "resources": _in_order(recorded["requests"]),
         "outputs": dict(sorted(recorded["outputs"].items())),
-        "price": prices.of(config).as_json(),
+        "price": price.as_json(),
     }
     broken = rules.violations(plan)
-    plan["warnings"] = warnings(config)
+    plan["warnings"] = warnings(config, price)
     if config.allow_ssh_from_anywhere:
         # The person asked for it, in so many words, and for the head's SSH alone.
         asked_for = f"{plan['outputs']['nodes'][0]['name']}: rule AllowSshToHead admits anybody to"
@@ -90,7 +93,7 @@ def make(
     return plan
 
 
-def warnings(config: ClusterConfig) -> list[str]:
+def warnings(config: ClusterConfig, price: prices.Price) -> list[str]:
     """What is allowed and still deserves a thought before it is paid for."""
     found = [
         f"SSH to the head is open to {one.num_addresses} addresses ({one})"
@@ -106,10 +109,9 @@ def warnings(config: ClusterConfig) -> list[str]:
         found.append(
             "Azure can evict spot VMs at any time; the price shown is that of pay-as-you-go VMs"
         )
-    if prices.of(config).per_hour is None:
-        found.append(
-            f"the price table has no {config.vm_size} in {config.location} or no such disk"
-        )
+    if price.per_hour is None:
+        unknown = [line.what for line in price.lines if line.each_per_hour is None]
+        found.append(f"infra/prices.json has no price of {' and '.join(unknown)}")
     if config.deallocate_at:
         found.append(
             f"every VM is deallocated at {config.deallocate_at} UTC, even during a training"
@@ -148,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="the whole plan as JSON")
     parser.add_argument(
-        "--no-live-price", action="store_true", help="do not ask Azure's price service"
+        "--live", action="store_true", help="ask Azure's price service what the VMs cost today"
     )
     parser.add_argument(
         "--against",
@@ -173,7 +175,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         values, notes = stand_ins({**(config_of_stack or last), **read_assignments(chosen.set)})
         if config_of_stack:
             notes.insert(0, f"the config is read from {kept.name}")
-        plan = make(values, chosen.stack, living=cluster.resources if cluster else None)
+        config = settings.validate(values)
+        vm_now = prices.live(config) if chosen.live else None
+        if chosen.live and vm_now is None:
+            notes.append("Azure's price service did not answer: the VMs' price is the table's")
+        existing = cluster.resources if cluster else None
+        plan = make(values, chosen.stack, living=existing, vm_now=vm_now)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -182,8 +189,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if cluster:
         plan["changes"] = [asdict(step) for step in steps]
         plan["warnings"] += difference.warnings(steps)
-    config = settings.validate(values)
-    plan["price"]["live_vm_per_hour"] = None if chosen.no_live_price else prices.live(config)
     if chosen.svg and (config.existing_subnet_id or not config.public_address):
         print("error: --svg draws a cluster with a network and an address.", file=sys.stderr)
         return 2

@@ -33,14 +33,10 @@ def show(plan: dict[str, Any], console: Console | None = None) -> None:
         )
     out.print(addresses)
     out.print(_prices(plan["price"]))
-    price = plan["price"]
-    out.print(f"List prices of {price['as_of']}. {price['source']}")
-    if price.get("live_vm_per_hour") is not None:
-        out.print(
-            f"Azure's price service now quotes {price['live_vm_per_hour']} USD per VM per hour."
-        )
-    else:
-        out.print("Azure's price service was not asked or did not answer.")
+    out.print("List prices in USD, pay-as-you-go, Linux, without tax. Sources:")
+    sources = {line["source"]: line["as_of"] for line in plan["price"]["lines"]}
+    for address, day in sources.items():
+        out.print(f"  {day}  {address}", soft_wrap=True)
     for text in plan["warnings"]:
         out.print(f"warning: {text}")
     for text in plan["violations"]:
@@ -49,13 +45,14 @@ def show(plan: dict[str, Any], console: Console | None = None) -> None:
 
 def _prices(price: dict[str, Any]) -> Table:
     table = Table(
-        "what", "count", "USD per hour", "USD per month", "USD per hour, paused", title="Price"
+        *("what", "count", "per hour", "per month", "per hour, paused", "price of"),
+        title="Price in USD",
     )
     for line in price["lines"]:
         each = line["each_per_hour"]
         total = None if each is None else each * line["count"]
         paused = total if line["while_paused"] else 0.0
-        table.add_row(line["what"], str(line["count"]), *_two(total), _hour(paused))
+        table.add_row(line["what"], str(line["count"]), *_two(total), _hour(paused), line["as_of"])
     table.add_section()
     table.add_row("total", "", *_two(price["per_hour"]), _hour(price["paused_per_hour"]))
     return table

@@ -10,6 +10,7 @@ import asyncio
 import copy
 import logging
 import multiprocessing
+import os
 import runpy
 from collections.abc import Iterable, Mapping
 from multiprocessing.connection import Connection
@@ -196,7 +197,7 @@ def record(
         UserError: the program refused the config.
     """
     here, there = _CONTEXT.Pipe()
-    words = (there, dict(values), stack, preview, dict(living or {}), program)
+    words = (there, dict(os.environ), dict(values), stack, preview, dict(living or {}), program)
     process = _CONTEXT.Process(target=_child, args=words)
     process.start()
     there.close()
@@ -214,12 +215,16 @@ def record(
 
 def _child(
     there: Connection,
+    environment: Mapping[str, str],
     values: Mapping[str, str],
     stack: str,
     preview: bool,
     living: Mapping[str, Mapping[str, Any]],
     program: Path,
 ) -> None:
+    # The server that this is forked from has that of its first caller, ~ included.
+    os.environ.clear()
+    os.environ.update(environment)
     # What the program does wrong reaches the person once, as the refusal.
     logging.disable()
     monitor = _Monitor(_Azure(preview, living), living)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import os
@@ -435,9 +436,32 @@ def test_prices_add_up_and_unknown_ones_stay_unknown() -> None:
     assert price.paused_per_hour == pytest.approx(3 * 9.6 / 730 + 0.055, abs=1e-4)
     nowhere = prices.of(settings.validate({**BASE, "location": "mars"}))
     assert nowhere.per_hour is None
-    assert nowhere.paused_per_hour == price.paused_per_hour
+    assert nowhere.paused_per_hour is None
     odd = settings.validate({**BASE, "os_disk_size_gb": "33"})
     assert prices.of(odd).paused_per_hour == pytest.approx(3 * 4.8 / 730 + 0.055, abs=1e-4)
+
+
+def test_the_price_service_answer_takes_the_place_of_the_tables_and_is_of_today() -> None:
+    price = prices.of(settings.validate({**BASE, "location": "mars"}), vm_now=0.7)
+    assert price.lines[0].per_hour == pytest.approx(2.1)
+    assert price.lines[0].source == prices.RETAIL_ENDPOINT
+    assert price.as_of == price.lines[0].as_of > "2026-11-01"
+
+
+def test_a_vm_price_is_rounded_as_azure_rounds_it() -> None:
+    # Four sizes as the source lists them.
+    listed = {4: 0.202, 16: 0.806, 32: 1.613, 192: 9.677}
+    for vcpus, usd in listed.items():
+        config = settings.validate({**BASE, "vm_size": f"Standard_D{vcpus}s_v6"})
+        assert prices.of(config).lines[0].each_per_hour == usd
+
+
+def test_every_figure_of_the_price_table_has_a_public_source_and_a_day() -> None:
+    table = prices.table()
+    assert set(table["sources"]) == set(table) - {"currency", "sources"}
+    for source in table["sources"].values():
+        assert source["url"].startswith("https://")
+        assert datetime.date.fromisoformat(source["as_of"]) <= datetime.date(2026, 11, 27)
 
 
 @pytest.fixture

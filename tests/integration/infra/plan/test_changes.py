@@ -150,7 +150,7 @@ def test_the_command_says_what_would_change(
     outputs.write_text(json.dumps(planned()["outputs"]))
 
     def asked(file: Path, *words: str) -> tuple[int, str]:
-        rc = main(["--no-live-price", "--against", str(file), *words])
+        rc = main(["--against", str(file), *words])
         return rc, capsys.readouterr().out
 
     for file in (state, outputs):

@@ -443,7 +443,7 @@ def test_the_program_itself_refuses_a_bad_config_in_one_message() -> None:
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "infra.plan", "--no-live-price", *words]
+    command = [sys.executable, "-m", "infra.plan", *words]
     return subprocess.run(
         command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False
     )
@@ -468,7 +468,7 @@ def test_the_command_reads_the_stacks_config(tmp_path: Path) -> None:
         "  xeon-diffusion:proximity_placement_group: false\n"
         f"  xeon-diffusion:ssh_public_key_path: {BASE['ssh_public_key_path']}\n"
     )
-    command = [sys.executable, "-m", "infra.plan", "--stack", "lab", "--json", "--no-live-price"]
+    command = [sys.executable, "-m", "infra.plan", "--stack", "lab", "--json"]
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
