@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.config.groups import ModelConfig
+from training.config.quantize import QuantizeConfig
 from training.config.run import RunConfig
 from training.config.textual_inversion import TextualInversionConfig
 from training.data.prompts import prompts_for
@@ -33,11 +34,13 @@ from training.inference.settings import File, Source
 from training.machine import vector_math
 from training.models.merge_tokens import check_ratio
 from training.openvino import write
+from training.openvino.packages import check_packages
 from training.openvino.quantize import prompts_needed
 from training.openvino.record import ExportRecord, vocabulary_digest
 from training.storage.events import events_of, read_events
 
 CALIBRATION_STEPS = 64
+QAT = "qat"
 NOUNS = ("cat", "house", "tree", "person")
 """What calibration prompts are of where there is no learned word."""
 
@@ -94,8 +97,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--weights",
-        choices=list(write.WEIGHTS),
-        default="fp32",
+        choices=[weights for weights in write.WEIGHTS if weights != QAT],
         help="fp32: equal to PyTorch's; bf16: half the size (stored as fp16, computed in bf16 "
         "where the processor can); int8: a quarter (weights alone); hybrid: a quarter, and "
         "the UNet computes in int8 (calibrated on prompts: takes minutes) [fp32]",
@@ -116,7 +118,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--merge_tokens",
         type=float,
-        default=0,
         metavar="RATIO",
         help="Token Merging: the share of tokens, up to 0.75, that self-attention at the highest "
         "resolution leaves out: faster, and another picture; 0.4 is usual [0]",
@@ -126,9 +127,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _export(asked: argparse.Namespace) -> ExportRecord:
     # What is wrong is told before a model is loaded.
-    write.check_packages("training.export")
+    check_packages("training.export")
     write.check_shape(asked.batch_size, asked.height or 8, asked.width or 8)
-    check_ratio(asked.merge_tokens)
+    check_ratio(asked.merge_tokens or 0)
     if asked.merge_tokens and asked.dynamic:
         raise UserError("--merge_tokens needs a fixed shape: leave out --dynamic.")
     if asked.no_guidance and asked.dynamic:
@@ -136,15 +137,21 @@ def _export(asked: argparse.Namespace) -> ExportRecord:
     if asked.calibration_steps < 1:
         raise UserError(f"--calibration_steps {asked.calibration_steps}: must be at least 1.")
     source, config = _source(asked)
+    merged, weights = asked.merge_tokens or 0, asked.weights or "fp32"
+    if source.unet is not None:
+        assert isinstance(config, QuantizeConfig)
+        _refuse_what_is_decided(asked)
+        merged, weights = config.merge_tokens, QAT
     prompts = (
         prompts_in(asked.calibration_prompts, "--calibration_prompts")
         if asked.calibration_prompts
         else []
     )
-    models, _, words = assemble(source)
+    # A quantized UNet is put in when the rest has been converted.
+    models, _, words = assemble(source.model_copy(update={"unet": None}))
     side = models.unet.config.sample_size * 2 ** (len(models.vae.config.block_out_channels) - 1)
     shape = (asked.batch_size, asked.height or side, asked.width or side)
-    if asked.weights == "hybrid" and not prompts:
+    if weights == "hybrid" and not prompts:
         kind = "object"
         if isinstance(config, TextualInversionConfig):
             kind = config.learnable_property
@@ -159,25 +166,44 @@ def _export(asked: argparse.Namespace) -> ExportRecord:
         embeds=[word.file.sha256 for word in source.words],
         loras=[(lora.file.sha256, lora.weight) for lora in source.loras],
         vae=source.vae.sha256 if source.vae else None,
+        unet=source.unet.sha256 if source.unet else None,
         batch_size=batch_size,
         height=height,
         width=width,
         guidance=not asked.no_guidance,
-        weights=asked.weights,
+        weights=weights,
         calibration=prompts[: prompts_needed(asked.calibration_steps)]
-        if asked.weights == "hybrid"
+        if weights == "hybrid"
         else [],
-        merge_tokens=asked.merge_tokens,
+        merge_tokens=merged,
         vocabulary=vocabulary_digest(models.tokenizer),
     )
     write.write(
         models,
         asked.output_dir,
         record,
+        quantized=source.unet.path if source.unet else None,
         guidance_scale=config.guidance_scale if config else GUIDANCE,
         calibration_steps=asked.calibration_steps,
     )
     return record
+
+
+def _refuse_what_is_decided(asked: argparse.Namespace) -> None:
+    """Raises UserError for flags that a run of training.quantize has answered."""
+    for flag in ("weights", "merge_tokens", "calibration_prompts"):
+        if getattr(asked, flag) is not None:
+            raise UserError(
+                f"--{flag}: {asked.run} has trained its UNet in 8 bits, with its own calibration "
+                f"and share of merged tokens. Leave out --{flag}, or export its base model."
+            )
+    if asked.dynamic:
+        raise UserError("--dynamic: a UNet that was trained in 8 bits needs a fixed shape.")
+    if asked.lora:
+        raise UserError(
+            "--lora: a UNet that is quantized takes none. Quantize the model with the LoRA in it: "
+            "the whole pipeline that training.lora --save_as_full_pipeline writes."
+        )
 
 
 def _source(asked: argparse.Namespace) -> tuple[Source, RunConfig | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -13,7 +13,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from training.config.run import RunConfig
-    from training.models.denoising import Batch, Denoising
+    from training.models.denoising import Batch, Denoising, Noised
     from training.models.loading import Models
 
 Values = Mapping[str, torch.Tensor]
@@ -37,7 +37,8 @@ class Method(ABC):
     """A way to fine-tune: a few parameters that are put into frozen models.
 
     One object serves one run, on one rank. It is made when the models are loaded; then `prepare`,
-    `inject` (once they are frozen) and `losses` are called, in this order.
+    `inject` (once they are frozen), `calibrate` (once pictures are encoded) and `losses` are
+    called, in this order.
 
     Args:
         config: of the type `config_type`.
@@ -45,6 +46,8 @@ class Method(ABC):
 
     Attributes:
         partial_weights: between 0 and 1, at which a finished run is drawn, too (`set_weight`).
+        ema_decay: of the moving average of what is trained, which is what is learned then; None:
+            there is none.
         start: what the parameters start from; float32.
 
     Raises:
@@ -53,6 +56,7 @@ class Method(ABC):
 
     config_type: ClassVar[type[RunConfig]]
     partial_weights: ClassVar[tuple[float, ...]] = ()
+    ema_decay: float | None = None
     start: dict[str, torch.Tensor]
 
     @abstractmethod
@@ -83,6 +87,26 @@ class Method(ABC):
 
         They are parameters of the models' modules: `training.models.denoising` finds them there.
         """
+
+    def calibrate(
+        self, models: Models, samples: Callable[[int], Iterator[Noised]]
+    ) -> dict[str, nn.Parameter]:
+        """Put parameters that depend on the run's samples into the models; returns them by name.
+
+        They come after those of `inject`. Most methods have none.
+
+        Args:
+            samples: gives the first samples of the run, one by one, of the number asked for.
+
+        Raises:
+            UserError: the models cannot be trained so.
+        """
+        return {}
+
+    def checkpoint_gradients(self, models: Models) -> None:
+        """Let the UNet compute its activations again in the backward pass: less memory."""
+        models.unet.enable_gradient_checkpointing()
+        models.unet.train()
 
     def losses(self, denoising: Denoising, parameters: Values, batch: Batch) -> torch.Tensor:
         """The loss of each sample, [samples]: a pure function of `parameters` and `batch`."""

@@ -191,7 +191,7 @@ def _write(run: Run, process: Process, step: TrainingStep, trained: Trained) -> 
         prune(config.output_dir, config.checkpoints_total_limit)
     if process.ranks.is_main_process and finished:
         write_results(
-            config, process.repository, trained.outputs, trained.global_step, step.parameters
+            config, process.repository, trained.outputs, trained.global_step, step.learned
         )
     elif process.ranks.is_main_process:
         trained.outputs.stopped(trained.global_step)

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.config.lora import LoraConfig
+from training.config.quantize import QuantizeConfig
 from training.config.run import RunConfig
 from training.config.textual_inversion import TextualInversionConfig
 
 FOLDER = Path(__file__).parent
-CONFIGS: tuple[type[RunConfig], ...] = (TextualInversionConfig, LoraConfig)
+CONFIGS: tuple[type[RunConfig], ...] = (TextualInversionConfig, LoraConfig, QuantizeConfig)
 """Of every method: each has a schema."""
 COMMAND = "python -m training.schema"
 

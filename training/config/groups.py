@@ -48,6 +48,7 @@ GROUPS = (
     "model",
     "concept",
     "adapter",
+    "quantization",
     "data",
     "captions",
     "training",

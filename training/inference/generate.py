@@ -19,6 +19,7 @@ from PIL import Image
 
 from training.config.groups import ModelConfig
 from training.config.lora import LORA_NAME, LoraConfig
+from training.config.quantize import QUANTIZED_NAME, QuantizeConfig
 from training.config.run import RunConfig
 from training.config.textual_inversion import EMBEDS_NAME, TextualInversionConfig
 from training.data.prompts import check_prompt
@@ -34,7 +35,11 @@ from training.storage.events import events_of, read_events
 from training.storage.run_directory import holds_a_run, read_config
 
 FOLDER = "generated"
-METHODS = {EMBEDS_NAME: TextualInversionConfig.method, LORA_NAME: LoraConfig.method}
+METHODS = {
+    EMBEDS_NAME: TextualInversionConfig.method,
+    LORA_NAME: LoraConfig.method,
+    QUANTIZED_NAME: QuantizeConfig.method,
+}
 """Which method writes files of these names."""
 
 
@@ -105,6 +110,9 @@ def source_of_run(folder: Path, step: int | None) -> tuple[Source, RunConfig]:
     if isinstance(config, LoraConfig):
         lora = Lora(file=File.at(learned(folder, step, LORA_NAME)))
         return source.model_copy(update={"loras": (lora,)}), config
+    if isinstance(config, QuantizeConfig):
+        unet = File.at(learned(folder, step, QUANTIZED_NAME))
+        return source.model_copy(update={"unet": unet}), config
     if not isinstance(config, TextualInversionConfig):
         raise UserError(f"{folder}: holds a run of {config.method}, which draws no pictures here.")
     word = Word(token=config.placeholder_token, file=File.at(learned(folder, step)))

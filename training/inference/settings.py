@@ -89,6 +89,7 @@ class Source(_Fixed):
         words: learned words, the run's own first.
         loras: added to the weights in this order.
         vae: draws in the place of the model's own VAE.
+        unet: draws in the place of the model's own UNet: what `training.quantize` has learned.
         dtype: that UNet and VAE compute in.
         run: the run folder that the model and the first word are from.
         exported: the folder that `training.export` has written, where it is not in the run's.
@@ -98,6 +99,7 @@ class Source(_Fixed):
     words: tuple[Word, ...] = ()
     loras: tuple[Lora, ...] = ()
     vae: File | None = None
+    unet: File | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     run: Path | None = None
     exported: Path | None = None
@@ -114,6 +116,8 @@ class Source(_Fixed):
             lora.file.refuse_changes("--lora")
         if self.vae is not None:
             self.vae.refuse_changes("--vae")
+        if self.unet is not None:
+            self.unet.refuse_changes("the run's UNet")
 
 
 class Settings(_Fixed):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -17,10 +17,11 @@ from training.data.inputs import Inputs, read_posteriors
 from training.loop.step import TrainingStep
 from training.machine.stack import Stack
 from training.models import frozen
-from training.models.denoising import Denoising
+from training.models.denoising import Denoising, Noised
 from training.models.loading import Models, divisor, tokenize
 from training.outputs.progress import StepProgress
 from training.ranks.launcher import Ranks
+from training.ranks.process_group import all_reduce_sum, on_all_ranks
 from training.storage.run_directory import RunRecord
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -50,24 +51,45 @@ def build_step(
         notify,
         divisor(models) if config.in_buckets else None,
     )
-    if optimization.gradient_checkpointing:
-        models.unet.enable_gradient_checkpointing()
-        models.unet.train()
     denoising = Denoising(models, dtype, parameters)
     texts, empty_prompt = _texts(inputs)
     token_ids = tokenize(models.tokenizer, texts)
-    text = _fixed_text(denoising, token_ids, ranks)
+    data = EncodedData(posteriors, token_ids, _fixed_text(denoising, token_ids, ranks))
+    draws = _draws(record, inputs, models, len(texts), empty_prompt, posteriors)
+
+    def samples(count: int) -> Iterator[Noised]:
+        for number in range(count):
+            batch = data.batch([draws(*divmod(number, draws.global_batch))])
+            yield denoising.noised(parameters, batch)
+
+    calibrated = on_all_ranks(ranks, lambda: inputs.method.calibrate(models, samples))
+    if calibrated:
+        _as_on_first(calibrated, ranks)
+        parameters = {**parameters, **calibrated}
+        denoising = Denoising(models, dtype, parameters)
+    if optimization.gradient_checkpointing:
+        inputs.method.checkpoint_gradients(models)
     return TrainingStep(
         partial(inputs.method.losses, denoising),
         parameters,
         _optimizer(list(parameters.values()), optimization, record.learning_rate),
-        EncodedData(posteriors, token_ids, text),
-        _draws(record, inputs, models, len(texts), empty_prompt, posteriors),
+        data,
+        draws,
         ranks,
         _accelerator(config, record.global_batch, ranks),
         optimization.train_batch_size,
         optimization.max_grad_norm,
+        inputs.method.ema_decay,
     )
+
+
+@torch.no_grad()
+def _as_on_first(parameters: dict[str, torch.nn.Parameter], ranks: Ranks) -> None:
+    """Give every rank the first one's values: other processors may compute other last bits."""
+    for value in parameters.values():
+        if not ranks.is_main_process:
+            value.zero_()
+        all_reduce_sum(value.data, ranks)
 
 
 def _texts(inputs: Inputs) -> tuple[list[str], int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +15,10 @@ from torch import nn
 from training.data.draws import Draw, Draws, chunks, share
 from training.data.encoded_data import EncodedData
 from training.errors import UserError
+from training.loop.average import Average
 from training.method import Values
 from training.models.denoising import Batch
+from training.models.placed import placed
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import all_reduce_sum
 
@@ -43,6 +47,7 @@ class TrainingStep:
         losses: the loss of each sample, a pure function of parameters and batch.
         parameters: what is trained, by name.
         optimizer: of these parameters.
+        ema_decay: of their moving average; None: there is none.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class TrainingStep:
         accelerator: Accelerator,
         train_batch_size: int,
         max_grad_norm: float | None,
+        ema_decay: float | None = None,
     ) -> None:
         self.losses = losses
         self.parameters = parameters
@@ -66,6 +72,7 @@ class TrainingStep:
         self.accelerator = accelerator
         self.train_batch_size = train_batch_size
         self.max_grad_norm = max_grad_norm
+        self.average = None if ema_decay is None else Average(parameters, ema_decay)
         samples = share(draws.global_batch, ranks.rank, ranks.size)
         self.micro_batches = chunks(samples, train_batch_size)
 
@@ -87,10 +94,23 @@ class TrainingStep:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.parameters, step)
         else:
             result = StepResult(math.nan, result.stop)
         self.optimizer.zero_grad(set_to_none=True)
         return result
+
+    @property
+    def learned(self) -> Values:
+        """What is kept of the run: the average, where there is one."""
+        return self.parameters if self.average is None else self.average.values
+
+    def learned_in_place(self) -> AbstractContextManager[None]:
+        """Let the models hold what is learned, to draw and to be measured, inside the block."""
+        if self.average is None:
+            return contextlib.nullcontext()
+        return placed(self.parameters, self.average.values)
 
     def _accumulate(self, step: int) -> float:
         """Add this rank's gradient to the parameters'; returns its part of the mean loss."""

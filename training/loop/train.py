@@ -33,19 +33,24 @@ def train(
     Raises:
         SharedError: the loss is not finite; the last checkpoint is intact.
     """
-    values, draws = step.parameters, step.draws
+    learned, draws = step.learned, step.draws
     fixed = draws.evaluation(validation.num_evaluation_samples)
     done = start
 
     def evaluate() -> None:
-        loss = step.evaluate(fixed)
+        with step.learned_in_place():
+            loss = step.evaluate(fixed)
         if not math.isfinite(loss):
             raise _diverged(done, learning_rate(max(0, done - 1)))
-        outputs.evaluation(done, loss, values)
+        outputs.evaluation(done, loss, learned)
+
+    def draw() -> None:
+        with step.learned_in_place():
+            outputs.samples(done, learned)
 
     if start == 0:
         evaluate()
-        outputs.samples(0, values)
+        draw()
     while done < max_train_steps:
         began = time.perf_counter()
         rate = learning_rate(done)
@@ -64,11 +69,11 @@ def train(
         if due(validation.evaluation_steps) or last:
             evaluate()
         if due(saving.save_steps):
-            outputs.learned(done, values)
+            outputs.learned(done, learned)
         if due(saving.checkpointing_steps) or last or result.stop:
             outputs.checkpoint(state_of(done, step))
         if due(validation.validation_steps) or due(saving.checkpointing_steps) or last:
-            outputs.samples(done, values)
+            draw()
         if result.stop:
             break
     return done
@@ -90,6 +95,7 @@ def state_of(done: int, step: TrainingStep) -> State:
         {name: value.detach() for name, value in step.parameters.items()},
         {name: moment["exp_avg"] for name, moment in moments.items()},
         {name: moment["exp_avg_sq"] for name, moment in moments.items()},
+        {} if step.average is None else step.average.values,
     )
 
 
@@ -100,7 +106,10 @@ def restore(state: State, step: TrainingStep) -> None:
         UserError: it is of other parameters.
     """
     shapes = {name: value.shape for name, value in step.parameters.items()}
-    if shapes != {name: value.shape for name, value in state.parameters.items()}:
+    averaged = step.average is not None
+    if shapes != {
+        name: value.shape for name, value in state.parameters.items()
+    } or averaged != bool(state.average):
         raise UserError(
             f"checkpoint-{state.step}: holds {', '.join(state.parameters)}, this run trains "
             f"{', '.join(shapes)}, or they differ in shape. Choose another --output_dir."
@@ -108,6 +117,8 @@ def restore(state: State, step: TrainingStep) -> None:
     for name, value in step.parameters.items():
         with torch.no_grad():
             value.copy_(state.parameters[name])
+            if step.average is not None:
+                step.average.values[name].copy_(state.average[name])
         step.optimizer.state[value] = {
             "step": torch.tensor(float(state.step)),
             "exp_avg": state.exp_avg[name].clone(),

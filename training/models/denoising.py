@@ -35,6 +35,32 @@ class Batch:
     text: torch.Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Noised:
+    """Noised samples, as the UNet is given them.
+
+    Attributes:
+        latents: [samples, C, H, W], of the UNet's dtype.
+        timesteps: [samples], int64.
+        text: [samples, length, width].
+        wanted: what the UNet should predict, [samples, C, H, W].
+    """
+
+    latents: torch.Tensor
+    timesteps: torch.Tensor
+    text: torch.Tensor
+    wanted: torch.Tensor
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """The UNet's arguments, by name."""
+        return {
+            "sample": self.latents,
+            "timestep": self.timesteps,
+            "encoder_hidden_states": self.text,
+        }
+
+
 class Denoising:
     """How well the models tell the noise of noised pictures, given their sentences.
 
@@ -65,6 +91,12 @@ class Denoising:
         Args:
             parameters: taken in the place of those in the models.
         """
+        noised = self.noised(parameters, batch)
+        prediction = self.predict(parameters, noised)
+        return objective.mean_squared_error(prediction, noised.wanted)
+
+    def noised(self, parameters: Values, batch: Batch) -> Noised:
+        """What the UNet is given of `batch`, and what it should say."""
         work = torch.promote_types(self.dtype, torch.float32)
         moments, noise = batch.moments.to(work), batch.noise.to(work)
         scheduler = self.models.noise_scheduler
@@ -78,16 +110,14 @@ class Denoising:
         noisy = objective.add_noise(latents, noise, alphas)
         wanted = objective.target(scheduler.config.prediction_type, latents, noise, alphas)
         text = self._encode(parameters, batch.token_ids) if batch.text is None else batch.text
+        return Noised(noisy.to(self.dtype), batch.timesteps, text, wanted)
+
+    def predict(self, parameters: Values, noised: Noised) -> torch.Tensor:
+        """What the UNet says: [samples, C, H, W]."""
         # Adapters are float32 in a UNet that may be bfloat16.
         with self._autocast(bool(self._places["unet"])):
-            prediction = self._call(
-                "unet",
-                parameters,
-                noisy.to(self.dtype),
-                batch.timesteps,
-                encoder_hidden_states=text,
-            ).sample
-        return objective.mean_squared_error(prediction, wanted)
+            prediction: torch.Tensor = self._call("unet", parameters, **noised.inputs).sample
+        return prediction
 
     @property
     def text_is_fixed(self) -> bool:

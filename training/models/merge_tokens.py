@@ -12,6 +12,7 @@ states that the attention is given, not of those before the norm.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +113,18 @@ def unmerge(tokens: Tensor, merging: Merging) -> Tensor:
     return torch.cat([sources, destinations], dim=1)[:, first]
 
 
+class _Step(nn.Module):
+    """A function as a module: its operations have a path of their own, apart from attention's."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        """What the function returns."""
+        return self.function(*args)
+
+
 class MergedSelfAttention(nn.Module):
     """A self-attention layer that sees merged tokens.
 
@@ -123,14 +136,16 @@ class MergedSelfAttention(nn.Module):
     def __init__(self, attention: nn.Module, ratio: float) -> None:
         super().__init__()
         self.attention, self.ratio = attention, ratio
+        self.match, self.merge, self.unmerge = _Step(match), _Step(merge), _Step(unmerge)
         self.height = self.width = 0  # set by its transformer, which knows the picture's shape
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Self-attention of float [B, N, C]; the same shape comes out."""
         count = math.floor(self.height * self.width * self.ratio)
-        merging = match(hidden_states, self.height, self.width, count)
-        out: Tensor = self.attention(merge(hidden_states, merging), *args, **kwargs)
-        return unmerge(out, merging)
+        merging = self.match(hidden_states, self.height, self.width, count)
+        out: Tensor = self.attention(self.merge(hidden_states, merging), *args, **kwargs)
+        unmerged: Tensor = self.unmerge(out, merging)
+        return unmerged
 
 
 def merge_tokens(unet: Any, ratio: float) -> None:
@@ -156,17 +171,13 @@ def merge_tokens(unet: Any, ratio: float) -> None:
         )
     for block in (unet.down_blocks[first], unet.up_blocks[levels - 1 - first]):
         for transformer in block.attentions:
-            layers = []
             for layer in transformer.transformer_blocks:
                 layer.attn1 = MergedSelfAttention(layer.attn1, ratio)
-                layers.append(layer.attn1)
-            transformer.register_forward_pre_hook(_tell_shape(layers), with_kwargs=True)
+            transformer.register_forward_pre_hook(_tell_shape, with_kwargs=True)
 
 
-def _tell_shape(layers: list[MergedSelfAttention]) -> Any:
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden_states = args[0] if args else kwargs["hidden_states"]
-        for layer in layers:
-            layer.height, layer.width = (int(side) for side in hidden_states.shape[-2:])
-
-    return hook
+def _tell_shape(transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Tell a transformer's layers the shape of what it is given; a copy of it tells its own."""
+    hidden_states = args[0] if args else kwargs["hidden_states"]
+    for layer in transformer.transformer_blocks:  # type: ignore[union-attr]
+        layer.attn1.height, layer.attn1.width = (int(side) for side in hidden_states.shape[-2:])

@@ -31,7 +31,7 @@ def prompts_needed(steps: int) -> int:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """NNCF's progress on standard error; what it did with each layer is left out."""
     import nncf
 
@@ -44,10 +44,17 @@ def compress_weights(exported: Any, parts: Sequence[str]) -> None:
     """Store the weights of parts of an OVStableDiffusionPipeline as int8; in place."""
     import nncf
 
-    with _quietly():
+    with quietly():
         for part in parts:
             graph = getattr(exported, part)
             graph.model = nncf.compress_weights(graph.model)
+
+
+def compress_quantized(part: Any) -> None:
+    """Store the weights that a part's graph rounds to 8 bits as int8; in place."""
+    from openvino._offline_transformations import compress_quantize_weights_transformation
+
+    compress_quantize_weights_transformation(part.model)
 
 
 def quantize_unet(
@@ -72,7 +79,7 @@ def quantize_unet(
     inputs = _record(exported, prompts, steps, guidance_scale, shape, say)
     say(f"quantizing the UNet on {len(inputs)} denoising steps")
     model = exported.unet.model
-    with _quietly():
+    with quietly():
         exported.unet.model = nncf.quantize(
             model,
             nncf.Dataset(inputs),

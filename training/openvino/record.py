@@ -14,7 +14,7 @@ from training.errors import UserError
 FILE = "export.json"
 FOLDER = "openvino"
 """Of a run: its export, where no other place is named."""
-Weights = Literal["fp32", "bf16", "int8", "hybrid"]
+Weights = Literal["fp32", "bf16", "int8", "hybrid", "qat"]
 
 
 class ExportRecord(BaseModel):
@@ -25,6 +25,8 @@ class ExportRecord(BaseModel):
         words: the learned words' tokens, all of their vectors.
         embeds: the sha256 of the files that these words are from.
         loras: the sha256 of each file that is fused into the weights, and how much of it.
+        unet: the sha256 of the file with the quantized UNet that it was made from; "qat" alone has
+            one.
         vae: the sha256 of the file or folder that draws in place of the model's own VAE.
         batch_size, height, width: of the pictures, in pixels; None: any.
         guidance: whether a fixed shape is made for guidance, so that the UNet takes two samples
@@ -42,6 +44,7 @@ class ExportRecord(BaseModel):
     embeds: list[str]
     loras: list[tuple[str, float]] = []
     vae: str | None = None
+    unet: str | None = None
     batch_size: int | None
     height: int | None
     width: int | None

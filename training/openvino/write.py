@@ -15,63 +15,27 @@ from diffusers import DDIMScheduler
 from training import atomic_files
 from training.errors import UserError
 from training.models.loading import Models
-from training.openvino.merged_unet import convert_merged
-from training.openvino.quantize import compress_weights, quantize_unet
+from training.models.merge_tokens import merge_tokens
+from training.openvino import quantized_unet
+from training.openvino.fixed_unet import convert_unet
+from training.openvino.quantize import compress_quantized, compress_weights, quantize_unet
 from training.openvino.record import FILE, ExportRecord, Weights
 from training.openvino.tiny_vae import make_exportable
 from training.openvino.tokenizer import write_tokenizer
 
-WEIGHTS: dict[Weights, str] = {"fp32": "fp32", "bf16": "fp16", "int8": "fp32", "hybrid": "fp32"}
+WEIGHTS: dict[Weights, str] = {
+    "fp32": "fp32",
+    "bf16": "fp16",
+    "int8": "fp32",
+    "hybrid": "fp32",
+    "qat": "fp32",
+}
 """What optimum-intel converts them to. OpenVINO's files hold 16-bit weights as fp16; a processor
 with bf16 instructions computes with them in bf16. int8: made from fp32, the weights alone, computed
-with after expansion; hybrid: what the UNet computes with, too (`training.openvino.quantize`)."""
+with after expansion; hybrid: what the UNet computes with, too (`training.openvino.quantize`);
+qat: the same, as `training.quantize` has trained it."""
 
 PARTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
-
-
-def check_packages(program: str) -> None:
-    """Make sure that OpenVINO can be used in this process, and that it tells nobody of it.
-
-    Args:
-        program: the module that needs it.
-
-    Raises:
-        UserError: its packages are missing, or tcmalloc is loaded.
-    """
-    refuse_tcmalloc(Path("/proc/self/maps"))
-    # It reports its use to its makers, and leaves a folder in the home, unless it is told that this
-    # is a CI job.
-    os.environ["CI"] = "true"
-    try:
-        import nncf  # noqa: F401
-        import openvino  # noqa: F401
-        import openvino_tokenizers  # noqa: F401
-        import optimum.intel  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"OpenVINO's packages are missing here ({error.name}). Make their environment with "
-            f"`make environment-openvino` and run .venv-openvino/bin/python -m {program} ..."
-        ) from error
-
-
-def refuse_tcmalloc(maps: Path) -> None:
-    """Make sure that tcmalloc is not loaded: OpenVINO 2026.4 then ends with a double free.
-
-    Args:
-        maps: /proc's list of what is mapped into this process; where there is none, all is well.
-
-    Raises:
-        UserError: says how to start without it.
-    """
-    try:
-        loaded = maps.read_text()
-    except OSError:
-        return
-    if "libtcmalloc" in loaded:
-        raise UserError(
-            "OpenVINO crashes where tcmalloc is preloaded. Start without it: "
-            "env -u LD_PRELOAD, in front of the same command."
-        )
 
 
 def check_shape(batch_size: int, height: int, width: int) -> None:
@@ -104,6 +68,7 @@ def write(
     output_dir: Path,
     record: ExportRecord,
     *,
+    quantized: Path | None = None,
     guidance_scale: float = 7.5,
     calibration_steps: int = 0,
 ) -> None:
@@ -112,6 +77,7 @@ def write(
     Args:
         models: in float32, with everything in them that `record` names.
         record: what is written, and of what; goes into the folder, too.
+        quantized: the file of a quantized UNet of these models, for "qat".
         guidance_scale: that "hybrid" weights are calibrated with.
         calibration_steps: of denoising, in all, to calibrate with.
 
@@ -127,7 +93,7 @@ def write(
 
     def fill(folder: Path) -> None:
         dynamic = folder / "dynamic"
-        exported = _convert(models, dynamic, record)
+        exported = _convert(models, dynamic, record, quantized)
         if record.weights == "hybrid":
             quantize_unet(
                 exported,
@@ -137,7 +103,9 @@ def write(
                 shape=record.shape,
                 say=_say,
             )
-        if record.weights in ("int8", "hybrid"):
+        if quantized is not None:
+            compress_quantized(exported.unet)
+        if record.weights in ("int8", "hybrid", "qat"):
             compress_weights(exported, PARTS)
         exported.save_pretrained(folder)
         _say("3 of 3: converting the tokenizer")
@@ -150,7 +118,9 @@ def write(
     atomic_files.write_directory(output_dir, fill)
 
 
-def _convert(models: Models, folder: Path, record: ExportRecord) -> Any:
+def _convert(
+    models: Models, folder: Path, record: ExportRecord, quantized: Path | None
+) -> Any:
     """The OVStableDiffusionPipeline of `models`; any shape of it lies in `folder`."""
     from optimum.exporters.openvino.convert import export_from_model
     from optimum.intel import OVConfig, OVStableDiffusionPipeline
@@ -174,9 +144,13 @@ def _convert(models: Models, folder: Path, record: ExportRecord) -> Any:
         ids = exported.text_encoder.model.inputs[0]
         length = ids.get_partial_shape()[1]
         exported.text_encoder.model.reshape({ids: [-1, length]})
-        if record.merge_tokens:
-            exported.unet.model = convert_merged(
-                models.unet, exported.unet.model, record.merge_tokens, half=stored == "fp16"
+        if quantized is not None:
+            models.unet, _ = quantized_unet.load(quantized, models.unet)
+        elif record.merge_tokens:
+            merge_tokens(models.unet, record.merge_tokens)
+        if quantized is not None or record.merge_tokens:
+            exported.unet.model = convert_unet(
+                models.unet, exported.unet.model, half=stored == "fp16"
             )
     return exported
 

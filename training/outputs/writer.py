@@ -151,7 +151,7 @@ class Outputs:
         """Write checkpoint-<step>, and what it has learned, which stays when old checkpoints go."""
         if not self.saves_checkpoints:
             return
-        self.learned(state.step, state.parameters)
+        self.learned(state.step, state.learned)
         path = save_checkpoint(
             self.saving.output_dir, state, self.record, self.saving.checkpoints_total_limit
         )

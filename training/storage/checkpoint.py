@@ -1,7 +1,7 @@
 """checkpoint-<step>/: the whole state of a run in a few kilobytes, whole or not there.
 
-Order, noise and learning rate are functions of the step, so the state is the step, what is trained
-and AdamW's two moments of it.
+Order, noise and learning rate are functions of the step, so the state is the step, what is trained,
+AdamW's two moments of it, and its moving average where a method keeps one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from training.errors import UserError
 from training.storage.run_directory import RunRecord
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+AVERAGE = "ema"
 STATE_FILE = "state.safetensors"
 MANIFEST_FILE = "state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -36,23 +37,31 @@ class State:
         step: optimizer steps done.
         parameters, exp_avg, exp_avg_sq: what is trained and AdamW's moments of it, by name; the
             three tensors of a name have one shape.
+        average: the moving average of what is trained, by name, too; empty where there is none.
     """
 
     step: int
     parameters: dict[str, torch.Tensor]
     exp_avg: dict[str, torch.Tensor]
     exp_avg_sq: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def learned(self) -> dict[str, torch.Tensor]:
+        """What is kept of the run: the average, where there is one."""
+        return self.average or self.parameters
 
     def to_bytes(self) -> bytes:
         """All but the step, as safetensors.
 
         A parameter goes by its name, its moments by `<moment>.<name>`; those of one that is alone
-        go by the moment, as all did when there was but one.
+        go by the moment, as all did when there was but one. An average goes by `ema.<name>`.
         """
         tensors = {**self.parameters}
         for moment in MOMENTS:
             for name, value in getattr(self, moment).items():
                 tensors[_entry(moment, name, len(self.parameters))] = value
+        tensors |= {f"{AVERAGE}.{name}": value for name, value in self.average.items()}
         return save({key: value.detach().contiguous() for key, value in tensors.items()})
 
     @classmethod
@@ -63,14 +72,16 @@ class State:
             SafetensorError, KeyError: it is something else.
         """
         tensors = load(payload)
-        names = [key for key in tensors if key.split(".")[0] not in MOMENTS]
+        names = [key for key in tensors if key.split(".")[0] not in (*MOMENTS, AVERAGE)]
         if not names:
             raise KeyError("no parameters")
         exp_avg, exp_avg_sq = (
             {name: tensors[_entry(moment, name, len(names))] for name in names}
             for moment in MOMENTS
         )
-        return cls(step, {name: tensors[name] for name in names}, exp_avg, exp_avg_sq)
+        averaged = any(key.startswith(f"{AVERAGE}.") for key in tensors)
+        average = {name: tensors[f"{AVERAGE}.{name}"] for name in names} if averaged else {}
+        return cls(step, {name: tensors[name] for name in names}, exp_avg, exp_avg_sq, average)
 
 
 def _entry(moment: str, name: str, parameters: int) -> str:

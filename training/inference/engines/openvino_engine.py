@@ -12,8 +12,8 @@ from training.inference import schedulers
 from training.inference.engines import OnStep, Say
 from training.inference.engines.pipeline_call import call_pipeline
 from training.inference.settings import Settings, Source
+from training.openvino.packages import check_packages
 from training.openvino.record import FOLDER, ExportRecord, read_record, vocabulary_digest
-from training.openvino.write import check_packages
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -102,6 +102,11 @@ def _refuse_another_source(source: Source, record: ExportRecord, folder: Path) -
         raise UserError(
             f"{folder}: was exported with other LoRAs, or weights of them, than asked for with "
             f"--lora (it has {len(record.loras)}). Export again: {command}"
+        )
+    if record.unet != (source.unet.sha256 if source.unet else None):
+        raise UserError(
+            f"{folder}: was exported with another UNet than the run's newest. Export again: "
+            f"{command}"
         )
     if record.vae != (source.vae.sha256 if source.vae else None):
         has = "the model's own VAE" if record.vae is None else "another VAE"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from training.errors import UserError
 from training.inference import long_prompts, schedulers
 from training.inference.engines import OnStep, Say
 from training.inference.engines.pipeline_call import call_pipeline
@@ -17,6 +18,7 @@ from training.models.loading import Models, load_models
 from training.models.lora import fuse_loras
 from training.models.vae import load_vae
 from training.models.words import add_words
+from training.openvino import quantized_unet
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -89,6 +91,8 @@ def assemble(source: Source) -> tuple[Models, Any, list[list[str]]]:
         UserError: a file cannot be read, or is of another base model.
     """
     models = load_models(source.model)
+    if source.unet is not None:
+        _put_quantized(models, source)
     words = add_words(models, [(word.token, word.file.path) for word in source.words])
     if source.vae is not None:
         models.vae = load_vae(source.vae.path, models)
@@ -96,6 +100,27 @@ def assemble(source: Source) -> tuple[Models, Any, list[list[str]]]:
     pipeline.set_progress_bar_config(disable=True)
     fuse_loras(pipeline, [(lora.file.path, lora.weight) for lora in source.loras])
     return models, pipeline, words
+
+
+def _put_quantized(models: Models, source: Source) -> None:
+    """Put a quantized UNet in the place of the model's own.
+
+    Raises:
+        UserError: what else is asked for does not go with it, or NNCF is missing.
+    """
+    assert source.unet is not None
+    if source.loras:
+        raise UserError(
+            "--lora: a UNet that is quantized takes none. Quantize the model with the LoRA in it: "
+            "the whole pipeline that training.lora --save_as_full_pipeline writes."
+        )
+    if source.dtype != "float32":
+        raise UserError(
+            "--mixed_precision bf16: PyTorch draws with a quantized UNet in fp32 alone. Use "
+            "--mixed_precision no, or export it and draw with --engine openvino."
+        )
+    quantized_unet.check_packages("training.generate")
+    models.unet, _ = quantized_unet.load(source.unet.path, models.unet)
 
 
 def load(source: Source, settings: Settings, say: Say) -> TorchArtist:

@@ -346,7 +346,7 @@ def checked(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str
     """What comes of `check_packages` in a process whose home is tmp_path."""
     code = (
         "from training.errors import UserError\n"
-        "from training.openvino.write import check_packages\n"
+        "from training.openvino.packages import check_packages\n"
         "try:\n    check_packages('x')\nexcept UserError as error:\n    print(error)\n"
     )
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""A UNet that merges tokens, as OpenVINO's graph of one shape.
+"""A UNet that merges tokens or has quantizers in it, as OpenVINO's graph of one shape.
 
 optimum-intel traces a UNet with a shape of its own choice, odd on purpose; how many tokens are
 merged, and which places are destinations, would be constants of that shape. So it is converted
@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from training.models.merge_tokens import merge_tokens
 
 
 class _Denoiser(nn.Module):
@@ -28,14 +26,13 @@ class _Denoiser(nn.Module):
         return predicted
 
 
-def convert_merged(unet: Any, plain: Any, ratio: float, half: bool) -> Any:
-    """Convert `unet`, changed in place to merge tokens.
+def convert_unet(unet: Any, plain: Any, half: bool) -> Any:
+    """Convert `unet` as it is.
 
     Args:
-        unet: a UNet2DConditionModel in float32.
-        plain: the openvino.Model of the same UNet without merging, of a fixed shape: names and
+        unet: a UNet2DConditionModel in float32; it may merge tokens, and have NNCF's quantizers.
+        plain: the openvino.Model of the same UNet without these, of a fixed shape: names and
             shapes of inputs and output are its.
-        ratio: of tokens that are merged.
         half: whether the weights are stored as fp16.
 
     Returns:
@@ -44,7 +41,6 @@ def convert_merged(unet: Any, plain: Any, ratio: float, half: bool) -> Any:
     import openvino
     from openvino._offline_transformations import compress_model_transformation
 
-    merge_tokens(unet, ratio)
     shapes = {
         port.get_any_name(): tuple(port.get_partial_shape().to_shape()) for port in plain.inputs
     }
