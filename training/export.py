@@ -36,11 +36,11 @@ from training.models.merge_tokens import check_ratio
 from training.openvino import write
 from training.openvino.packages import check_packages
 from training.openvino.quantize import prompts_needed
-from training.openvino.record import ExportRecord, vocabulary_digest
+from training.openvino.record import ExportRecord, Weights, vocabulary_digest
 from training.storage.events import events_of, read_events
 
 CALIBRATION_STEPS = 64
-QAT = "qat"
+QAT: Weights = "qat"
 NOUNS = ("cat", "house", "tree", "person")
 """What calibration prompts are of where there is no learned word."""
 
@@ -137,7 +137,8 @@ def _export(asked: argparse.Namespace) -> ExportRecord:
     if asked.calibration_steps < 1:
         raise UserError(f"--calibration_steps {asked.calibration_steps}: must be at least 1.")
     source, config = _source(asked)
-    merged, weights = asked.merge_tokens or 0, asked.weights or "fp32"
+    merged: float = asked.merge_tokens or 0
+    weights: Weights = asked.weights or "fp32"
     if source.unet is not None:
         assert isinstance(config, QuantizeConfig)
         _refuse_what_is_decided(asked)

@@ -25,7 +25,7 @@ from bootstrap.commands import command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.node import mpi, run_state
-from bootstrap.node.job import FILE_NAME, METHOD, Job
+from bootstrap.node.job import FILE_NAME, METHOD, QUANTIZE, Job
 from bootstrap.runs import (
     attach,
     deallocation,
@@ -97,12 +97,16 @@ def make_job(
     head, own = hosts[0], asked.own
     values = {**values, "output_dir": head.layout.run(name)}
     afterwards = deallocation.command(head, inventory) if own.get("then_pause") else ()
+    environment = {"MASTER_ADDR": head.node.address}
+    if asked.method == QUANTIZE:  # NNCF loads OpenVINO, which crashes where tcmalloc is preloaded
+        preload = rank_placement.preloaded(head).split(":")
+        environment["LD_PRELOAD"] = ":".join(path for path in preload if "tcmalloc" not in path)
     return Job(
         name=name,
         root=head.layout.root,
         nodes=tuple(each.node for each in placed),
         arguments=flags.arguments(values),
-        environment={"MASTER_ADDR": head.node.address},
+        environment=environment,
         ssh=head.layout.ssh if len(hosts) > 1 else None,
         resume=bool(own.get("resume")),
         minimum_nodes=own.get("minimum_nodes", 1),

@@ -29,7 +29,7 @@ MANIFEST = "state.json"
 STATE = "state.safetensors"
 # A run that was killed while it replaced a checkpoint has it under the second name.
 _NAME, _REPLACED = re.compile(r"checkpoint-(\d+)"), re.compile(r"\.checkpoint-(\d+)\.\d+\.old")
-LEARNED = ("learned_embeds", "pytorch_lora_weights")
+LEARNED = ("learned_embeds", "pytorch_lora_weights", "quantized_unet")
 """How the files begin that hold what the methods have learned."""
 _EXPORTED = re.compile(
     rf"config\.toml|(checkpoint-\d+/|({'|'.join(LEARNED)})-steps-\d+\.)\w[\w.-]*"

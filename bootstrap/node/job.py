@@ -14,8 +14,8 @@ from bootstrap.errors import UserError
 from bootstrap.paths import Layout
 
 FILE_NAME = "job.json"
-METHOD, LORA = "textual_inversion", "lora"
-"""What is trained where nobody says otherwise."""
+METHOD, LORA, QUANTIZE = "textual_inversion", "lora", "quantize"
+"""Methods; the first is what is trained where nobody says otherwise."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bootstrap.errors import UserError
-from bootstrap.node.job import LORA, METHOD
+from bootstrap.node.job import LORA, METHOD, QUANTIZE
 from bootstrap.paths import CHECKOUT
 
 TRAINING = CHECKOUT / "training"
@@ -53,7 +53,20 @@ LORA_REFERENCE: dict[str, Any] = {
     "checkpointing_steps": 100,
 }
 """The same for --method lora: a style from some eight pictures."""
-REFERENCES = {METHOD: REFERENCE, LORA: LORA_REFERENCE}
+QUANTIZE_REFERENCE: dict[str, Any] = {
+    "train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "max_train_steps": 4096,
+    "learning_rate": 1.0e-5,
+    "lr_scheduler": "constant",
+    "lr_warmup_steps": 0,
+    "seed": 7,
+    "gradient_checkpointing": True,
+    "checkpointing_steps": 512,
+    "checkpoints_total_limit": 2,
+}
+"""The same for --method quantize. Its checkpoints are gigabytes: two are kept."""
+REFERENCES = {METHOD: REFERENCE, LORA: LORA_REFERENCE, QUANTIZE: QUANTIZE_REFERENCE}
 OWN = {
     "inventory": ("string", "cluster.json, a nodefile (one user@host:port per line), or local"),
     "config": ("string", "a TOML file with the training's keys; flags win over it"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,6 +41,7 @@ class Quantize(Method):
         self.base = quantized_unet.digest(models.unet)
         self.teacher: Any = None
         self.student: Any = None
+        self._example: dict[str, torch.Tensor] = {}
         self.start = {
             f"{UNET}{path}": value.detach() for path, value in models.unet.named_parameters()
         }
@@ -66,7 +66,8 @@ class Quantize(Method):
     ) -> dict[str, nn.Parameter]:
         """Put a quantized copy in the UNet's place; the UNet itself becomes its teacher."""
         self.teacher = models.unet
-        given = (noised.inputs for noised in samples(self.quantization.calibration_samples))
+        given = [noised.inputs for noised in samples(self.quantization.calibration_samples)]
+        self._example = given[0]
         merged = self.quantization.merge_tokens
         self.student = models.unet = quantized_unet.quantize(self.teacher, given, merged)
         parameters = self._parameters()
@@ -111,7 +112,8 @@ class Quantize(Method):
         """
         models = load_models(self.model)
         with placed(self._parameters(), values):
-            models.unet.load_state_dict(copy.copy(quantized_unet.rounded_weights(self.student)))
+            rounded = quantized_unet.rounded_weights(self.student, self._example)
+            models.unet.load_state_dict(rounded)
         return models
 
     def _parameters(self) -> dict[str, nn.Parameter]:

@@ -10,7 +10,9 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def placed(parameters: Mapping[str, nn.Parameter], values: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def placed(
+    parameters: Mapping[str, nn.Parameter], values: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
     """Let `parameters` hold `values` inside the block; nothing is copied.
 
     Args:

@@ -7,6 +7,7 @@ here, with the shape that it is made for.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -50,7 +51,10 @@ def convert_unet(unet: Any, plain: Any, half: bool) -> Any:
             "timestep": torch.ones(shapes["timestep"], dtype=torch.int64),
             "encoder_hidden_states": torch.randn(shapes["encoder_hidden_states"]),
         }
-        model = openvino.convert_model(_Denoiser(unet), example_input=example)
+        # The tracer runs the UNet twice and compares: noise lets quantizers round to either side.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+            model = openvino.convert_model(_Denoiser(unet), example_input=example)
     for port in model.inputs:
         name = next(name for name in example if name in port.get_names())
         port.get_node().set_partial_shape(openvino.PartialShape(list(shapes[name])))

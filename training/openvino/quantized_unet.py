@@ -169,7 +169,7 @@ def checkpoint_gradients(student: Any) -> None:
     from nncf.torch.function_hook.hook_executor_mode import FunctionHookMode
 
     def run(block: Callable[..., Any], *args: Any) -> Any:
-        modes = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        modes = torch.overrides._get_current_function_mode_stack()
         hooks = next((mode for mode in modes if isinstance(mode, FunctionHookMode)), None)
         if hooks is None:
             return block(*args)
@@ -221,7 +221,8 @@ def load(path: Path, unet: Any) -> tuple[Any, float]:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config, merged, base = json.loads(facts["nncf"]), float(facts["merge_tokens"]), facts["base"]
+        config, merged = json.loads(facts["nncf"]), float(facts["merge_tokens"])
+        base = facts["base"]
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path}: is no quantized UNet ({first_line(error)}).") from error
     if base != digest(unet):
@@ -241,23 +242,28 @@ def digest(unet: Any) -> str:
     return weights_digest(unet)
 
 
-def rounded_weights(student: Any) -> dict[str, Tensor]:
+def rounded_weights(student: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """A quantized UNet's weights as its quantizers round them, by the names of a plain UNet.
 
-    Raises:
-        KeyError: it has no quantizers.
+    Args:
+        inputs: the UNet's arguments, of any sample: NNCF rounds a weight where it is used.
     """
-    hooks = student.get_submodule(HOOKS).post_hooks
-    weights = {}
-    with torch.no_grad():
-        for name, value in student.state_dict().items():
-            if name.startswith(HOOKS):
-                continue
-            key = f"{name.replace('.', ':')}__0"
-            for hook in hooks[key].values() if key in hooks else ():
-                value = hook(value)
-            weights[name.replace(".attn1.attention.", ".attn1.")] = value
-    return weights
+    names = {id(value): name for name, value in student.named_parameters()}
+    weights = {k: v for k, v in student.state_dict().items() if not k.startswith(HOOKS)}
+
+    def note(_: nn.Module, given: tuple[Any, ...], rounded: Tensor) -> None:
+        if id(given[0]) in names:
+            weights[names[id(given[0])]] = rounded
+
+    quantizers = [m for m in student.get_submodule(HOOKS).modules() if not list(m.children())]
+    handles = [quantizer.register_forward_hook(note) for quantizer in quantizers]
+    try:
+        with torch.no_grad():
+            student(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name.replace(".attn1.attention.", ".attn1."): v for name, v in weights.items()}
 
 
 def parameters_of(student: nn.Module) -> dict[str, nn.Parameter]:

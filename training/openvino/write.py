@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -118,9 +117,7 @@ def write(
     atomic_files.write_directory(output_dir, fill)
 
 
-def _convert(
-    models: Models, folder: Path, record: ExportRecord, quantized: Path | None
-) -> Any:
+def _convert(models: Models, folder: Path, record: ExportRecord, quantized: Path | None) -> Any:
     """The OVStableDiffusionPipeline of `models`; any shape of it lies in `folder`."""
     from optimum.exporters.openvino.convert import export_from_model
     from optimum.intel import OVConfig, OVStableDiffusionPipeline

@@ -22,6 +22,7 @@ from bootstrap.commands.drawing import generate
 from bootstrap.errors import UserError
 from bootstrap.inventory.read_inventory import local_inventory
 from bootstrap.node import run_processes, run_state
+from bootstrap.paths import Layout
 from tests.local_cluster import make_root, node_variables
 
 ROWS = "learned_embeds.safetensors"
@@ -217,6 +218,22 @@ def test_new_pictures_are_sent_along_and_a_dry_run_starts_nothing(
     assert trained(*words, "--max-train-steps", "1") == 0
     sent = {path.name for path in (root / "data" / "mine").iterdir()}
     assert sent == {path.name for path in (at_home / "mine").iterdir()}
+
+
+def test_quantizing_starts_without_tcmalloc(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    activate = Path(Layout(str(root)).activate)
+    activate.write_text("export LD_PRELOAD=/lib/libiomp5.so:/lib/libtcmalloc.so.4\n")
+    words = [*LOCAL, "--method", "quantize", "--run", "int8", "--dry-run"]
+    try:
+        assert train.main([*words, "--merge-tokens", "0.4"]) == 0
+        said = capsys.readouterr().out
+        assert train.main([*LOCAL, "--dry-run", "--run", "word"]) == 0
+    finally:
+        activate.unlink()
+    assert "-genv LD_PRELOAD /lib/libiomp5.so \\\n" in said
+    assert "-m training.quantize" in said
+    assert "--merge_tokens=0.4" in said
+    assert "-genv LD_PRELOAD" not in capsys.readouterr().out
 
 
 def test_destroy_asks_before_anything_unfetched_is_lost(

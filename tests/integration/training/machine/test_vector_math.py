@@ -38,6 +38,7 @@ ENTRIES: dict[str, list[str]] = {
     "training.generate": ["nowhere", "--prompt=a photo"],
     "training.playground": ["nowhere"],
     "training.lora": [],  # a short run's
+    "training.quantize": [],  # a short run's
     "training.miniature.build": [],
     "training.miniature.check": [],
     "training.miniature.judge": [],
@@ -141,7 +142,11 @@ def test_each_program_that_computes_calls_them_first(
     program: str, flags: Flags, tmp_path: Path
 ) -> None:
     no_word = {"placeholder_token": None, "initializer_token": None}
-    own = {"training.textual_inversion": flags(), "training.lora": flags(**no_word)}
+    own = {
+        "training.textual_inversion": flags(),
+        "training.lora": flags(**no_word),
+        "training.quantize": flags(**no_word),
+    }
     argv = own.get(program, ENTRIES[program])
     (ended,) = run_ranks([program, *argv], tmp_path, main=f"{__name__}:begin")
     assert ended.code == CALLED, ended.output

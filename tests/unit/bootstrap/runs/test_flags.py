@@ -12,6 +12,7 @@ from bootstrap.paths import CHECKOUT
 from bootstrap.runs import flags
 from training.config.command_line import parse as training_parses
 from training.config.lora import ATTENTION, LoraConfig
+from training.config.quantize import QuantizeConfig
 from training.config.textual_inversion import TextualInversionConfig
 
 PROG = ("prog", "text")
@@ -51,6 +52,20 @@ def test_no_flags_of_lora_are_its_reference_run() -> None:
         "pretrained_model_name_or_path": "/models/sd", "train_data_dir": Path("/data/castles"),
     } == found  # fmt: skip
     assert "[800]" in flags.described("lora")
+
+
+def test_no_flags_of_quantize_are_its_reference_run() -> None:
+    asked = flags.parse(["--method", "quantize", "--merge-tokens", "0.4"])
+    words = flags.arguments(asked.complete("/models/sd", "/data/castles"))
+    config, notices = training_parses(QuantizeConfig, words, *PROG)
+    assert notices == []
+    found = config.model_dump()
+    assert found | {
+        "merge_tokens": 0.4, "max_train_steps": 4096, "learning_rate": 1e-5, "use_ema": True,
+        "gradient_checkpointing": True, "checkpoints_total_limit": 2, "mixed_precision": "no",
+        "pretrained_model_name_or_path": "/models/sd", "train_data_dir": Path("/data/castles"),
+    } == found  # fmt: skip
+    assert "[4096]" in flags.described("quantize")
 
 
 def test_dashes_underscores_equals_and_repetition() -> None:
