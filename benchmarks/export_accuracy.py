@@ -26,7 +26,7 @@ from training.inference import engines
 from training.inference.settings import Settings, Source
 from training.machine import vector_math
 from training.machine.cpu import this_cpu
-from training.machine.stack import resolve_dtype
+from training.machine.precision import resolve_dtype
 from training.miniature.check import GUIDANCE, MODEL, SCENES_SEED, STEPS
 from training.miniature.judge import judge_pictures
 from training.miniature.networks.vae import PICTURE_SIZE

@@ -63,11 +63,11 @@ def warnings(nodes: Mapping[str, NodeFacts], *, stack: str) -> list[str]:
     if len(by_generation) > 1:
         kinds = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in by_generation.items())
         said.append(f"mixed cluster, and the slowest node sets the pace. {kinds}.")
-    without = [name for name, facts in nodes.items() if not facts.processor.computes_bf16]
+    without = [name for name, facts in nodes.items() if not facts.processor.has_amx]
     if without:
         said.append(
-            f"no bf16 in hardware on {', '.join(without)}: training is done in float32 "
-            "everywhere (bf16 would be slower there)."
+            f"no AMX on {', '.join(without)}: training is done in float32 everywhere, unless "
+            "bf16 turns out to be faster there."
         )
     narrow = [n for n, facts in nodes.items() if "avx512f" not in facts.processor.flags]
     if narrow and stack == "intel":
@@ -99,8 +99,8 @@ def _skewed(nodes: Mapping[str, NodeFacts]) -> list[str]:
 
 
 def mixed_precision(nodes: Mapping[str, NodeFacts]) -> str:
-    """The accelerate configs' value: "bf16" where every node has it in hardware, else "no"."""
-    everywhere = all(facts.processor.computes_bf16 for facts in nodes.values())
+    """The accelerate configs' value: "bf16" where every node has AMX, else "no"."""
+    everywhere = all(facts.processor.has_amx for facts in nodes.values())
     return "bf16" if nodes and everywhere else "no"
 
 

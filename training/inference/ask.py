@@ -17,7 +17,7 @@ from training.inference import defaults, engines, png, schedulers
 from training.inference.generate import FOLDER, Drawn, Progress, generate, source_of_run
 from training.inference.settings import File, Lora, Picture, Settings, Source, Word
 from training.machine.cpu import this_cpu
-from training.machine.stack import resolve_dtype
+from training.machine.precision import resolve_dtype
 from training.models.words import word_in
 
 SEEDS = 2**64

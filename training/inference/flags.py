@@ -53,5 +53,5 @@ def add_engine(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--mixed_precision",
         choices=("auto", "no", "bf16"),
-        help="no: fp32; auto: bf16 where the CPU computes in it [the run's; without a run: auto]",
+        help="no: fp32; auto: the faster one here [the run's; without a run: auto]",
     )

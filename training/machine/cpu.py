@@ -31,6 +31,11 @@ class Cpu:
         """Whether bf16 is done in hardware; without it bf16 is slower than fp32 (Ice Lake)."""
         return any(flag in self.flags for flag in BF16_INSTRUCTIONS)
 
+    @property
+    def has_amx(self) -> bool:
+        """Whether it multiplies tiles of bf16."""
+        return "amx_bf16" in self.flags
+
 
 @cache
 def this_cpu() -> Cpu:

@@ -115,10 +115,3 @@ def _import_ipex(required: bool) -> Any:
                 f"{torch.__version__} ({error}). It needs torch 2.8; or use --stack upstream."
             ) from error
         return None
-
-
-def resolve_dtype(mixed_precision: str, cpu: Cpu) -> torch.dtype:
-    """The dtype of the frozen weights: bf16 if asked for, or if "auto" and the CPU computes it."""
-    if mixed_precision == "auto":
-        return torch.bfloat16 if cpu.computes_bf16 else torch.float32
-    return torch.bfloat16 if mixed_precision == "bf16" else torch.float32

@@ -232,6 +232,11 @@ def broadcast_text(text: str, ranks: Ranks) -> str:
     return cast(str, _of_every_rank(text if ranks.is_main_process else None, ranks)[0])
 
 
+def every_rank(text: str, ranks: Ranks) -> list[str]:
+    """Each rank's `text`, in the order of the ranks, on every rank."""
+    return cast(list[str], _of_every_rank(text, ranks))
+
+
 def _of_every_rank(value: str | None, ranks: Ranks) -> list[str | None]:
     """What each rank says, in order, as JSON: what unpickles a neighbour's words runs its code."""
     if ranks.size == 1:

@@ -7,13 +7,16 @@ import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 
+import torch
+
 from training.data.inputs import Inputs
 from training.machine.cpu import this_cpu
-from training.machine.stack import Stack, resolve_dtype
+from training.machine.precision import resolve_dtype
+from training.machine.stack import Stack
 from training.models import frozen
 from training.models.loading import vae_scale_factor
 from training.ranks.launcher import Ranks
-from training.ranks.process_group import broadcast_text, on_all_ranks
+from training.ranks.process_group import broadcast_text, every_rank, on_all_ranks
 from training.storage import run_directory
 from training.storage.checkpoint import State, find_checkpoint
 from training.storage.run_directory import RunRecord
@@ -30,6 +33,7 @@ def start_or_resume(
         UserError: the folder's run is of another configuration, or its checkpoint unreadable.
     """
     config, folder = inputs.config, inputs.config.output_dir
+    dtype = common_dtype(config.mixed_precision, ranks)
 
     def on_first() -> tuple[str, str]:
         if not ranks.is_main_process:
@@ -38,7 +42,7 @@ def start_or_resume(
             run_directory.clear_for_new_run(folder)
             if config.resume_from_checkpoint is not None:
                 notify(f"{folder} holds no run: starting a new one")
-            record = _new_record(inputs, stack, ranks)
+            record = _new_record(inputs, stack, ranks, dtype)
             run_directory.write_config(folder, config, record)
             return record.model_dump_json(), ""
         old = run_directory.read_config(folder)
@@ -55,9 +59,14 @@ def start_or_resume(
     return record, _from_text(broadcast_text(state_text, ranks))
 
 
-def _new_record(inputs: Inputs, stack: Stack, ranks: Ranks) -> RunRecord:
+def common_dtype(mixed_precision: str, ranks: Ranks) -> torch.dtype:
+    """bf16 where it suits every rank's processor: the slowest sets the pace."""
+    found = every_rank(str(resolve_dtype(mixed_precision, this_cpu())), ranks)
+    return torch.bfloat16 if set(found) == {str(torch.bfloat16)} else torch.float32
+
+
+def _new_record(inputs: Inputs, stack: Stack, ranks: Ranks, dtype: torch.dtype) -> RunRecord:
     config = inputs.config
-    dtype = resolve_dtype(config.mixed_precision, this_cpu())
     latent_side = math.ceil(config.side / vae_scale_factor(inputs.models))
     how = frozen.choose(config.frozen, stack, inputs.models, dtype, latent_side)
     return RunRecord(

@@ -24,7 +24,8 @@ from training.data.latents import LatentCache, encode_missing, read_all
 from training.data.prompts import prompts_for
 from training.loop.build_step import build_step
 from training.machine.cpu import this_cpu
-from training.machine.stack import resolve_dtype, resolve_stack
+from training.machine.precision import resolve_dtype
+from training.machine.stack import resolve_stack
 from training.methods.lora import Lora
 from training.methods.textual_inversion import TextualInversion
 from training.models import frozen

@@ -55,14 +55,14 @@ def test_an_ice_lake_has_no_bf16() -> None:
     assert found.generation == "Ice Lake"
     assert found.name == "Intel(R) Xeon(R) Platinum 8370C CPU @ 2.80GHz"
     assert found.flags == ("avx2", "avx512f", "avx512_vnni")
-    assert not found.computes_bf16
+    assert not found.has_amx
     assert found.abilities == "no bf16"
 
 
 def test_a_sapphire_rapids_has_amx() -> None:
     found = read_processor(SAPPHIRE_RAPIDS)
     assert found.generation == "Sapphire Rapids"
-    assert found.computes_bf16
+    assert found.has_amx
     assert found.abilities == "AMX"
 
 

@@ -1,4 +1,4 @@
-"""Which software stack and precision a run computes with."""
+"""Which software stack a run computes with."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ import pytest
 import torch
 
 from training.errors import UserError
-from training.machine.cpu import Cpu
-from training.machine.stack import resolve_dtype, resolve_stack
+from training.machine.stack import resolve_stack
 
-ICE_LAKE = Cpu("Ice Lake", ("avx2", "avx512f", "avx512_vnni"), 32)
-COOPER_LAKE = Cpu("Cooper Lake", ("avx512f", "avx512_bf16"), 28)
-SAPPHIRE_RAPIDS = Cpu("Sapphire Rapids", ("avx512f", "amx_bf16", "amx_int8"), 56)
 IPEX = "intel_extension_for_pytorch"
 CCL = "oneccl_bindings_for_pytorch"
 
@@ -93,19 +89,3 @@ def test_a_module_that_ipex_cannot_prepare_is_named(packages: Path) -> None:
     assert optimize is not None
     with pytest.raises(UserError, match=r"--frozen ipex: .* prepare Linear in bfloat16 .*AVX512"):
         optimize(torch.nn.Linear(2, 2), torch.bfloat16, False)
-
-
-@pytest.mark.parametrize(
-    ("asked", "cpu", "wanted"),
-    [
-        ("auto", ICE_LAKE, torch.float32),
-        ("auto", COOPER_LAKE, torch.bfloat16),
-        ("auto", SAPPHIRE_RAPIDS, torch.bfloat16),
-        ("bf16", ICE_LAKE, torch.bfloat16),
-        ("no", SAPPHIRE_RAPIDS, torch.float32),
-    ],
-)
-def test_bf16_is_automatic_where_the_cpu_computes_in_it(
-    asked: str, cpu: Cpu, wanted: torch.dtype
-) -> None:
-    assert resolve_dtype(asked, cpu) == wanted
