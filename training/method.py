@@ -42,7 +42,7 @@ class Method(ABC):
 
     Args:
         config: of the type `config_type`.
-        models: as loaded, in float32.
+        models: as loaded: the text encoder in float32, VAE and UNet perhaps in bfloat16.
 
     Attributes:
         partial_weights: between 0 and 1, at which a finished run is drawn, too (`set_weight`).

@@ -32,7 +32,7 @@ from training.ranks.threads import set_threads
 from training.storage.checkpoint import State, prune
 from training.storage.checkpoint_copies import check_folder, locked_run_folders, prepare_copies
 from training.storage.events import EventLog, errors_recorded
-from training.storage.resume import start_or_resume
+from training.storage.resume import loading_dtype, start_or_resume
 from training.storage.run_directory import RunRecord
 
 
@@ -134,7 +134,10 @@ def _configure(config: RunConfig, notices: Sequence[str]) -> Iterator[Process]:
 def _read(method: type[Method], config: RunConfig, process: Process) -> Run:
     """Read what the person named, and the run's record and checkpoint, if it is resumed."""
     process.print_rank_0("loading the model and the pictures")
-    inputs = on_all_ranks(process.ranks, lambda: read_inputs(method, config, process.print_rank_0))
+    dtype = loading_dtype(config, process.stack, process.ranks)
+    inputs = on_all_ranks(
+        process.ranks, lambda: read_inputs(method, config, process.print_rank_0, dtype)
+    )
     record, state = start_or_resume(inputs, process.stack, process.ranks, process.print_rank_0)
     return Run(inputs, record, state)
 

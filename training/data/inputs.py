@@ -28,6 +28,7 @@ class Inputs:
 
     Attributes:
         config: as given, with the model's resolution where none was.
+        loaded_as: the dtype of VAE and UNet, as they were read and identified.
     """
 
     config: RunConfig
@@ -36,10 +37,19 @@ class Inputs:
     method: Method
     sentences: Sentences
     content: dict[str, Any]
+    loaded_as: torch.dtype = torch.float32
 
 
-def read_inputs(method: type[Method], config: RunConfig, notify: Callable[[str], None]) -> Inputs:
+def read_inputs(
+    method: type[Method],
+    config: RunConfig,
+    notify: Callable[[str], None],
+    dtype: torch.dtype = torch.float32,
+) -> Inputs:
     """Read and check everything that the person named.
+
+    Args:
+        dtype: that VAE and UNet are read in.
 
     Raises:
         UserError: a picture, a part of the model, or what is to be trained cannot be used.
@@ -49,7 +59,7 @@ def read_inputs(method: type[Method], config: RunConfig, notify: Callable[[str],
     pictures = find_pictures(folder, config.skip_broken_images, notify, beside)
     if config.captions:
         captions = read_captions(folder, config.captions, pictures, notify)
-    models = load_models(config.model, notify)
+    models = load_models(config.model, notify, dtype)
     if config.resolution is None:
         config = config.model_copy(update={"resolution": native_resolution(models)})
     trained = method(config, models)
@@ -57,7 +67,7 @@ def read_inputs(method: type[Method], config: RunConfig, notify: Callable[[str],
     trained.prepare(models, notify)
     sentences = trained.sentences(captions)
     tell_of_long_captions(models.tokenizer, captions or [], notify)
-    return Inputs(config, models, pictures, trained, sentences, content)
+    return Inputs(config, models, pictures, trained, sentences, content, dtype)
 
 
 def read_posteriors(

@@ -69,6 +69,10 @@ def build_step(
         denoising = Denoising(models, dtype, parameters)
     if optimization.gradient_checkpointing:
         inputs.method.checkpoint_gradients(models)
+    if not config.validation.validation_prompt:  # prompts are drawn with all of the models
+        frozen.release(models.vae)
+        if data.text is not None:
+            frozen.release(models.text_encoder)
     return TrainingStep(
         partial(inputs.method.losses, denoising),
         parameters,

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from training.errors import UserError
-from training.machine.cpu import Cpu
 from training.machine.ipex import import_ipex
 
 Optimize = Callable[[torch.nn.Module, torch.dtype, bool], torch.nn.Module]

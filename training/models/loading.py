@@ -32,7 +32,7 @@ Notify = Callable[[str], None]
 
 @dataclass
 class Models:
-    """The parts of a Stable Diffusion pipeline that training uses, in float32 when loaded."""
+    """The parts of a Stable Diffusion pipeline that training uses."""
 
     tokenizer: Any
     noise_scheduler: Any
@@ -58,18 +58,22 @@ for _library in (transformers.utils.logging, diffusers.utils.logging):
     _library.disable_progress_bar()  # loading takes less than it takes to read the bar
 
 
-def load_models(model: ModelConfig, notify: Notify = lambda text: None) -> Models:
-    """Load tokenizer, noise scheduler, text encoder, VAE and UNet.
+def load_models(
+    model: ModelConfig, notify: Notify = lambda text: None, dtype: torch.dtype = torch.float32
+) -> Models:
+    """Load tokenizer, noise scheduler, text encoder (float32), VAE and UNet.
 
     Args:
         notify: called with a line for each part that is read from other files than those asked for.
+        dtype: of the VAE and the UNet.
 
     Raises:
         UserError: a part is missing or cannot be read, and is named; or the model is of another
             family than Stable Diffusion 1.x and 2.x.
     """
     name = model.model_name
-    models = _from_file(model) if Path(name).is_file() else _from_pipeline(model, notify)
+    is_file = Path(name).is_file()
+    models = _from_file(model, dtype) if is_file else _from_pipeline(model, notify, dtype)
     refuse_other_architectures(name, models)
     # Some tokenizers do not say how much the text encoder takes; no prompt may be longer.
     positions = models.text_encoder.config.max_position_embeddings
@@ -82,7 +86,7 @@ def load_models(model: ModelConfig, notify: Notify = lambda text: None) -> Model
     return models
 
 
-def _from_pipeline(model: ModelConfig, notify: Notify) -> Models:
+def _from_pipeline(model: ModelConfig, notify: Notify, dtype: torch.dtype) -> Models:
     """The parts of a pipeline folder, or of a repository on the hub."""
     name = model.model_name
     hub = {"revision": model.revision}
@@ -121,7 +125,7 @@ def _from_pipeline(model: ModelConfig, notify: Notify) -> Models:
             module = kind.from_pretrained(
                 name,
                 subfolder=part,
-                torch_dtype=torch.float32,
+                torch_dtype=dtype,
                 use_safetensors=safetensors,
                 variant=variant,
                 low_cpu_mem_usage=True,
@@ -144,7 +148,7 @@ def _from_pipeline(model: ModelConfig, notify: Notify) -> Models:
     return Models(tokenizer, noise_scheduler, **parts)
 
 
-def _from_file(model: ModelConfig) -> Models:
+def _from_file(model: ModelConfig, dtype: torch.dtype) -> Models:
     """The parts of a single file, as Stable Diffusion was published in."""
     path = Path(model.model_name)
     single_file.check(path)
@@ -165,7 +169,7 @@ def _from_file(model: ModelConfig) -> Models:
     parts = {}
     for part in ("text_encoder", "vae", "unet"):
         with _part_named(str(path), part):
-            parts[part] = single_file.load(path, part)
+            parts[part] = single_file.load(path, part, dtype)
             lacking = [key for key, value in parts[part].state_dict().items() if value.is_meta]
             refuse_missing(lacking)
     return Models(tokenizer, single_file.scheduler(DDPMScheduler), **parts)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from training.config.run import RunConfig
 from training.data.inputs import Inputs
 from training.machine.cpu import this_cpu
 from training.machine.precision import resolve_dtype
@@ -38,7 +39,7 @@ def start_or_resume(
     def on_first() -> tuple[str, str]:
         if not ranks.is_main_process:
             return "", ""
-        if config.resume_from_checkpoint is None or not run_directory.holds_a_run(folder):
+        if not _goes_on(config):
             run_directory.clear_for_new_run(folder)
             if config.resume_from_checkpoint is not None:
                 notify(f"{folder} holds no run: starting a new one")
@@ -59,10 +60,38 @@ def start_or_resume(
     return record, _from_text(broadcast_text(state_text, ranks))
 
 
+def _goes_on(config: RunConfig) -> bool:
+    asked = config.resume_from_checkpoint is not None
+    return asked and run_directory.holds_a_run(config.output_dir)
+
+
+def loading_dtype(config: RunConfig, stack: Stack, ranks: Ranks) -> torch.dtype:
+    """What VAE and UNet are read in: in a run that is resumed, as when it started.
+
+    Raises:
+        UserError: the folder's run has no readable record.
+    """
+    dtype = common_dtype(config.mixed_precision, ranks)
+
+    def on_first() -> str:
+        if not ranks.is_main_process:
+            return ""
+        if _goes_on(config):
+            return run_directory.read_config(config.output_dir)[1].loaded_as
+        return _name(frozen.loading_dtype(config.frozen, stack, dtype))
+
+    name = broadcast_text(on_all_ranks(ranks, on_first), ranks)
+    return torch.bfloat16 if name == _name(torch.bfloat16) else torch.float32
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def common_dtype(mixed_precision: str, ranks: Ranks) -> torch.dtype:
     """bf16 where it suits every rank's processor: the slowest sets the pace."""
-    found = every_rank(str(resolve_dtype(mixed_precision, this_cpu())), ranks)
-    return torch.bfloat16 if set(found) == {str(torch.bfloat16)} else torch.float32
+    found = every_rank(_name(resolve_dtype(mixed_precision, this_cpu())), ranks)
+    return torch.bfloat16 if set(found) == {_name(torch.bfloat16)} else torch.float32
 
 
 def _new_record(inputs: Inputs, stack: Stack, ranks: Ranks, dtype: torch.dtype) -> RunRecord:
@@ -73,7 +102,8 @@ def _new_record(inputs: Inputs, stack: Stack, ranks: Ranks, dtype: torch.dtype) 
         seed=config.seed if config.seed is not None else secrets.randbelow(2**31),
         global_batch=config.global_batch(ranks.size),
         learning_rate=config.base_learning_rate(ranks.size),
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=_name(dtype),
+        loaded_as=_name(inputs.loaded_as),
         frozen=how,
         method=config.method,
         **inputs.content,

@@ -36,6 +36,7 @@ PIPELINE_PARTS = (
 )  # fmt: skip
 MODEL = "pretrained_model_name_or_path"
 FIRST_METHOD = "textual_inversion"
+FIRST_LOADED_AS = "float32"
 
 
 class RunRecord(BaseModel):
@@ -46,6 +47,8 @@ class RunRecord(BaseModel):
         global_batch: samples per optimizer step, over all ranks.
         learning_rate: after `scale_lr`.
         dtype: of the frozen weights, "float32" or "bfloat16".
+        loaded_as: the dtype that VAE and UNet were read and identified in; not written where it is
+            float32, as there was nothing else when runs got their records.
         frozen: how the frozen parts are prepared ("native" or "ipex").
         model, pictures, rows: digests of the weights, the pictures, and what the parameters start
             from (a new word's rows, when this got its name).
@@ -71,10 +74,11 @@ class RunRecord(BaseModel):
     settings: dict[str, str] | None = None
     captions: str | None = None
     method: str = FIRST_METHOD
+    loaded_as: str = FIRST_LOADED_AS
 
     @model_serializer(mode="wrap")
     def _without_what_was_not_noted(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        left_out = {"method": FIRST_METHOD}
+        left_out = {"method": FIRST_METHOD, "loaded_as": FIRST_LOADED_AS}
         return {
             key: value
             for key, value in dump(self).items()

@@ -74,8 +74,11 @@ def convert(path: Path) -> str:
     )
 
 
-def load(path: Path, part: str) -> Any:
-    """The text encoder, the VAE or the UNet of a checked file, in float32.
+def load(path: Path, part: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The text encoder (float32), the VAE or the UNet of a checked file.
+
+    Args:
+        dtype: of the VAE and the UNet.
 
     Raises:
         Exception: whatever diffusers says of weights that do not fit.
@@ -86,7 +89,7 @@ def load(path: Path, part: str) -> Any:
             config=str(MADE_AS),
             subfolder=part,
             local_files_only=True,
-            torch_dtype=torch.float32,
+            torch_dtype=dtype,
         )
     with safe_open(path, framework="pt") as file:
         names = [name for name in file.keys() if name.startswith(TEXT_ENCODER)]  # noqa: SIM118

@@ -42,7 +42,7 @@ def test_the_gain_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("neighbour", "wanted"),
-    [("torch.bfloat16", torch.bfloat16), ("torch.float32", torch.float32)],
+    [("bfloat16", torch.bfloat16), ("float32", torch.float32)],
 )
 def test_ranks_compute_in_bf16_where_it_suits_all_of_them(
     neighbour: str, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
