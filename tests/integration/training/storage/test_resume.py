@@ -6,14 +6,18 @@ import json
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
+import torch
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from tests.processes import KillAt, SignalAt, run_ranks
 from tests.training_fixtures import Flags
+from training.loop.build_step import build_step
+from training.models import frozen
 from training.textual_inversion import main
 
 STEP = "training.loop.step:TrainingStep.__call__"
@@ -259,3 +263,42 @@ def test_a_run_of_before_these_were_noted_goes_on(begun: list[str], tmp_path: Pa
     noted = tomllib.loads((tmp_path / "whole" / "config.toml").read_text())["run"]
     assert newest["run"] == noted
     assert noted["tokenizer"]
+
+
+def test_a_run_whose_weights_were_read_in_float32_first_goes_on(
+    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As runs in bf16 did at first: weights read in bf16 are other ones, to their digest."""
+    argv = flags(mixed_precision="bf16", stack="upstream")
+    with monkeypatch.context() as before:
+        before.setattr(frozen, "loading_dtype", lambda *_: torch.float32)
+        assert main([*argv, "--max_train_steps=2"]) == 0
+    assert "loaded_as" not in record(tmp_path / "run")
+    assert main([*argv, "--resume_from_checkpoint=latest"]) == 0
+    whole = flags(mixed_precision="bf16", stack="upstream", output_dir=tmp_path / "whole")
+    assert main(whole) == 0
+    assert record(tmp_path / "whole")["loaded_as"] == "bfloat16"
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+def record(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((folder / "config.toml").read_text())["run"]
+    return found
+
+
+@pytest.mark.parametrize("prompts", [[], ["a <new>"]])
+def test_models_that_nothing_computes_with_take_no_memory(
+    prompts: list[str], flags: Flags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[Any] = []
+
+    def build(inputs: Any, *others: Any) -> Any:
+        steps.append((inputs, build_step(inputs, *others)))
+        return steps[-1][1]
+
+    monkeypatch.setattr("training.run.build_step", build)
+    drawn = [f"--validation_prompt={prompt}" for prompt in prompts]
+    assert main([*flags(max_train_steps=1), *drawn]) == 0
+    models = steps[0][0].models
+    assert (models.vae.device.type == "meta") == (not prompts)
+    assert models.text_encoder.device.type == "cpu"  # the word's rows are trained through it
