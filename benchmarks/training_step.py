@@ -6,7 +6,8 @@
 Trains at 512 x 512 pixels, batch 1, with random weights in the shapes of Stable Diffusion 1.5, a
 process for each precision; beside it `benchmarks.reference_step` does what diffusers' script does.
 The processes take turns, as machines drift; the median leaves out each process's first step, which
-sets kernels up. Needs 8 GB of memory and 5 GB of disk.
+sets kernels up. A step's operations over its seconds are set against the fastest matrix product
+that this machine does in the same run. Needs 8 GB of memory and 5 GB of disk.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from benchmarks.floor import peak_tflops, step_tflop
 from benchmarks.results import finish, machine, middle
 from tests.captioned import make_captioned
 from tests.tiny_model import make_tokenizer
@@ -34,7 +36,8 @@ from training.storage.events import events_of, read_events
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "training" / "models" / "files" / "stable_diffusion_1"
-PRECISIONS = ("no", "bf16")
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = tuple(DTYPES)
 WORD = {"textual_inversion": ("--placeholder_token", "<toy>", "--initializer_token", "toy")}
 """What a method needs beside the flags of all."""
 
@@ -46,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: dict[str, dict[str, list[dict[str, float]]]] = {
         precision: {"ours": [], "reference": []} for precision in chosen.precision
     }
+    tflop = step_tflop(chosen.resolution)
+    peaks = {precision: peak_tflops(DTYPES[precision]) for precision in chosen.precision}
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
         folder = Path(name)
         print("writing random weights of Stable Diffusion 1.5's size", file=sys.stderr, flush=True)
@@ -65,6 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{precision:<5} {side:<10} {middle([turn['seconds'] for turn in turns]):6.2f} s "
                 f"per step, {max(turn['peak_gb'] for turn in turns):5.2f} GB at most"
             )
+        ours = middle([turn["seconds"] for turn in sides["ours"]])
+        print(
+            f"{precision:<5} {tflop:.2f} TFLOP per step: ours does {tflop / ours:.2f} TFLOP/s, "
+            f"{tflop / ours / peaks[precision]:.0%} of {peaks[precision]:.2f} at best"
+        )
     figures = {
         "benchmark": "training_step",
         "machine": {**machine(), "instructions": this_cpu().flags},
@@ -73,6 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "frozen": chosen.frozen,
         "steps": chosen.steps,
         "precisions": found,
+        "step_tflop": tflop,
+        "peak_tflops": peaks,
+        "gemm_share": {
+            precision: tflop
+            / middle([turn["seconds"] for turn in sides["ours"]])
+            / peaks[precision]
+            for precision, sides in found.items()
+        },
         "ratio_vs_reference": {
             precision: [
                 theirs["seconds"] / ours["seconds"]
