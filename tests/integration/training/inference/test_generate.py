@@ -230,8 +230,8 @@ def test_the_compiled_engine_without_a_compiler(refused: Any) -> None:
 def test_the_compiled_engine_draws_what_torch_draws_with_one_compiled_graph(
     generate: Generate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The UNet goes to inductor whole and once, with freezing; C++, which takes minutes, is left
-    out: what inductor was given is run in its place."""
+    """The UNet goes to inductor whole and once, with freezing; what inductor was given is run in
+    place of what it makes of that."""
     compiled: list[dict[str, Any]] = []
 
     def compile_fx(graph: Any, inputs: Any, config_patches: Any = None, **named: Any) -> Any:
@@ -247,3 +247,16 @@ def test_the_compiled_engine_draws_what_torch_draws_with_one_compiled_graph(
     for one, other in zip(ours, expected, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
     assert np.abs(ours[0].astype(int) - ours[1]).max() > 1
+
+
+def test_the_compiled_engine_draws_what_torch_draws(
+    generate: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the C++ compiler, and none of what it has compiled before."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled-code"))
+    torch._dynamo.reset()
+    ask = ["--prompt=a cat", "--height=32", "--width=40", "--num_inference_steps=2"]
+    (ours,) = generate(*ask, "--engine=compiled", folder="compiled")
+    (expected,) = generate(*ask)
+    assert np.abs(pixels(ours).astype(int) - pixels(expected)).max() <= 1
+    assert list((tmp_path / "compiled-code").rglob("*.so"))
