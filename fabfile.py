@@ -93,6 +93,14 @@ def ssh(words: list[str]) -> int:
 
 
 @command
+def stay_awake(words: list[str]) -> int:
+    """Keep the VMs on for some hours although nothing runs, where idle_minutes is set."""
+    from bootstrap.commands import stay_awake
+
+    return stay_awake.main(words)
+
+
+@command
 def stop(words: list[str]) -> int:
     """End the run with a checkpoint."""
     from bootstrap.commands import stop

@@ -72,6 +72,8 @@ class Layout:
     """Run directories."""
     given = _Under("root", "given")
     """Files of the person's that programs on the head were given."""
+    idle = _Under("root", "idle")
+    """What watches that the VMs do not idle, on the head (`idle_minutes`)."""
     homes = _Under("root", "homes")
     """One file per node; nodes that see each other's share a home folder."""
 

@@ -79,6 +79,11 @@ class Inventory(BaseModel):
         allow_inf_nan=False,
     )
     price_as_of: str = Field(description="Date of the VMs' price (ISO 8601).", pattern=ONE_LINE)
+    idle_minutes: int = Field(
+        default=0,
+        description="After how many minutes without a run the VMs deallocate themselves; 0: never.",
+        ge=0,
+    )
     config: dict[str, Annotated[str, Field(pattern=ONE_LINE)]] | None = Field(
         default=None, description="The stack's config at the last pulumi up, as far as it was set."
     )

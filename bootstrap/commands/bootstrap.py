@@ -26,6 +26,7 @@ from bootstrap.errors import UserError
 from bootstrap.inventory import last_inventory
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.paths import CHECKOUT, ROOT_VARIABLE, records
+from bootstrap.runs import idle
 from bootstrap.setup.cluster_lock import cluster_locked
 from bootstrap.setup.model_and_data import DEFAULT_MODEL, DEFAULT_PICTURES, read_input
 from bootstrap.setup.plan import Options
@@ -135,6 +136,8 @@ def main(argv: Sequence[str] | None = None, boot_log: BootLog | None = None) -> 
     )
     with opened as hosts, _one_at_a_time(hosts), step_progress(hosts, console) as watcher:
         failed = set_up(hosts, options, watcher, lambda text: say_on(console, text))
+        if hosts[0].name not in failed:
+            idle.follow_config(hosts[0], inventory)
     return _report(inventory, failed, time.monotonic() - begun, console, chosen.inventory)
 
 

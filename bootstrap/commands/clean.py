@@ -1,8 +1,9 @@
 """Remove from the nodes what `fab bootstrap` and `fab train` have put there, and nothing else.
 
-That is the folder ~/.xeon-diffusion (environment, models, pictures, runs and their results) and
-one line of ~/.ssh/authorized_keys. Packages of the system were never touched. `fab fetch` brings
-results home first; `fab destroy` is for machines in Azure that should be gone altogether.
+That is the folder ~/.xeon-diffusion (environment, models, pictures, runs and their results), one
+line of ~/.ssh/authorized_keys and, with idle_minutes, one of the head's crontab. Packages of the
+system were never touched. `fab fetch` brings results home first; `fab destroy` is for machines in
+Azure that should be gone altogether.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from bootstrap.commands import command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.last_inventory import inventory_to_remove
+from bootstrap.runs import idle
 from bootstrap.setup import cluster_ssh
 from bootstrap.setup.cluster_lock import cluster_locked
 from bootstrap.setup.setup_progress import step_progress_on_terminal
@@ -77,6 +79,7 @@ def refuse_while_live(hosts: Sequence[Host]) -> None:
 
 def remove(host: Host, inventory: Inventory, say: Say) -> None:
     """Remove everything of ours from one node."""
+    idle.stop(host)
     if inventory.kind != "local":
         cluster_ssh.remove(host, inventory)
     say(f"removing {host.layout.root}")

@@ -15,7 +15,8 @@ from bootstrap.commands import command_line
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.node import run_state
-from bootstrap.runs import results, runs_on_head
+from bootstrap.runs import idle, results, runs_on_head
+from bootstrap.runs.idle import Idle
 from bootstrap.runs.run_names import local_folder
 from bootstrap.ssh.host import Host
 from bootstrap.terminal import Rows, draw, say_on
@@ -123,6 +124,30 @@ def lines_of(run: dict[str, Any], inventory: Inventory, now: float) -> list[str]
     return lines
 
 
+def idle_line(told: Idle, wanted: int) -> str:
+    """When the VMs deallocate themselves; empty where they do not.
+
+    Args:
+        told: by the head.
+        wanted: `idle_minutes` of the stack.
+    """
+    minutes = told["minutes"]
+    if minutes != wanted:
+        return f"idle_minutes is {wanted} in the stack and {minutes} on the head: fab bootstrap"
+    if not minutes:
+        return ""
+    if told.get("refused"):
+        return f"Azure did not deallocate the VMs, and they cost money: {told['refused']}"
+    if told.get("busy"):
+        return f"the VMs are deallocated when nothing has run for {minutes} min (idle_minutes)"
+    left = duration(told.get("due_in", 0.0))
+    awake = f" (fab stay-awake: {duration(for_)})" if (for_ := told.get("awake_for", 0.0)) else ""
+    return (
+        f"warning: nothing runs, and the VMs are deallocated in {left}{awake}; fab stay-awake keeps"
+        " them on"
+    )
+
+
 def duration(seconds: float) -> str:
     """A time span as people say it."""
     minutes, rest = divmod(round(seconds), 60)
@@ -154,6 +179,7 @@ def act(
     with ThreadPoolExecutor(len(hosts)) as pool:
         asked = [pool.submit(load, host) for host in hosts]
         runs = runs_on_head.all_runs(hosts[0])
+        told: Idle = {"minutes": 0} if inventory.resource_group is None else idle.told(hosts[0])
         loads = [each.result() for each in asked]
     if chosen.run:
         runs = [runs_on_head.the_run(hosts[0], chosen.run)]
@@ -162,6 +188,8 @@ def act(
             say_on(console, line)
     if not runs:
         say_on(console, "no run yet: fab train starts one")
+    if line := idle_line(told, inventory.idle_minutes):
+        say_on(console, line)
     draw(console, table_of(hosts, loads))
     return 0
 

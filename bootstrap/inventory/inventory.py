@@ -48,6 +48,7 @@ class Inventory:
         ssh_private_key_path: None: the agent, ~/.ssh/config or the usual files.
         price_per_hour_usd, price_as_of: of all of it, and when that was read; None: unknown.
         resource_group: in Azure.
+        idle_minutes: after how many minutes without a run the VMs deallocate themselves; 0: never.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Inventory:
     price_per_hour_usd: float | None = None
     price_as_of: str | None = None
     resource_group: str | None = None
+    idle_minutes: int = 0
 
     @property
     def head(self) -> Node:

@@ -54,6 +54,7 @@ class Outputs(BaseModel):
     resource_group: str | None = Field(default=None, pattern=GROUP_NAME)
     price_per_hour_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     price_as_of: str | None = Field(default=None, pattern=ONE_LINE)
+    idle_minutes: int = Field(default=0, ge=0)
 
 
 def read_inventory(where: str | None = None) -> Inventory:
@@ -129,6 +130,7 @@ def _from_outputs(text: str, where: str, name: str, kind: Literal["stack", "file
         price_per_hour_usd=outputs.price_per_hour_usd,
         price_as_of=outputs.price_as_of,
         resource_group=outputs.resource_group,
+        idle_minutes=outputs.idle_minutes,
     )
 
 

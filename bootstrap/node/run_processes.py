@@ -26,15 +26,16 @@ PROXY = "hydra_pmi_proxy"
 
 def processes_of(run: str) -> list[int]:
     """This account's processes on this node that belong to the run in folder `run`."""
-    return _belonging(lambda process: _is_rank(process, run) or _is_launcher(process, run))
+    return belonging(lambda process: _is_rank(process, run) or _is_launcher(process, run))
 
 
 def ranks_of(run: str) -> list[int]:
     """The ranks among them: mpirun, asked to end, would cut them off."""
-    return _belonging(lambda process: _is_rank(process, run))
+    return belonging(lambda process: _is_rank(process, run))
 
 
-def _belonging(belongs: Callable[[psutil.Process], bool]) -> list[int]:
+def belonging(belongs: Callable[[psutil.Process], bool]) -> list[int]:
+    """Those of this account's processes on this node, other than this one, that `belongs` wants."""
     me = os.getpid()
     here, found = _network(me), []
     for process in psutil.process_iter():

@@ -19,6 +19,8 @@ WIDE_OPEN_PREFIX = 8
 """An SSH range with a shorter prefix is a large part of the internet."""
 
 
+SHORTEST_IDLE_MINUTES = 10
+"""Shorter, a pause between two commands would switch the cluster off."""
 LONGEST_NAME = 44
 """The tightest type is a Linux VM, whose name is also its host name: vm-<name>-99 in 64."""
 
@@ -141,6 +143,13 @@ class ClusterConfig(BaseModel):
         "Give the head a managed identity that may start and deallocate this cluster's VMs,"
         " for fab train --then-pause. Creating it needs the role Owner or User Access"
         " Administrator.",
+    )
+    idle_minutes: int = _key(
+        0,
+        "Minutes without a training, a drawing or a command of fab after which the head"
+        " deallocates every VM; 0: never. Needs head_may_deallocate; fab bootstrap starts the"
+        " watch, and fab stay-awake holds it off.",
+        ge=0,
     )
     deallocate_at: str = _key(
         "",
@@ -303,6 +312,15 @@ class ClusterConfig(BaseModel):
             raise ValueError("must be -1 or more than 0 (USD per hour)")
         if value != -1 and info.data.get("spot") is False:
             raise ValueError("has no effect without spot; set spot to true")
+        return value
+
+    @field_validator("idle_minutes")
+    @classmethod
+    def _by_the_head(cls, value: int, info: ValidationInfo) -> int:
+        if 0 < value < SHORTEST_IDLE_MINUTES:
+            raise ValueError(f"must be 0 (never) or at least {SHORTEST_IDLE_MINUTES}")
+        if value and not info.data.get("head_may_deallocate", True):
+            raise ValueError("the head switches the VMs off: set head_may_deallocate to true")
         return value
 
     @field_validator("deallocate_at")

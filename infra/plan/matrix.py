@@ -115,6 +115,8 @@ ROWS: tuple[Row, ...] = (
          {"update": [one for one in IN_GROUP if one != "subnet"]}),
     _row("head_may_deallocate", "on or off", "true",
          {"create": ["power-role"], "update": VMS}, note="of the VMs, the head's alone"),
+    _row("idle_minutes", "any", "60", NONE, note="the head knows it after the next fab bootstrap",
+         head_may_deallocate="true"),
     _row("deallocate_at", "on", "0130", {"create": ["nightly"]}),
     _row("monthly_budget", "on", "500", {"create": ["budget"]}, budget_email="ana@example.com"),
     _row("budget_email", "any", "eva@example.com", {"update": ["budget"]},

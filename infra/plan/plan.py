@@ -112,6 +112,11 @@ def warnings(config: ClusterConfig, price: prices.Price) -> list[str]:
     if price.per_hour is None:
         unknown = [line.what for line in price.lines if line.each_per_hour is None]
         found.append(f"infra/prices.json has no price of {' and '.join(unknown)}")
+    if config.idle_minutes:
+        found.append(
+            f"every VM is deallocated when nothing has run for {config.idle_minutes} minutes;"
+            " fab status warns"
+        )
     if config.deallocate_at:
         found.append(
             f"every VM is deallocated at {config.deallocate_at} UTC, even during a training"

@@ -133,6 +133,7 @@ class Cluster(pulumi.ComponentResource):
             "location": group.location,
             "ssh_command": gateway.apply(lambda ip: ssh_command(config, ip)),
             **prices.of(config).outputs(),
+            "idle_minutes": config.idle_minutes,
             "config": config.as_strings(),
             "next": "pulumi stack output --json > cluster.json; then the ssh_command above",
         }

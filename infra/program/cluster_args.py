@@ -70,6 +70,10 @@ class ClusterArgs(TypedDict):
     """Give the head a managed identity that may start and deallocate this cluster's VMs,
     for fab train --then-pause. Creating it needs the role Owner or User Access
     Administrator."""
+    idle_minutes: NotRequired[int]
+    """Minutes without a training, a drawing or a command of fab after which the head
+    deallocates every VM; 0: never. Needs head_may_deallocate; fab bootstrap starts the
+    watch, and fab stay-awake holds it off."""
     deallocate_at: NotRequired[str]
     """Time of day (UTC, HHMM) at which every VM is deallocated, whatever runs on it; empty:
     never."""

@@ -23,9 +23,9 @@ from bootstrap.ssh.host import Host, local_host
 
 PACKAGE = Path(terminal.__file__).parent
 ON_NODES = {
-    "azure_deallocate", "checkpoints", "conda_node", "conda_packages", "environment_report",
-    "errors", "hub_download", "node_report", "run_processes", "run_query", "run_state",
-    "supervisor",
+    "checkpoints", "conda_node", "conda_packages", "deallocate", "environment_report",
+    "errors", "hub_download", "idle_watch", "node_report", "run_processes", "run_query",
+    "run_state", "supervisor",
 }  # fmt: skip
 """Programs that bootstrap runs on nodes, and how they end: what they print is read by bootstrap."""
 EVIL = "\x1b]0;owned\x07 [/home/a] x [red]y\x9b2J\u202ez\r\udcff"

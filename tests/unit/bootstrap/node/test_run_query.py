@@ -9,10 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -21,7 +20,6 @@ from bootstrap.commands import status
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.node import (
-    azure_deallocate,
     checkpoints,
     process_identity,
     run_processes,
@@ -276,86 +274,3 @@ def test_processes_are_found_by_the_runs_own_mark(tmp_path: Path) -> None:
         for process in (*started, mpirun, bystander):
             process.kill()
             process.wait()
-
-
-class Azure(BaseHTTPRequestHandler):
-    """The metadata service and the resource manager in one; `refused` VMs answer 403."""
-
-    asked: list[str]
-    refused: set[str]
-    once: ClassVar[set[str]] = set()
-
-    def _answer(self) -> None:
-        path = self.path.partition("?")[0]
-        type(self).asked.append(f"{self.command} {path} {self.headers.get('Authorization', '-')}")
-        code, body = 200, "{}"
-        if path.endswith("/instance/compute"):
-            body = '{"subscriptionId": "s", "resourceGroupName": "g"}'
-        elif path.endswith("/oauth2/token"):
-            body = '{"access_token": "t0ken"}'
-        elif any(vm in path for vm in type(self).refused):
-            type(self).refused -= {vm for vm in type(self).once if vm in path}
-            code, body = 403, '{"error": "AuthorizationFailed"}'
-        self.send_response(code)
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    do_GET = do_POST = _answer
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
-def test_the_head_deallocates_itself_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    Azure.asked, Azure.refused = [], set()
-    server = HTTPServer(("127.0.0.1", 0), Azure)
-    Thread(target=server.serve_forever, daemon=True).start()
-    here = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(azure_deallocate, "BETWEEN_TRIES", 0.0)
-    monkeypatch.setenv("XEON_DIFFUSION_METADATA", f"{here}/metadata")
-    monkeypatch.setenv("XEON_DIFFUSION_ARM", here)
-    vms = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines"
-    try:
-        assert azure_deallocate.main(["worker-1", "head"]) == 0
-        assert Azure.asked[2:] == [
-            f"POST {vms}/worker-1/deallocate Bearer t0ken",
-            f"POST {vms}/head/deallocate Bearer t0ken",
-        ]
-        Azure.asked = []
-        assert azure_deallocate.main(["--check", "head"]) == 0
-        assert Azure.asked[2:] == [f"GET {vms}/head Bearer t0ken"]
-        Azure.refused = {"head"}
-        with pytest.raises(UserError, match="answered 403"):
-            azure_deallocate.deallocate(["head"], check=True)
-        Azure.asked, Azure.refused, Azure.once = [], {"worker-1", "worker-2"}, {"worker-2"}
-        with pytest.raises(UserError, match=r"worker-1: .* answered 403"):
-            azure_deallocate.deallocate(["worker-1", "worker-2", "head"], check=False)
-        asked = [line.split("/")[-2] for line in Azure.asked[2:]]
-        assert asked == [
-            "worker-1",
-            "worker-2",
-            "worker-1",
-            "worker-2",
-            "worker-1",
-            "worker-1",
-            "head",
-        ]
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def test_the_metadata_service_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    Azure.asked, Azure.refused = [], set()
-    server = HTTPServer(("127.0.0.1", 0), Azure)
-    Thread(target=server.serve_forever, daemon=True).start()
-    here = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("XEON_DIFFUSION_METADATA", f"{here}/metadata")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    try:
-        assert azure_deallocate._identity() == ("t0ken", "/subscriptions/s/resourceGroups/g")
-    finally:
-        server.shutdown()
-        server.server_close()

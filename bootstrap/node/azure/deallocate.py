@@ -1,6 +1,6 @@
 """`fab train --then-pause`: the head deallocates the VMs when the run has ended, its own last.
 
-    python -m bootstrap.node.azure_deallocate [--check] VM...
+    python -m bootstrap.node.azure.deallocate [--check] VM...
 
 Shutting down from inside would not stop the bill; Azure's resource manager does, asked with the
 managed identity of the VM that this runs on, which the stack gives the head where its config says
