@@ -19,8 +19,8 @@ from pulumi_policy.proxy import UnknownValueError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from infra.plan.policies import Stack, plain
-from infra.plan.rules import UNKNOWN
+from infra.rules.policies import Stack, plain
+from infra.rules.rules import UNKNOWN
 
 stack = Stack()
 

@@ -13,7 +13,7 @@ from inspect import signature
 from types import ModuleType
 from typing import Any
 
-from infra.program.kinds import NAME_KEYS
+from infra.rules.kinds import NAME_KEYS
 
 MODELS = {
     "azure-native:resources:ResourceGroup": (

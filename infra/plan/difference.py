@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from infra.program.changes import at, refusals
-from infra.program.kinds import GROUP, NAME_KEYS, ROLE, VM
+from infra.rules.kinds import GROUP, NAME_KEYS, ROLE, VM
 
 Action = Literal["create", "delete", "kept", "update", "restart", "replace", "refused"]
 FORCED = {"location", "resourceGroupName", "virtualNetworkName", "principalId", "scope"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from infra.plan import rules
-from infra.program.kinds import GROUP, SUBNET, VNET
+from infra.rules import rules
+from infra.rules.kinds import GROUP, SUBNET, VNET
 
 WIDTH = 860
 NODE_WIDTH, NODE_HEIGHT, GAP = 213, 96, 20

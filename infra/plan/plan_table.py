@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.prices import HOURS_PER_MONTH
-from infra.program.kinds import NAME_KEYS
+from infra.rules.kinds import NAME_KEYS
 
 
 def show(plan: dict[str, Any], console: Console | None = None) -> None:

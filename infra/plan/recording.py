@@ -1,12 +1,12 @@
 """Run the real Pulumi program without Pulumi's engine, and write down all that it asks for.
 
-The SDK's own mocks stand in for the engine. `Mocks` alone sees types and inputs; the options
-(dependencies, parents, protect, retain ...) are read from the registration requests themselves.
+The SDK's own mocks stand in for the engine. `Mocks` sees types and inputs alone; the options
+(dependencies, parents, protect, retain ...) are read from the registration requests, by a monitor
+of our own that `set_mocks` is given.
 """
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import logging
 import multiprocessing
@@ -18,17 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pulumi
-from pulumi.runtime import mocks, rpc
-from pulumi.runtime import settings as runtime_settings
-from pulumi.runtime.config import set_all_config
-from pulumi.runtime.stack import run_in_stack
+from pulumi.runtime import get_root_resource, mocks, rpc, set_all_config, set_mocks, test
 from pulumi_azure_native import compute, network, resources
 
 import infra.program.cluster  # noqa: F401  (see below)
 from infra.errors import UserError
-from infra.plan.rules import UNKNOWN
 from infra.program.changes import at
-from infra.program.kinds import NAME_KEYS
+from infra.rules.kinds import NAME_KEYS
+from infra.rules.rules import UNKNOWN
 
 # Loaded here, before the fork: the SDK loads each module at its first use, and that takes seconds.
 LOADED = (compute.VirtualMachine, network.NetworkInterface, network.Subnet, resources.ResourceGroup)
@@ -39,6 +36,9 @@ SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 PRINCIPAL = "11111111-1111-1111-1111-111111111111"
 PUBLIC_ADDRESSES = "198.51.100."
 """RFC 5737: addresses for documentation."""
+
+OUTPUTS = "xeon-diffusion:plan:Outputs"
+"""A component that is made for the program's outputs alone."""
 
 COLLECTIONS = {
     "azure-native:resources:ResourceGroup": None,
@@ -102,7 +102,7 @@ class _Monitor(mocks.MockMonitor):
         self.outputs: dict[str, Any] = {}
 
     def RegisterResource(self, request: Any) -> Any:  # the base class's spelling
-        if request.type != "pulumi:pulumi:Stack":
+        if request.type not in ("pulumi:pulumi:Stack", OUTPUTS):
             inputs = _plain(rpc.deserialize_properties(request.object, True))
             asked: dict[str, Any] = {}
             if (old := self.living.get(request.name)) is not None:
@@ -134,7 +134,7 @@ class _Monitor(mocks.MockMonitor):
         return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # the base class's spelling
-        if "::pulumi:pulumi:Stack::" in request.urn:
+        if f"{OUTPUTS}::" in request.urn:
             self.outputs = _plain(rpc.deserialize_properties(request.outputs, True))
         return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]
 
@@ -227,29 +227,21 @@ def _child(
     os.environ.update(environment)
     # What the program does wrong reaches the person once, as the refusal.
     logging.disable()
-    monitor = _Monitor(_Azure(preview, living), living)
+    azure = _Azure(preview, living)
+    monitor = _Monitor(azure, living)
     set_all_config({f"{PROJECT}:{key}": value for key, value in values.items()})
-    # What mocks.set_mocks does, without the root resource that it makes: run_in_stack makes the one
-    # that has outputs.
-    known = monitor.GetDeploymentInfo(None)  # type: ignore[no-untyped-call]
-    stand_in = mocks.MockSettings(  # type: ignore[no-untyped-call]
-        monitor=monitor,
-        monitor_features=set(known.supportedFeatures),
-        engine=mocks.MockEngine(None),
-        project=PROJECT,
-        stack=stack,
-        dry_run=preview,
-        organization=None,
-        callbacks=None,
-    )
-    runtime_settings.configure(stand_in)
+    set_mocks(azure, project=PROJECT, stack=stack, preview=preview, monitor=monitor)
+
+    @test  # type: ignore[untyped-decorator]
+    def run() -> None:
+        runpy.run_path(str(program), run_name="__main__")
+        # The stack of the mocks has told its outputs before there were any.
+        exported = vars(get_root_resource())["outputs"]
+        pulumi.ComponentResource(OUTPUTS, "outputs").register_outputs(exported)
+
     try:
-        asyncio.run(run_in_stack(lambda: _run(program)))
+        run()
     except pulumi.RunError as error:
         there.send((str(error), None))
     else:
         there.send((None, {"requests": monitor.requests, "outputs": monitor.outputs}))
-
-
-def _run(program: Path) -> None:
-    runpy.run_path(str(program), run_name="__main__")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from infra.config import sizes
-from infra.program.kinds import BUDGET, DISK, NAME_KEYS, NIC, ROLE, SUBNET, VM, VNET
+from infra.rules.kinds import BUDGET, DISK, NAME_KEYS, NIC, ROLE, SUBNET, VM, VNET
 
 Policy = Literal["kept", "refused", "restarts", "grows", "fixed"]
 

@@ -10,9 +10,9 @@ from infra import prices
 from infra.config import settings
 from infra.config.config import ClusterConfig
 from infra.errors import UserError
+from infra.program.checked import Checked
 from infra.program.cluster_args import ClusterArgs
 from infra.program.data_disk import data_disk
-from infra.program.kinds import GROUP, PLACEMENT
 from infra.program.names import Names
 from infra.program.network import Network
 from infra.program.nodes import Node
@@ -20,6 +20,7 @@ from infra.program.place import Place
 from infra.program.power_role import PowerRole
 from infra.program.settled import Settled
 from infra.program.spending import budget, nightly
+from infra.rules.kinds import GROUP, PLACEMENT
 
 ALONE = "cluster"
 """A component of this name gives its parts no prefix."""
@@ -55,6 +56,8 @@ class Cluster(pulumi.ComponentResource):
         Raises:
             pulumi.RunError: the arguments are refused, with every reason.
         """
+        checked = Checked()
+        opts = pulumi.ResourceOptions.merge(opts, checked.options)
         super().__init__("xeon-diffusion:index:Cluster", name, None, opts)
         try:
             config = settings.validate(args, f"the arguments of {name}")
@@ -109,6 +112,7 @@ class Cluster(pulumi.ComponentResource):
             nightly(config, place, [node.machine for node in nodes], self)
         if config.head_may_deallocate:
             PowerRole(nodes[0].machine, group.id, place)
+        checked.refuse_violations(config.allow_ssh_from_anywhere)
         public = network.head_address.ip_address if network.head_address else None
         gateway = pulumi.Output.from_input(public or str(config.private_ip(0)))
         self.outputs: dict[str, Any] = {
@@ -138,7 +142,7 @@ class Cluster(pulumi.ComponentResource):
             "next": "pulumi stack output --json > cluster.json; then the ssh_command above",
         }
         self.resource_group, self.location, self.gateway = group.name, group.location, gateway
-        self.subnet_id = network.subnet_id
+        self.subnet_id = pulumi.Output.from_input(network.subnet_id)
         self.machine_ids = pulumi.Output.all(*(node.machine.id for node in nodes))
         self.names = pulumi.Output.all(*(node.name for node in nodes))
         self.ssh_command = self.outputs["ssh_command"]

@@ -6,8 +6,8 @@ import pulumi
 from pulumi_azure_native import compute
 
 from infra.config.config import ClusterConfig
-from infra.program.kinds import DISK
 from infra.program.place import Place
+from infra.rules.kinds import DISK
 
 LUN = 0
 """Where the VM finds it: /dev/disk/azure/*/lun0 (`infra.program.cloud_init`)."""

@@ -63,7 +63,7 @@ class Network(pulumi.ComponentResource):
             tags=place.tags,
             opts=child("NetworkSecurityGroup"),
         )
-        self.subnet_id = pulumi.Output.from_input(config.existing_subnet_id)
+        self.subnet_id: pulumi.Input[str] = config.existing_subnet_id
         # Somebody else's subnet keeps what it has: the rules go to the nodes' interfaces.
         self.interface_rules_id = security_group.id if config.existing_subnet_id else None
         if config.existing_subnet_id:

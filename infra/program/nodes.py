@@ -10,9 +10,9 @@ from pulumi_azure_native import compute, network
 from infra.config.config import ClusterConfig
 from infra.program.cloud_init import custom_data
 from infra.program.data_disk import LUN
-from infra.program.kinds import NIC, VM
 from infra.program.names import Names
 from infra.program.place import Place
+from infra.rules.kinds import NIC, VM
 
 
 class Node(pulumi.ComponentResource):

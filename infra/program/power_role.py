@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pulumi
 from pulumi_azure_native import authorization, compute
 
-from infra.program.kinds import POWER_ROLE, ROLE
 from infra.program.place import Place
+from infra.rules.kinds import POWER_ROLE, ROLE
 
 
 class PowerRole(pulumi.ComponentResource):
@@ -35,7 +35,7 @@ class PowerRole(pulumi.ComponentResource):
             principal_id=principal,
             # Without it Azure looks a brand-new identity up, and often does not find it yet.
             principal_type="ServicePrincipal",
-            opts=place.settled.options(ROLE, self),
+            opts=place.settled.options(ROLE, self, depends_on=[head]),
         )
         self.register_outputs({})
 

@@ -9,8 +9,8 @@ import pulumi
 from pulumi_azure_native import compute, consumption, devtestlab
 
 from infra.config.config import ClusterConfig
-from infra.program.kinds import BUDGET, SCHEDULE
 from infra.program.place import Place
+from infra.rules.kinds import BUDGET, SCHEDULE
 
 SHARES = {"most": 80.0, "all": 100.0}
 """Per cent of the budget at which Azure writes a mail."""

@@ -15,8 +15,8 @@ from infra.plan import difference, living, matrix, plan
 from infra.plan.plan import main
 from infra.plan.recording import SUBSCRIPTION
 from infra.program import changes
-from infra.program.kinds import NAME_KEYS, VM
 from infra.program.settled import refuse
+from infra.rules.kinds import NAME_KEYS, VM
 from tests.infra_plans import BASE, planned, resource
 
 CHECKOUT = Path(__file__).parents[4]

@@ -23,12 +23,13 @@ from rich.console import Console
 
 from infra.errors import UserError
 from infra.inventory import SCHEMA_FILE, Inventory, main, read, schema_text
-from infra.plan import changes_table, difference, picture, plan, plan_table, policies, rules
+from infra.plan import changes_table, difference, picture, plan, plan_table
 from infra.plan.matrix import SOMEBODYS
-from infra.plan.packets import LOAD_BALANCER, PEERED, Packet, allows
 from infra.plan.recording import PRINCIPAL, SUBSCRIPTION, record
-from infra.program.kinds import BUDGET, ROLE, SCHEDULE
 from infra.program.power_role import definition_id
+from infra.rules import policies, rules
+from infra.rules.kinds import BUDGET, ROLE, SCHEDULE
+from infra.rules.packets import LOAD_BALANCER, PEERED, Packet, allows
 from tests.azure_models import complaints
 from tests.infra_plans import BASE, planned, resource
 

@@ -14,7 +14,7 @@ from infra.config.config import ClusterConfig
 from infra.errors import UserError
 from infra.plan.recording import record
 from infra.program.cluster import Cluster
-from infra.program.kinds import NAME_KEYS
+from infra.rules.kinds import NAME_KEYS
 from tests.infra_plans import KEY
 
 CHECKOUT = Path(__file__).parents[4]

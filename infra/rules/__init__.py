@@ -1,0 +1,1 @@
+"""What must hold of every cluster: for the plan, the program itself, and the policy pack."""
