@@ -73,7 +73,7 @@ def status(words: list[str]) -> int:
     """Loss, speed, time left, what each node does, money spent, what was not fetched."""
     from bootstrap.commands import status
 
-    return status.main(words)
+    return status.main(words, in_azure=_in_azure)
 
 
 @command
@@ -178,6 +178,12 @@ def forget_host(words: list[str]) -> int:
     from bootstrap.commands import forget_host
 
     return forget_host.main(words)
+
+
+def _in_azure(names: Sequence[str]) -> Mapping[str, str]:
+    from infra.azure import power_state
+
+    return power_state.of_stack(names)
 
 
 def _boot_log(names: Sequence[str]) -> Mapping[str, Collection[str]]:

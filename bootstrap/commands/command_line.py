@@ -7,9 +7,10 @@ import dataclasses
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.last_inventory import inventory_or_last
 from bootstrap.ssh.host import Ask, Host
@@ -18,6 +19,8 @@ from bootstrap.ssh.open_hosts import open_hosts
 from bootstrap.terminal import exit_status
 
 Act = Callable[[argparse.Namespace, Inventory, list[Host]], int]
+InAzure = Callable[[Sequence[str]], Mapping[str, str]]
+"""Told the names of VMs, says what the matter is with each that Azure knows."""
 
 
 def parser(name: str, text: str | None, *, run: bool = True) -> argparse.ArgumentParser:
@@ -63,10 +66,12 @@ def run_command(
     *,
     all_nodes: bool = False,
     interrupted: str = "interrupted",
+    in_azure: InAzure | None = None,
 ) -> int:
     """Connect, act, and turn what went wrong into one message.
 
     Args:
+        in_azure: asked about a head that does not answer.
         all_nodes: connect to every node, not to the head alone.
         interrupted: what to say at Ctrl-C.
     """
@@ -76,8 +81,12 @@ def run_command(
         inventory = inventory_or_last(chosen.inventory)
         asked = inventory if all_nodes else dataclasses.replace(inventory, nodes=(inventory.head,))
         with open_hosts(asked, question_of(chosen)) as hosts:
-            if hosts[0].unreachable is not None:
-                raise hosts[0].unreachable
+            silent = hosts[0].unreachable
+            if silent is not None and in_azure is not None:
+                for name, says in in_azure([hosts[0].name]).items():
+                    raise UserError(f"{silent}\n{name} {says}.") from silent
+            if silent is not None:
+                raise silent
             return act(chosen, inventory, hosts)
 
     return connected()

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
 from bootstrap.commands import command_line
+from bootstrap.commands.command_line import InAzure
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.node import run_state
@@ -173,8 +175,13 @@ def act(
     inventory: Inventory,
     hosts: list[Host],
     now: Callable[[], float] = time.time,
+    in_azure: InAzure | None = None,
 ) -> int:
-    """Print it."""
+    """Print it.
+
+    Args:
+        in_azure: asked about nodes that do not answer.
+    """
     console = Console()
     with ThreadPoolExecutor(len(hosts)) as pool:
         asked = [pool.submit(load, host) for host in hosts]
@@ -191,10 +198,14 @@ def act(
     if line := idle_line(told, inventory.idle_minutes):
         say_on(console, line)
     draw(console, table_of(hosts, loads))
+    silent = [host.name for host in hosts if host.unreachable is not None]
+    for name, says in in_azure(silent).items() if in_azure and silent else ():
+        say_on(console, f"{name} {says}.")
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`fab status`."""
-    parser = command_line.parser("status", __doc__)
-    return command_line.run_command(parser.parse_args(argv), act, all_nodes=True)
+def main(argv: Sequence[str] | None = None, in_azure: InAzure | None = None) -> int:
+    """`fab status`; `in_azure` is asked about nodes that do not answer."""
+    chosen = command_line.parser("status", __doc__).parse_args(argv)
+    told = partial(act, in_azure=in_azure)
+    return command_line.run_command(chosen, told, all_nodes=True, in_azure=in_azure)

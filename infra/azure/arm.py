@@ -40,8 +40,15 @@ NO_ROOM = (
 )
 """Error codes of compute: capacity, not quota."""
 ROOM_FIX = (
-    "Wait and run this again, or give Azure more choice: proximity_placement_group false, another"
-    " vm_size, zone or location; existing VMs also need replace_nodes, and lose their disks"
+    "Wait and run this again, or give Azure more choice: pulumi config set"
+    " proximity_placement_group false (a placement group binds all VMs to one place), or another"
+    " vm_size or zone; fab preflight says where the size is to be had"
+)
+ROOM_FOR_EXISTING = (
+    "A paused cluster keeps its disks and its placement group, not its cores. VMs that exist change"
+    " all this by being replaced, and lose their OS disks (not a data disk): pulumi config set"
+    " replace_nodes true, then pulumi up. Another vm_size of the same version and kind replaces"
+    " none"
 )
 PERMISSIONS_API = "2022-04-01"
 TRANSPORT = {"connection_timeout": 10, "read_timeout": 60, "retry_total": 4}

@@ -17,7 +17,7 @@ from typing import Any
 
 from azure.identity import DefaultAzureCredential
 
-from infra.azure.arm import Azure, asking, pulumi_json
+from infra.azure.arm import ROOM_FIX, ROOM_FOR_EXISTING, Azure, asking, pulumi_json
 from infra.errors import UserError
 from infra.inventory import Inventory, read
 
@@ -121,9 +121,14 @@ def _each(azure: Azure, inventory: Inventory, verb: str, say: Say, poll: float) 
     for name, poller in pollers.items():
         attempt(name, poller.result)
     if failed:
+        first, *others = failed
+        # The fix once, for all of them.
+        told = [first, *(text.removesuffix(ROOM_FIX).rstrip() for text in others)]
+        no_room = any(ROOM_FIX in text for text in failed)
         raise UserError(
             f"{len(failed)} of {len(inventory.nodes)} VMs did not {verb}:\n"
-            + "\n".join(f"  {text}" for text in failed)
+            + "\n".join(f"  {text}" for text in told)
+            + (f"\n{ROOM_FOR_EXISTING}." if no_room else "")
         )
 
 
