@@ -64,6 +64,11 @@ class Inventory(BaseModel):
     )
     gateway: IPv4Address = Field(description="Address that workers are reached through.")
     nodes: tuple[InventoryNode, ...] = Field(description="The head first.", min_length=1)
+    name: str | None = Field(
+        default=None,
+        description="The cluster's, unlike that of every other; null: its resource group's.",
+        pattern=GROUP_NAME,
+    )
     resource_group: str = Field(
         description="Azure resource group that holds all of it.", pattern=GROUP_NAME
     )

@@ -45,6 +45,9 @@ def main(ask: Callable[[str], str] = input, run: Run = run, azure: Azure | None 
         config = settings.validate(values)
         if config.data_disk_size_gb:
             raise UserError("make live destroys all that it makes: set data_disk_size_gb to 0.")
+        if config.existing_resource_group:
+            raise UserError("make live looks whether its own group is gone: existing_resource_group"
+                            " must be empty.")  # fmt: skip
         cluster = preflight.stack_cluster()
         account = azure or preflight.account(cluster, selected=True)
         found = preflight.checks(account, config, cluster)

@@ -51,6 +51,7 @@ class Outputs(BaseModel):
     ssh_public_key: str | None = Field(default=None, pattern=ONE_LINE)
     gateway: IPv4Address | None = None
     nodes: tuple[OutputNode, ...] = Field(min_length=1)
+    name: str | None = Field(default=None, pattern=GROUP_NAME)
     resource_group: str | None = Field(default=None, pattern=GROUP_NAME)
     price_per_hour_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     price_as_of: str | None = Field(default=None, pattern=ONE_LINE)
@@ -121,7 +122,7 @@ def _from_outputs(text: str, where: str, name: str, kind: Literal["stack", "file
     )
     key = outputs.ssh_private_key_path or other_half(outputs.ssh_public_key)
     return Inventory(
-        name=outputs.resource_group or name,
+        name=outputs.name or outputs.resource_group or name,
         kind=kind,
         nodes=nodes,
         user=outputs.user,

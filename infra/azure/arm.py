@@ -97,8 +97,12 @@ class Azure:
         """The client that lists subscriptions."""
         return self._client(SubscriptionClient)
 
-    def permissions(self) -> list[dict[str, Any]]:
-        """What this credential may do in the subscription, as sets of actions and notActions."""
+    def permissions(self, group: str = "") -> list[dict[str, Any]]:
+        """What this credential may do, as sets of actions and notActions.
+
+        Args:
+            group: in this resource group; empty: in the whole subscription.
+        """
         policies = [
             UserAgentPolicy("xeon-diffusion"),
             RetryPolicy(retry_total=self.options.get("retry_total", 4)),
@@ -107,7 +111,8 @@ class Azure:
         request = HttpRequest(
             "GET",
             f"{self.endpoint}/subscriptions/{self.subscription_id}"
-            "/providers/Microsoft.Authorization/permissions",
+            + (f"/resourceGroups/{group}" if group else "")
+            + "/providers/Microsoft.Authorization/permissions",
             params={"api-version": PERMISSIONS_API},
         )
         with ARMPipelineClient(self.endpoint, policies=policies, **self.options) as client:

@@ -26,9 +26,12 @@ from infra.plan.plan import read_assignments
 from infra.plan.recording import PROJECT
 
 PROVIDERS = ("Microsoft.Compute", "Microsoft.Network")
-NEEDED_RIGHTS = (
+GROUP_RIGHTS = (
     "Microsoft.Resources/subscriptions/resourceGroups/write",
     "Microsoft.Resources/subscriptions/resourceGroups/delete",
+)
+"""For a resource group of the cluster's own."""
+NEEDED_RIGHTS = (
     "Microsoft.Network/virtualNetworks/write",
     "Microsoft.Network/publicIPAddresses/write",
     "Microsoft.Compute/virtualMachines/write",
@@ -64,7 +67,8 @@ def checks(azure: Azure, config: ClusterConfig, cluster: Inventory | None = None
         return first
     questions: Mapping[str, Callable[[], Iterable[Check]]] = {
         "subscription": lambda: _subscription(azure),
-        "rights": lambda: _rights(azure.permissions(), config),
+        "resource group": lambda: _resource_group(azure, config),
+        "rights": lambda: _rights(azure.permissions(config.existing_resource_group), config),
         "providers": lambda: _providers(azure, config),
         "image": lambda: _image(azure, config),
         "size and quota": lambda: _size_and_quota(azure, config, cluster),
@@ -95,9 +99,23 @@ def _subscription(azure: Azure) -> Iterable[Check]:
     )
 
 
+def _resource_group(azure: Azure, config: ClusterConfig) -> Iterable[Check]:
+    name = config.existing_resource_group
+    if name:
+        there = azure.resources().resource_groups.check_existence(name)
+        fix = f"az group create --name {name} --location {config.location}, or another name"
+        found = f"{name} {'exists' if there else 'does not exist'}"
+        yield Check("resource group", there, found, fix)
+
+
 def _rights(permissions: Iterable[Mapping[str, Any]], config: ClusterConfig) -> Iterable[Check]:
     granted = list(permissions)
-    needed = (*NEEDED_RIGHTS, *(ROLE_RIGHTS if config.head_may_deallocate else ()))
+    group = config.existing_resource_group
+    needed = (
+        *(() if group else GROUP_RIGHTS),
+        *NEEDED_RIGHTS,
+        *(ROLE_RIGHTS if config.head_may_deallocate else ()),
+    )
     missing = [right for right in needed if not any(_grants(one, right) for one in granted)]
     only_roles = set(missing) <= set(ROLE_RIGHTS)
     yield Check(
@@ -107,7 +125,7 @@ def _rights(permissions: Iterable[Mapping[str, Any]], config: ClusterConfig) -> 
         "ask for the role Owner or User Access Administrator, or: pulumi config set"
         " head_may_deallocate false"
         if only_roles
-        else "ask for the role Contributor on the subscription",
+        else f"ask for the role Contributor on {group or 'the subscription'}",
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from infra.config import admin_names, sizes
 from infra.config.keys import check_public_key, read_public_key
+from infra.inventory import GROUP_NAME
 
 FIRST_HOST = 4
 """Azure keeps the first four addresses of a subnet and the last."""
@@ -59,6 +60,12 @@ class ClusterConfig(BaseModel):
         " and the stack's name. Existing resources keep their names.",
     )
     location: str = _key("eastus", "Azure region, as 'az account list-locations' names it.")
+    existing_resource_group: str = _key(
+        "",
+        "Name of a resource group of yours that everything goes into, in the same region; empty:"
+        " the cluster has one of its own, which pulumi destroy deletes. Chosen when a cluster is"
+        " made.",
+    )
     node_count: int = _key(3, "Number of VMs; the first one is the head.", ge=1, le=100)
     vm_size: str = _key(
         "Standard_D16s_v5", "VM size: Dv5, Dsv5, Ddv5, Ddsv5, Dsv6 or Ddsv6, 4 vCPUs or more."
@@ -186,6 +193,16 @@ class ClusterConfig(BaseModel):
         if not re.fullmatch(r"[a-z][a-z0-9]{2,29}", value):
             plain = re.sub(r"[^a-z0-9]", "", value.lower())
             raise ValueError(f"must be a region's short name; try {plain or 'eastus'}")
+        return value
+
+    @field_validator("existing_resource_group")
+    @classmethod
+    def _a_group(cls, value: str) -> str:
+        if value and (not re.fullmatch(GROUP_NAME, value) or value.endswith(".")):
+            raise ValueError(
+                "must be a resource group's name, as 'az group list' shows it: letters, digits and"
+                " _().-, at most 90"
+            )
         return value
 
     @field_validator("vm_size")

@@ -70,13 +70,12 @@ def of_state(exported: Mapping[str, Any]) -> Living:
         # What is only waiting for its deletion is not what the next plan finds.
         if one.get("custom") and not one.get("delete") and one["type"].startswith("azure-native:")
     }
-    group = str(outputs.get("resource_group", ""))
-    return Living(dict(outputs.get("config") or {}), group.removeprefix("rg-"), resources, True)
+    return Living(dict(outputs.get("config") or {}), _name(outputs), resources, True)
 
 
 def of_outputs(outputs: Mapping[str, Any], stack: str) -> Living:
     """From a stack's outputs: the program is run with the config that they hold."""
-    values = {**outputs["config"], "name": outputs["resource_group"].removeprefix("rg-")}
+    values = {**outputs["config"], "name": _name(outputs)}
     recorded = record(values, stack)
     # What was kept at an earlier change is known of the nodes alone.
     resources = {one["name"]: one for one in recorded["requests"] if one["custom"]}
@@ -91,3 +90,8 @@ def of_outputs(outputs: Mapping[str, Any], stack: str) -> Living:
             linux = machine["inputs"]["osProfile"]["linuxConfiguration"]
             linux["ssh"]["publicKeys"][0]["keyData"] = node["ssh_public_key"]
     return Living(dict(outputs["config"]), values["name"], resources, False)
+
+
+def _name(outputs: Mapping[str, Any]) -> str:
+    """What its resources bear; outputs of before there was a name have their own group's."""
+    return str(outputs.get("name") or outputs.get("resource_group", "")).removeprefix("rg-")

@@ -20,6 +20,8 @@ IN_GROUP = [
     "head-address", "interface", "machine", "nat", "nat-address", "placement", "resource-group",
     "security-group", "subnet", "virtual-network",
 ]  # fmt: skip
+BUT_THE_GROUP = [one for one in IN_GROUP if one != "resource-group"]
+NOT_MOVED: Effect = MappingProxyType({"refused": ["security-group"]})
 SOMEBODYS = (
     "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/rg-net/providers"
     "/Microsoft.Network/virtualNetworks/vnet-hub/subnets/snet-compute"
@@ -71,6 +73,11 @@ ROWS: tuple[Row, ...] = (
          "what exists keeps its name; a node that is added gets the new one"),
     _row("location", "any", "westus2", {"kept": ["resource-group"]}, EVERYTHING,
          "the cluster stays in its region, and nodes that are added go there too"),
+    _row("existing_resource_group", "from none", "rg-team", NOT_MOVED,
+         {"delete": ["resource-group"], "replace": BUT_THE_GROUP}, "chosen when a cluster is made"),
+    _row("existing_resource_group", "to another", "rg-other", NOT_MOVED,
+         {"replace": BUT_THE_GROUP}, "chosen when a cluster is made",
+         existing_resource_group="rg-team"),
     _row("node_count", "up", "4", GREW),
     _row("node_count", "down", "2", SHRANK, note="the last nodes go with their disks"),
     _row("vm_size", "same version, same kind", "Standard_D32s_v5", {"restart": VMS}, REPLACED,

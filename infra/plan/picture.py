@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from infra.rules import rules
-from infra.rules.kinds import GROUP, SUBNET, VNET
+from infra.rules.kinds import GROUP, NSG, SUBNET, VNET
 
 WIDTH = 860
 NODE_WIDTH, NODE_HEIGHT, GAP = 213, 96, 20
@@ -30,7 +30,7 @@ def draw(plan: dict[str, Any]) -> str:
     (vnet,) = rules.of_type(plan, VNET)
     (subnet,) = rules.of_type(plan, SUBNET)
     (group,) = rules.of_type(plan, GROUP)
-    (security,) = rules.of_type(plan, rules.NSG)
+    (security,) = rules.of_type(plan, NSG)
     admitted = {rule["name"]: rule for rule in security["inputs"]["securityRules"]}
     space = ", ".join(vnet["inputs"]["addressSpace"]["addressPrefixes"])
     ssh = admitted["AllowSshToHead"]

@@ -116,6 +116,8 @@ def warnings(config: ClusterConfig, price: prices.Price) -> list[str]:
         found.append(
             f"every VM is deallocated at {config.deallocate_at} UTC, even during a training"
         )
+    if config.monthly_budget and config.existing_resource_group:
+        found.append(f"the budget counts all that {config.existing_resource_group} holds")
     if config.replace_nodes:
         found.append(
             "replace_nodes is on: a change that Azure cannot make to a VM deletes it and its disk"
@@ -189,8 +191,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if cluster:
         plan["changes"] = [asdict(step) for step in steps]
         plan["warnings"] += difference.warnings(steps)
-    if chosen.svg and (config.existing_subnet_id or not config.public_address):
-        print("error: --svg draws a cluster with a network and an address.", file=sys.stderr)
+    others = config.existing_subnet_id or config.existing_resource_group
+    if chosen.svg and (others or not config.public_address):
+        print("error: --svg draws a cluster with a group, network and address.", file=sys.stderr)
         return 2
     if chosen.svg:
         chosen.svg.write_text(picture.draw(plan), encoding="utf-8")

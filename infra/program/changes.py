@@ -20,7 +20,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from infra.config import sizes
-from infra.rules.kinds import BUDGET, DISK, NAME_KEYS, NIC, ROLE, SUBNET, VM, VNET
+from infra.rules.kinds import (
+    BUDGET,
+    DISK,
+    EXISTING_GROUP,
+    NAME_KEYS,
+    NIC,
+    NSG,
+    ROLE,
+    SUBNET,
+    VM,
+    VNET,
+)
 
 Policy = Literal["kept", "refused", "restarts", "grows", "fixed"]
 
@@ -92,6 +103,15 @@ OF_DISK = (
 )
 
 
+OF_NSG = (
+    Property(
+        f"tags.{EXISTING_GROUP}",
+        "fixed",
+        "existing_resource_group is chosen when a cluster is made (pulumi destroy, then pulumi up)",
+    ),
+)
+
+
 OF_NIC = (
     Property("ipConfigurations[0].subnet.id", "fixed", "an attached interface stays in its subnet"),
 )
@@ -107,7 +127,7 @@ def of(kind: str) -> tuple[Property, ...]:
     place = ("virtualNetworkName",) if kind == SUBNET else ("location",)
     keys = dict.fromkeys((NAME_KEYS[kind], "resourceGroupName", *place))
     own = {VM: OF_VM, DISK: OF_DISK, NIC: OF_NIC, SUBNET: (OF_SUBNET,), VNET: (OF_VNET,)}.get(
-        kind, ()
+        kind, OF_NSG if kind == NSG else ()
     )
     return (*(Property(key, "kept") for key in keys), *own)
 

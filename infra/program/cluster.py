@@ -1,10 +1,11 @@
 """The cluster: everything that exists in Azure for one stack, and what the stack tells others."""
 
 # No annotations from the future: Pulumi reads the types of a component as they are.
+import dataclasses
 from typing import Any
 
 import pulumi
-from pulumi_azure_native import compute, resources
+from pulumi_azure_native import compute
 
 from infra import prices
 from infra.config import settings
@@ -20,14 +21,14 @@ from infra.program.place import Place
 from infra.program.power_role import PowerRole
 from infra.program.settled import Settled
 from infra.program.spending import budget, nightly
-from infra.rules.kinds import GROUP, PLACEMENT
+from infra.rules.kinds import PLACEMENT
 
 ALONE = "cluster"
 """A component of this name gives its parts no prefix."""
 
 
 class Cluster(pulumi.ComponentResource):
-    """A resource group with a network and the nodes.
+    """A resource group, its own or an existing one, with a network and the nodes.
 
     Attributes:
         outputs: what the stack exports: an `infra.inventory.Inventory`.
@@ -68,22 +69,17 @@ class Cluster(pulumi.ComponentResource):
         names = Names.chosen(config.name, project, f"{prefix}{stack}")
         tags = {**config.tags, "project": project, "stack": stack, "managed-by": "pulumi"}
         settled = Settled(name, config.replace_nodes)
-        group = resources.ResourceGroup(
-            f"{prefix}resource-group",
-            resource_group_name=names.resource_group(),
-            location=config.location,
-            tags=tags,
-            opts=settled.options(GROUP, self),
-        )
         inside = pulumi.ResourceOptions(parent=self)
-        place = Place(prefix, names, group.name, group.location, tags, settled, inside)
+        place = Place.of(config, prefix, names, tags, settled, inside, self)
         network = Network(config, place)
+        # In a group that has no region of its own, the network's place is the cluster's.
+        place = dataclasses.replace(place, location=network.location)
         placement = None
         if config.proximity_placement_group:
             placement = compute.ProximityPlacementGroup(
                 place.logical("placement"),
                 proximity_placement_group_name=names.proximity_placement_group(config.zone),
-                resource_group_name=group.name,
+                resource_group_name=place.group,
                 location=place.location,
                 proximity_placement_group_type="Standard",
                 tags=tags,
@@ -107,11 +103,11 @@ class Cluster(pulumi.ComponentResource):
             for index in range(config.node_count)
         ]
         if config.monthly_budget:
-            budget(config, place, group.id, self)
+            budget(config, place, network.group_id, self)
         if config.deallocate_at:
             nightly(config, place, [node.machine for node in nodes], self)
         if config.head_may_deallocate:
-            PowerRole(nodes[0].machine, group.id, place)
+            PowerRole([node.machine for node in nodes], network.group_id, config, place)
         checked.refuse_violations(config.allow_ssh_from_anywhere)
         public = network.head_address.ip_address if network.head_address else None
         gateway = pulumi.Output.from_input(public or str(config.private_ip(0)))
@@ -132,16 +128,17 @@ class Cluster(pulumi.ComponentResource):
                 }
                 for index, node in enumerate(nodes)
             ],
-            "resource_group": group.name,
-            "subscription_id": group.id.apply(lambda path: path.split("/")[2]),
-            "location": group.location,
+            "name": names.resource_group() if config.existing_resource_group else place.group,
+            "resource_group": place.group,
+            "subscription_id": network.group_id.apply(lambda path: path.split("/")[2]),
+            "location": place.location,
             "ssh_command": gateway.apply(lambda ip: ssh_command(config, ip)),
             **prices.of(config).outputs(),
             "idle_minutes": config.idle_minutes,
             "config": config.as_strings(),
             "next": "pulumi stack output --json > cluster.json; then the ssh_command above",
         }
-        self.resource_group, self.location, self.gateway = group.name, group.location, gateway
+        self.resource_group, self.location, self.gateway = place.group, place.location, gateway
         self.subnet_id = pulumi.Output.from_input(network.subnet_id)
         self.machine_ids = pulumi.Output.all(*(node.machine.id for node in nodes))
         self.names = pulumi.Output.all(*(node.name for node in nodes))

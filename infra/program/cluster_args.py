@@ -12,6 +12,10 @@ class ClusterArgs(TypedDict):
     and the stack's name. Existing resources keep their names."""
     location: NotRequired[str]
     """Azure region, as 'az account list-locations' names it."""
+    existing_resource_group: NotRequired[str]
+    """Name of a resource group of yours that everything goes into, in the same region;
+    empty: the cluster has one of its own, which pulumi destroy deletes. Chosen when a
+    cluster is made."""
     node_count: NotRequired[int]
     """Number of VMs; the first one is the head."""
     vm_size: NotRequired[str]

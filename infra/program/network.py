@@ -24,6 +24,8 @@ class Network(pulumi.ComponentResource):
     Attributes:
         head_address: absent where the head has none.
         subnet_id: the nodes' subnet, in ARM.
+        group_id: the resource group, in ARM.
+        location: the region that all of it is in.
         interface_rules_id: the security group, where it is the interfaces' and not the subnet's.
     """
 
@@ -45,7 +47,7 @@ class Network(pulumi.ComponentResource):
                 place.logical(f"{purpose}-address"),
                 public_ip_address_name=names.public_ip(purpose),
                 resource_group_name=group,
-                location=place.location,
+                location=self.location,
                 sku=network.PublicIPAddressSkuArgs(name="Standard", tier="Regional"),
                 public_ip_address_version="IPv4",
                 public_ip_allocation_method="Static",
@@ -53,7 +55,6 @@ class Network(pulumi.ComponentResource):
                 opts=child("PublicIPAddress"),
             )
 
-        self.head_address = address("head") if config.public_address else None
         security_group = network.NetworkSecurityGroup(
             place.logical("security-group"),
             network_security_group_name=names.network_security_group(),
@@ -63,6 +64,12 @@ class Network(pulumi.ComponentResource):
             tags=place.tags,
             opts=child("NetworkSecurityGroup"),
         )
+        self.location = place.location
+        if place.group_id is None:
+            self.location = security_group.location.apply(str)
+        of_network = security_group.id.apply(lambda path: "/".join(path.split("/")[:5]))
+        self.group_id = place.group_id or of_network
+        self.head_address = address("head") if config.public_address else None
         self.subnet_id: pulumi.Input[str] = config.existing_subnet_id
         # Somebody else's subnet keeps what it has: the rules go to the nodes' interfaces.
         self.interface_rules_id = security_group.id if config.existing_subnet_id else None
@@ -73,7 +80,7 @@ class Network(pulumi.ComponentResource):
             place.logical("nat"),
             nat_gateway_name=names.nat_gateway(),
             resource_group_name=group,
-            location=place.location,
+            location=self.location,
             sku=network.NatGatewaySkuArgs(name="Standard"),
             idle_timeout_in_minutes=NAT_IDLE_MINUTES,
             public_ip_addresses=[network.SubResourceArgs(id=address("nat").id)],
@@ -84,7 +91,7 @@ class Network(pulumi.ComponentResource):
             place.logical("virtual-network"),
             virtual_network_name=names.virtual_network(),
             resource_group_name=group,
-            location=place.location,
+            location=self.location,
             address_space=network.AddressSpaceArgs(
                 address_prefixes=[str(one) for one in config.vnet_cidr]
             ),

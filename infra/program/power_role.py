@@ -1,4 +1,4 @@
-"""The head's right to deallocate the cluster's VMs, for `fab train --then-pause`."""
+"""The head's right to switch the cluster's VMs, for `--then-pause` and `idle_minutes`."""
 
 from __future__ import annotations
 
@@ -8,35 +8,46 @@ from collections.abc import Sequence
 import pulumi
 from pulumi_azure_native import authorization, compute
 
+from infra.config.config import ClusterConfig
 from infra.program.place import Place
 from infra.rules.kinds import POWER_ROLE, ROLE
 
 
 class PowerRole(pulumi.ComponentResource):
-    """An assignment of that role to the head's own identity, on the cluster's resource group."""
+    """Assignments of that role to the head's own identity.
+
+    One on the cluster's own resource group; in a group that holds other things too, one on each VM.
+    """
 
     def __init__(
         self,
-        head: compute.VirtualMachine,
+        machines: Sequence[compute.VirtualMachine],
         group_id: pulumi.Output[str],
+        config: ClusterConfig,
         place: Place,
     ) -> None:
         super().__init__(
             "xeon-diffusion:infra:PowerRole", place.logical("power"), None, place.inside
         )
+        head = machines[0]
         principal = head.identity.apply(lambda identity: identity.principal_id if identity else "")
         definition = group_id.apply(definition_id)
-        authorization.RoleAssignment(
-            place.logical("power-role"),
-            # Azure wants it unique in the tenant; a new head, with its new identity, gets another.
-            role_assignment_name=pulumi.Output.all(group_id, principal).apply(_name),
-            scope=group_id,
-            role_definition_id=definition,
-            principal_id=principal,
-            # Without it Azure looks a brand-new identity up, and often does not find it yet.
-            principal_type="ServicePrincipal",
-            opts=place.settled.options(ROLE, self, depends_on=[head]),
-        )
+        scopes = {"power-role": group_id}
+        if config.existing_resource_group:
+            scopes = {f"power-role-{index}": vm.id for index, vm in enumerate(machines)}
+        for name, scope in scopes.items():
+            authorization.RoleAssignment(
+                place.logical(name),
+                # Azure wants it unique in the tenant; a new head, with its new identity, gets
+                # another.
+                role_assignment_name=pulumi.Output.all(scope, principal).apply(_name),
+                scope=scope,
+                role_definition_id=definition,
+                principal_id=principal,
+                # Without it Azure looks a brand-new identity up, and often does not find it yet.
+                principal_type="ServicePrincipal",
+                opts=place.settled.options(ROLE, self, depends_on=[head]),
+            )
         self.register_outputs({})
 
 

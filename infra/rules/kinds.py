@@ -11,12 +11,13 @@ DISK = "azure-native:compute:Disk"
 PLACEMENT = "azure-native:compute:ProximityPlacementGroup"
 GROUP = "azure-native:resources:ResourceGroup"
 NIC = "azure-native:network:NetworkInterface"
+NSG = "azure-native:network:NetworkSecurityGroup"
 ROLE = "azure-native:authorization:RoleAssignment"
 NAME_KEYS = {
     GROUP: "resourceGroupName",
     VNET: "virtualNetworkName",
     SUBNET: "subnetName",
-    "azure-native:network:NetworkSecurityGroup": "networkSecurityGroupName",
+    NSG: "networkSecurityGroupName",
     "azure-native:network:PublicIPAddress": "publicIpAddressName",
     "azure-native:network:NatGateway": "natGatewayName",
     NIC: "networkInterfaceName",
@@ -28,6 +29,9 @@ NAME_KEYS = {
     ROLE: "roleAssignmentName",
 }
 """The input that becomes the last part of a resource's address in ARM."""
+
+EXISTING_GROUP = "resource-group"
+"""A tag that everything bears which lies in a resource group that is not the stack's own."""
 
 POWER_ROLE = "40c5ff49-9181-41f8-ae61-143b0e78555e"
 """Azure's built-in role "Desktop Virtualization Power On Off Contributor": among those that may

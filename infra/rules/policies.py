@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from infra.rules import rules
-from infra.rules.kinds import GROUP, NIC
+from infra.rules.kinds import NIC, NSG
 
 Look = Callable[[Any, Any], Any]
-GROUPS_NAME = "resource-group"
-"""Logical name of each cluster's group, after its prefix."""
+SECURITY_GROUP = "security-group"
+"""Logical name of what each cluster has one of, after its prefix."""
 
 
 class Stack:
@@ -65,8 +65,8 @@ class Stack:
 
     def _clusters(self) -> dict[str, list[dict[str, Any]]]:
         """The resources of each cluster, by the prefix of their names, which is cut off there."""
-        groups = [one["name"] for one in self.resources.values() if one["type"] == GROUP]
-        prefixes = sorted((name.removesuffix(GROUPS_NAME) for name in groups), key=len)
+        groups = [one["name"] for one in self.resources.values() if one["type"] == NSG]
+        prefixes = sorted((name.removesuffix(SECURITY_GROUP) for name in groups), key=len)
         clusters: dict[str, list[dict[str, Any]]] = {prefix: [] for prefix in prefixes}
         for one in self.resources.values():
             own = [prefix for prefix in prefixes if one["name"].startswith(prefix)]

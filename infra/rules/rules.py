@@ -16,6 +16,7 @@ from infra.rules.kinds import (
     DISK,
     GROUP,
     NIC,
+    NSG,
     PLACEMENT,
     POWER_ROLE,
     ROLE,
@@ -28,7 +29,6 @@ from infra.rules.packets import LOAD_BALANCER, PEERED, Packet, allows
 PlanData = dict[str, Any]
 Rule = Callable[[PlanData], Iterator[str]]
 
-NSG = "azure-native:network:NetworkSecurityGroup"
 UNKNOWN = "(known after creation)"
 """Stands in a preview for what only Azure can know."""
 UNTAGGED = {BUDGET, SUBNET, ROLE}
@@ -191,8 +191,14 @@ def trusted_launch(plan: PlanData) -> Iterator[str]:
 def _group_of(inputs: dict[str, Any]) -> str:
     """The resource group that a request is for."""
     if "scope" in inputs:
-        return str(inputs["scope"]).rpartition("/resourceGroups/")[2]
+        return str(inputs["scope"]).rpartition("/resourceGroups/")[2].partition("/")[0]
     return str(inputs["resourceGroupName"])
+
+
+def _groups(plan: PlanData) -> tuple[str, ...]:
+    """The stack's own resource group, or the existing one that its network is in."""
+    own = of_type(plan, GROUP) or of_type(plan, NSG)
+    return (UNKNOWN, *(one["inputs"]["resourceGroupName"] for one in own))
 
 
 def least_rights(plan: PlanData) -> Iterator[str]:
@@ -201,27 +207,31 @@ def least_rights(plan: PlanData) -> Iterator[str]:
         kind = machine["inputs"].get("identity", {}).get("type")
         if kind is not None and (machine["name"], kind) != ("machine-0", "SystemAssigned"):
             yield f"{machine['name']}: has an identity ({kind})"
-    groups = [group["inputs"]["resourceGroupName"] for group in of_type(plan, GROUP)]
+    shared = not of_type(plan, GROUP)
     for role in of_type(plan, ROLE):
         if "machine-0" not in role["depends_on"]:
             yield f"{role['name']}: is given to somebody else than the head"
         definition = str(role["inputs"]["roleDefinitionId"]).rpartition("/")[2]
         if definition not in (POWER_ROLE, UNKNOWN):
             yield f"{role['name']}: gives a role ({definition}) that may more than switch VMs"
-        if _group_of(role["inputs"]) not in (*groups, UNKNOWN):
+        scope = str(role["inputs"]["scope"])
+        beyond = shared and "/virtualMachines/" not in scope and scope != UNKNOWN
+        if beyond or _group_of(role["inputs"]) not in _groups(plan):
             yield f"{role['name']}: gives rights beyond the cluster ({role['inputs']['scope']})"
 
 
 def nothing_left_behind(plan: PlanData) -> Iterator[str]:
-    """`pulumi destroy` deletes all but a data disk: one group, nothing else kept or detached."""
-    groups = of_type(plan, GROUP)
-    own = [group["inputs"]["resourceGroupName"] for group in groups]
+    """`pulumi destroy` deletes all but a data disk: one group, nothing else kept or detached.
+
+    In an existing group it deletes each resource by itself, and leaves the group.
+    """
+    own = _groups(plan)
     for resource in plan["resources"]:
         name = resource["name"]
         protected = resource["protect"] and resource["type"] != DISK
         if protected or resource["retain_on_delete"] or resource["import_id"]:
             yield f"{name}: is protected, retained or imported"
-        if resource["custom"] and _group_of(resource["inputs"]) not in (*own, UNKNOWN):
+        if resource["custom"] and _group_of(resource["inputs"]) not in own:
             yield f"{name}: lies outside the stack's resource group"
         # A placement group's successor has another name, and VMs move into it first.
         second = resource["type"] != PLACEMENT and not resource["delete_before_replace"]
