@@ -82,17 +82,17 @@ class Layout:
         return f"{self.runs}/{name}"
 
 
-def node_root(home: str) -> str:
+def node_root(home: str, data_folder: str | None = None) -> str:
     """Where things lie on a node whose home folder is `home`.
 
     `XEON_DIFFUSION_ROOT`, set on the person's machine, names another place for the folder, such as
-    a scratch disk that every node has.
+    a scratch disk that every node has; else it is in the cluster's data folder, if it has one.
 
     Raises:
         UserError: conda, pip and oneCCL's scripts would stumble over that path.
     """
     asked = os.environ.get(ROOT_VARIABLE)
-    parent = asked or home
+    parent = asked or data_folder or home
     if not re.fullmatch(r"/[A-Za-z0-9._/~+-]*", parent):
         where = f"{ROOT_VARIABLE} is" if asked else "the home folder is said to be"
         raise UserError(

@@ -25,6 +25,7 @@ COMMAND = "python -m infra.inventory"
 NODE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,127}$"
 USER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}$"
 GROUP_NAME = r"^[A-Za-z0-9_(][A-Za-z0-9_().-]{0,89}$"
+FOLDER = r"^/[A-Za-z0-9._/~+-]*$"
 IDENTIFIER = r"^[0-9A-Za-z-]+$"
 ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
@@ -84,6 +85,11 @@ class Inventory(BaseModel):
         allow_inf_nan=False,
     )
     price_as_of: str = Field(description="Date of the VMs' price (ISO 8601).", pattern=ONE_LINE)
+    data_folder: str | None = Field(
+        default=None,
+        description="Folder on every node, on the head the data disk; null: there is no such disk.",
+        pattern=FOLDER,
+    )
     idle_minutes: int = Field(
         default=0,
         description="After how many minutes without a run the VMs deallocate themselves; 0: never.",

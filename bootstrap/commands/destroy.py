@@ -22,8 +22,12 @@ from bootstrap.ssh.open_hosts import open_hosts
 from bootstrap.terminal import exit_status, say
 
 
-def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
-    """What would be lost, a line each; a head that cannot be asked is one of them."""
+def losses(inventory: Inventory, accept_host_keys: bool, keeps_results: bool = False) -> list[str]:
+    """What would be lost, a line each; a head that cannot be asked is one of them.
+
+    Args:
+        keeps_results: they lie on a disk that stays.
+    """
     try:
         with open_hosts(inventory, accept_all if accept_host_keys else ask_on_terminal) as hosts:
             head = hosts[0]
@@ -41,7 +45,7 @@ def losses(inventory: Inventory, accept_host_keys: bool) -> list[str]:
             name = f"{run['name']} is {state['phase']}"
             lines.append(f"{name}: it would be cut (fab stop ends it cleanly)")
         left = results.unfetched(inventory.name, run)
-        if left:
+        if left and not keeps_results:
             lines.append(f"{run['name']}: not fetched: {left}")
     return lines
 
@@ -67,10 +71,17 @@ def destroy(inventory: Inventory, chosen: argparse.Namespace) -> int:
         raise UserError("fab destroy is for the selected Pulumi stack. These machines are not "
                         "its own: fab clean removes what was put on them.")  # fmt: skip
     head_only = dataclasses.replace(inventory, nodes=(inventory.head,))
-    lost = losses(head_only, chosen.accept_host_keys)
+    keeps_results = chosen.keep_data and inventory.data_folder is not None
+    lost = losses(head_only, chosen.accept_host_keys, keeps_results)
     if lost and not chosen.yes and not _agreed(lost):
         say("Nothing was destroyed.")
         return 1
+    if inventory.data_folder is not None and not chosen.keep_data:
+        say(
+            "The data disk is protected, and Pulumi deletes nothing before that is changed:"
+            " --keep-data keeps it and deletes the rest; pulumi state unprotect, with its URN,"
+            " gives it up."
+        )
     words = ["pulumi", "destroy"]
     words += ["--exclude-protected"] if chosen.keep_data else []
     words += ["--yes"] if chosen.yes else []

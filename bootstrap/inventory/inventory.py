@@ -48,6 +48,7 @@ class Inventory:
         ssh_private_key_path: None: the agent, ~/.ssh/config or the usual files.
         price_per_hour_usd, price_as_of: of all of it, and when that was read; None: unknown.
         resource_group: in Azure.
+        data_folder: for what is ours, on the head a disk that outlives it; None: the home folder.
         idle_minutes: after how many minutes without a run the VMs deallocate themselves; 0: never.
     """
 
@@ -60,6 +61,7 @@ class Inventory:
     price_per_hour_usd: float | None = None
     price_as_of: str | None = None
     resource_group: str | None = None
+    data_folder: str | None = None
     idle_minutes: int = 0
 
     @property

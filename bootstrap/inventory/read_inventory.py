@@ -24,6 +24,7 @@ PULUMI_SECONDS = 120
 NODE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,127}$"
 USER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}$"
 GROUP_NAME = r"^[A-Za-z0-9_(][A-Za-z0-9_().-]{0,89}$"
+FOLDER = r"^/[A-Za-z0-9._/~+-]*$"
 ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
@@ -55,6 +56,7 @@ class Outputs(BaseModel):
     resource_group: str | None = Field(default=None, pattern=GROUP_NAME)
     price_per_hour_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     price_as_of: str | None = Field(default=None, pattern=ONE_LINE)
+    data_folder: str | None = Field(default=None, pattern=FOLDER)
     idle_minutes: int = Field(default=0, ge=0)
 
 
@@ -131,6 +133,7 @@ def _from_outputs(text: str, where: str, name: str, kind: Literal["stack", "file
         price_per_hour_usd=outputs.price_per_hour_usd,
         price_as_of=outputs.price_as_of,
         resource_group=outputs.resource_group,
+        data_folder=outputs.data_folder,
         idle_minutes=outputs.idle_minutes,
     )
 

@@ -105,7 +105,11 @@ def connect_all(
         try:
             list(threads.map(meet, [node for node in inventory.workers if node not in refused]))
             _settle(inventory, pins, offered, ask, boot_log)
-            return list(threads.map(lambda node: _host(node, ways[node], refused.get(node)), ways))
+            return list(
+                threads.map(
+                    lambda node: _host(node, ways[node], refused.get(node), inventory), ways
+                )
+            )
         except BaseException:
             stop.set()
             for way in reversed(ways.values()):
@@ -113,17 +117,18 @@ def connect_all(
             raise
 
 
-def _host(node: Node, way: SshTransport, refused: UserError | None) -> Host:
-    """The node, once it has said where its home folder is: everything of ours goes there.
+def _host(node: Node, way: SshTransport, refused: UserError | None, inventory: Inventory) -> Host:
+    """The node, once it has said where its home folder is.
 
-    A node that does not answer this, or has no place for us, is not reached either.
+    Everything of ours goes there, or into the cluster's data folder. A node that does not answer
+    this, or has no place for us, is not reached either.
     """
     host = Host(node, Layout(""), way, unreachable=refused)
     if refused:
         return host
     try:
         home = host.run('printf %s "$HOME"', timeout=CONNECT_SECONDS).stdout
-        return dataclasses.replace(host, layout=Layout(node_root(home)))
+        return dataclasses.replace(host, layout=Layout(node_root(home, inventory.data_folder)))
     except ConnectionLost:
         refused = UserError(f"{node.name}: the connection broke at its first command.")
     except UserError as error:

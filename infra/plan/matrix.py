@@ -90,7 +90,8 @@ ROWS: tuple[Row, ...] = (
     _row("os_disk_size_gb", "up or down", "256", REFUSED, REPLACED),
     _row("os_disk_type", "any", "Premium_LRS", REFUSED, REPLACED),
     _row("data_disk_size_gb", "from none", "64", {"create": ["data-disk"], "update": VMS},
-         note="mounted at the head's next boot, or by sudo systemctl restart mount-data"),
+         note="mounted at the head's next boot, or by sudo systemctl restart mount-data; then fab"
+              " bootstrap"),
     _row("data_disk_size_gb", "up", "128", {"update": ["data-disk"]}, data_disk_size_gb="64",
          note="the file system follows at the next boot"),
     _row("data_disk_size_gb", "down", "32", {"refused": ["data-disk"]}, data_disk_size_gb="64"),

@@ -12,8 +12,8 @@ IDLE = '! grep -Eqs "training[.]textual_inversion|[.]xeon-diffusion/" /proc/[0-9
 # and restart services, so they wait for a run to end. What does the work (apt.systemd.daily)
 # keeps to once a day by itself: an hourly timer only asks more often.
 # The head's data disk, where it has one: made a file system only where it holds nothing at all, at
-# each boot, so that one that is attached later is found too. /data is there on every node, so that
-# XEON_DIFFUSION_ROOT can name it.
+# each boot, so that one that is attached later is found too. The folder is there on every node, as
+# what is ours lies in the same place on all.
 MOUNT_DATA = """\
 #!/bin/sh
 # usage: mount-data MOUNT_POINT OWNER DEVICE...
@@ -37,6 +37,7 @@ for device in "$@"; do
 done
 chown "$owner" "$point"
 """
+DATA_FOLDER = "/data"
 DATA_DEVICES = "/dev/disk/azure/data/by-lun/0 /dev/disk/azure/scsi1/lun0"
 CLOUD_CONFIG = f"""\
 #cloud-config
@@ -53,7 +54,7 @@ write_files:
       [Service]
       Type=oneshot
       RemainAfterExit=yes
-      ExecStart=/usr/local/sbin/mount-data /data %USER% {DATA_DEVICES}
+      ExecStart=/usr/local/sbin/mount-data {DATA_FOLDER} %USER% {DATA_DEVICES}
       [Install]
       WantedBy=multi-user.target
   - path: /etc/systemd/system/apt-daily-upgrade.service.d/between-runs.conf

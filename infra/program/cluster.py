@@ -12,6 +12,7 @@ from infra.config import settings
 from infra.config.config import ClusterConfig
 from infra.errors import UserError
 from infra.program.checked import Checked
+from infra.program.cloud_init import DATA_FOLDER
 from infra.program.cluster_args import ClusterArgs
 from infra.program.data_disk import data_disk
 from infra.program.names import Names
@@ -134,6 +135,7 @@ class Cluster(pulumi.ComponentResource):
             "location": place.location,
             "ssh_command": gateway.apply(lambda ip: ssh_command(config, ip)),
             **prices.of(config).outputs(),
+            "data_folder": DATA_FOLDER if disk else None,
             "idle_minutes": config.idle_minutes,
             "config": config.as_strings(),
             "next": "pulumi stack output --json > cluster.json; then the ssh_command above",

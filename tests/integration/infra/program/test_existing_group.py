@@ -63,6 +63,14 @@ def test_two_clusters_of_one_group_are_told_apart(tmp_path: Path) -> None:
     assert names == {"rg-blue", "rg-green"}
 
 
+def test_a_data_disk_is_where_fab_puts_what_is_ours(tmp_path: Path) -> None:
+    for size, folder in (("0", None), ("64", "/data")):
+        outputs = Inventory.model_validate(planned(data_disk_size_gb=size)["outputs"])
+        file = tmp_path / "cluster.json"
+        file.write_text(outputs.model_dump_json(exclude_none=True))
+        assert read_inventory(str(file)).data_folder == outputs.data_folder == folder
+
+
 @pytest.mark.parametrize("name", ["a/b", "ends.", "x" * 91, "with space"])
 def test_what_is_no_groups_name_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="existing_resource_group = "):
