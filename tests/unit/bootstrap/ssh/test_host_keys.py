@@ -111,7 +111,7 @@ def test_destroyed_machines_keys_are_forgotten(
     pulumi.write_text(f"#!/bin/sh\nexit {code}\n")
     pulumi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{pulumi.parent}:/usr/bin:/bin")
-    monkeypatch.setattr(destroy, "losses", lambda inventory, accept: [])
+    monkeypatch.setattr(destroy, "losses", lambda *_: [])
     inventory = Inventory("mine", "stack", (HEAD, WORKER))
     pins = Pins(Path(".cluster/mine/known_hosts"))
     key, _ = made(tmp_path / "key")
