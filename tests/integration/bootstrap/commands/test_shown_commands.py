@@ -95,6 +95,8 @@ def test_every_config_that_is_set_makes_a_cluster(
     values = {**BASE, key: FOR_A_PERSON.get(value, value)}
     if key == "monthly_budget":
         values["budget_email"] = "ana@example.com"
+    if key == "idle_minutes":
+        values["head_may_deallocate"] = "true"
     settings.validate(values)
     made = planned(values)
     assert made["violations"] == []
