@@ -112,6 +112,11 @@ class Method(ABC):
         """The loss of each sample, [samples]: a pure function of `parameters` and `batch`."""
         return denoising.losses(parameters, batch)
 
+    @property
+    def draws_randomly(self) -> bool:
+        """Whether `losses` draws random numbers of its own, as dropout does."""
+        return False
+
     def moved(self, values: Values) -> float:
         """How far `values` are from where they began, in lengths of that start.
 

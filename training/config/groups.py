@@ -230,10 +230,11 @@ class MachineConfig(Group):
         "auto",
         "intel: IPEX and oneCCL; upstream: PyTorch alone; auto: intel where IPEX imports.",
     )
-    frozen: Literal["auto", "native", "ipex"] = key(
+    frozen: Literal["auto", "native", "ipex", "compiled"] = key(
         "machine",
         "auto",
-        "How the frozen parts are prepared; auto times native and ipex.optimize on this CPU.",
+        "How the frozen parts are prepared; auto times native and ipex.optimize on this CPU; "
+        "compiled: the step as one graph in C++, which takes minutes and a compiler (g++).",
     )
     ddp_timeout: int = key(
         "machine",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +25,10 @@ from training.outputs.progress import StepProgress
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import all_reduce_sum, on_all_ranks
 from training.storage.run_directory import RunRecord
+
+if TYPE_CHECKING:
+    from training.loop.compiled.gradients import CompiledGradients
+    from training.loop.compiled.graph import Losses
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -73,8 +79,9 @@ def build_step(
         frozen.release(models.vae)
         if data.text is not None:
             frozen.release(models.text_encoder)
-    return TrainingStep(
-        partial(inputs.method.losses, denoising),
+    losses = partial(inputs.method.losses, denoising)
+    step = TrainingStep(
+        losses,
         parameters,
         _optimizer(list(parameters.values()), optimization, record.learning_rate),
         data,
@@ -84,7 +91,43 @@ def build_step(
         optimization.train_batch_size,
         optimization.max_grad_norm,
         inputs.method.ema_decay,
+        _compiled(inputs, record, losses, parameters, ranks, notify),
     )
+    step.compile()
+    return step
+
+
+def _compiled(
+    inputs: Inputs,
+    record: RunRecord,
+    losses: Losses,
+    parameters: dict[str, torch.nn.Parameter],
+    ranks: Ranks,
+    notify: Callable[[str], None],
+) -> CompiledGradients | None:
+    """What computes losses and gradients in the place of autograd, if anything is to."""
+    if record.frozen != "compiled":
+        return None
+    if problem := _why_native(inputs):
+        if ranks.local_rank == 0:  # each machine has a compiler, or has none
+            print(f"--frozen compiled: {problem}: this runs native", file=sys.stderr, flush=True)
+        return None
+    from training.loop.compiled.gradients import CompiledGradients  # inductor: a second to import
+
+    return CompiledGradients(losses, parameters, notify)
+
+
+def _why_native(inputs: Inputs) -> str:
+    """Why nothing can be compiled; "" if nothing speaks against it."""
+    if inputs.config.gradient_checkpointing:
+        return "--gradient_checkpointing computes parts of the UNet twice, which a graph cannot"
+    if inputs.method.draws_randomly:
+        return "dropout is drawn anew in every step, which a graph cannot"
+    from training.loop.compiled.code import compiler_is_missing
+
+    if compiler_is_missing():
+        return "there is no C++ compiler (Debian: apt install g++ python3-dev)"
+    return ""
 
 
 @torch.no_grad()

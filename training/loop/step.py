@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,9 @@ from training.models.denoising import Batch
 from training.models.placed import placed
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import all_reduce_sum
+
+if TYPE_CHECKING:
+    from training.loop.compiled.gradients import CompiledGradients
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class TrainingStep:
         parameters: what is trained, by name.
         optimizer: of these parameters.
         ema_decay: of their moving average; None: there is none.
+        compiled: what computes losses and gradients in the place of autograd, where it can.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class TrainingStep:
         train_batch_size: int,
         max_grad_norm: float | None,
         ema_decay: float | None = None,
+        compiled: CompiledGradients | None = None,
     ) -> None:
         self.losses = losses
         self.parameters = parameters
@@ -73,6 +79,7 @@ class TrainingStep:
         self.train_batch_size = train_batch_size
         self.max_grad_norm = max_grad_norm
         self.average = None if ema_decay is None else Average(parameters, ema_decay)
+        self.compiled = compiled
         samples = share(draws.global_batch, ranks.rank, ranks.size)
         self.micro_batches = chunks(samples, train_batch_size)
 
@@ -117,11 +124,29 @@ class TrainingStep:
         total = 0.0
         for micro_batch in self.micro_batches:
             for batch in self.data.batches([self.draws(step, index) for index in micro_batch]):
-                loss = self.losses(self.parameters, batch).sum() / self.draws.global_batch
-                # accelerate divides by its accumulation steps; here the division is by samples.
-                self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
-                total += loss.item()
+                found = self.compiled(batch) if self.compiled else None
+                total += self._take(*found) if found else self._backward(batch)
         return total
+
+    def _backward(self, batch: Batch) -> float:
+        """Add a batch's part of the gradient by autograd; returns its part of the mean loss."""
+        loss = self.losses(self.parameters, batch).sum() / self.draws.global_batch
+        # accelerate divides by its accumulation steps; here the division is by samples.
+        self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
+        return loss.item()
+
+    def _take(self, losses: torch.Tensor, gradients: list[torch.Tensor]) -> float:
+        """Add a batch's part of the gradient that is there; returns its part of the mean loss."""
+        for value, gradient in zip(self.parameters.values(), gradients, strict=True):
+            part = gradient / self.draws.global_batch
+            value.grad = part if value.grad is None else value.grad + part
+        return float(losses.sum()) / self.draws.global_batch
+
+    def compile(self) -> None:
+        """Have the code for this rank's first micro-batch compiled, if any is to be."""
+        if self.compiled and self.micro_batches:
+            for batch in self.data.batches([self.draws(0, i) for i in self.micro_batches[0]]):
+                self.compiled(batch)
 
     def _gradients(self) -> list[torch.Tensor]:
         """This rank's gradients, flat, in the order of the parameters; zeros if it has no samples.

@@ -92,6 +92,11 @@ class Lora(Method):
         kind = scheduler.config.prediction_type
         return losses * objective.min_snr_weights(kind, alphas, self.snr_gamma)
 
+    @property
+    def draws_randomly(self) -> bool:
+        """Whether the adapters have dropout."""
+        return self.adapter.lora_dropout > 0
+
     def set_weight(self, models: Models, weight: float) -> None:
         """Scale the adapters of the UNet and the text encoder."""
         for part in self._starts:

@@ -18,7 +18,7 @@ ROUNDS = 3
 
 
 def choose(requested: str, stack: Stack, models: Models, dtype: torch.dtype, side: int) -> str:
-    """ "native" or "ipex": what is asked for, or, if "auto", the faster of the two here.
+    """What is asked for, or, if "auto", the faster of "native" and "ipex" here.
 
     On the upstream stack there is nothing to measure. On the intel stack a forward and
     backward pass of the UNet is timed both ways, interleaved, at the run's own size.
@@ -60,12 +60,13 @@ def prepare(models: Models, how: str, stack: Stack, dtype: torch.dtype) -> Model
     the rows' gradient passes through it.
 
     Args:
-        how: "native" or "ipex".
+        how: "native", "ipex" or "compiled", which is native as far as the models go: the code
+            that computes the training step takes their weights (`training.loop.compiled`).
 
     Raises:
         UserError: IPEX is not there, or cannot prepare the UNet or the text encoder.
     """
-    if how == "native":
+    if how in ("native", "compiled"):
         for module in (models.text_encoder, models.vae, models.unet):
             module.requires_grad_(False).eval()
         models.vae.to(dtype)

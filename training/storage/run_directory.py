@@ -49,7 +49,7 @@ class RunRecord(BaseModel):
         dtype: of the frozen weights, "float32" or "bfloat16".
         loaded_as: the dtype that VAE and UNet were read and identified in; not written where it is
             float32, as there was nothing else when runs got their records.
-        frozen: how the frozen parts are prepared ("native" or "ipex").
+        frozen: how the frozen parts are prepared ("native", "ipex" or "compiled").
         model, pictures, rows: digests of the weights, the pictures, and what the parameters start
             from (a new word's rows, when this got its name).
         method: what is trained; not written where it is textual inversion, as there was nothing

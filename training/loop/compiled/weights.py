@@ -1,0 +1,106 @@
+"""The weights of frozen convolutions, packed once for the direction in which a graph takes them.
+
+oneDNN computes a convolution with its weight in blocks; PyTorch brings it into these at each call,
+forward and backward. Inductor's own freezing packs weights, too, but has each in memory up to three
+times meanwhile: for Stable Diffusion 1.5 that took over 15 GB.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
+NO_ACTIVATION = ("none", [], "")
+
+
+def pack_convolutions(module: fx.GraphModule) -> None:
+    """Replace convolutions with a constant weight, and their input's gradient, by oneDNN's.
+
+    Args:
+        module: of `make_fx`, with shapes in its nodes' "val"; changed.
+    """
+    for node in list(module.graph.nodes):
+        if node.target is aten.convolution.default and node.args[1].op == "get_attr":
+            _pack_forward(module, node)
+        elif node.target is aten.convolution_backward.default and node.args[2].op == "get_attr":
+            _pack_backward(module, node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _pack_forward(module: fx.GraphModule, node: fx.Node) -> None:
+    given, weight, bias, stride, padding, dilation, transposed, _, groups = node.args
+    if transposed:
+        return
+    how = (padding, stride, dilation, groups)
+    new = _convolution(module, node, given, _value(module, weight), bias, how)
+    node.replace_all_uses_with(new)
+    module.graph.erase_node(node)
+
+
+def _pack_backward(module: fx.GraphModule, node: fx.Node) -> None:
+    """The gradient of a convolution's input is a convolution of its output's gradient.
+
+    With stride and dilation 1 the weight's channels are exchanged and its taps reversed; else it is
+    the transposed convolution of the same weight.
+    """
+    gradient, given, weight, _, stride, padding, dilation, transposed, _, groups, wanted = node.args
+    if transposed or groups != 1 or wanted[1] or wanted[2]:
+        return
+    values = _value(module, weight)
+    taps = values.shape[2:]
+    if all(number == 1 for number in (*stride, *dilation)):
+        around = [tap - 1 - pad for tap, pad in zip(taps, padding, strict=True)]
+        reversed_taps = values.transpose(0, 1).flip(2, 3)
+        how = (around, stride, dilation, 1)
+        new = _convolution(module, node, gradient, reversed_taps, None, how)
+    else:
+        sizes, found = given.meta["val"].shape[2:], gradient.meta["val"].shape[2:]
+        more = [
+            size - ((out - 1) * step - 2 * pad + dilated * (tap - 1) + 1)
+            for size, out, step, pad, dilated, tap in zip(
+                sizes, found, stride, padding, dilation, taps, strict=True
+            )
+        ]
+        how = (padding, more, stride, dilation, 1)
+        new = _convolution(module, node, gradient, values, None, how)
+    new.meta["val"] = given.meta["val"]
+    for user in list(node.users):
+        assert user.target is operator.getitem
+        if user.args[1] == 0:
+            user.replace_all_uses_with(new)
+        module.graph.erase_node(user)
+    module.graph.erase_node(node)
+
+
+def _convolution(
+    module: fx.GraphModule,
+    before: fx.Node,
+    given: fx.Node,
+    weight: torch.Tensor,
+    bias: fx.Node | None,
+    how: tuple[object, ...],
+) -> fx.Node:
+    """A node of oneDNN's convolution of `given`; transposed where `how` has output padding."""
+    values = weight.contiguous(memory_format=torch.channels_last)
+    if len(how) == 5:
+        pack = mkldnn._reorder_convolution_transpose_weight
+        target = mkldnn._convolution_transpose_pointwise.default
+    else:
+        pack = mkldnn._reorder_convolution_weight
+        target = mkldnn._convolution_pointwise.default
+    name = f"packed_{before.name}"
+    packed = pack(values, *how, list(given.meta["val"].shape))
+    module.register_buffer(name, packed)
+    with module.graph.inserting_before(before):
+        constant = module.graph.get_attr(name)
+        new = module.graph.call_function(target, (given, constant, bias, *how, *NO_ACTIVATION))
+    new.meta["val"] = before.meta["val"]
+    return new
+
+
+def _value(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
+    return getattr(module, str(node.target)).detach()
