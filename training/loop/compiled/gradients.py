@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch._inductor.exc import InductorError
+from torch._inductor.exc import CppCompileError, InductorError
 
 from training.errors import first_line
-from training.loop.compiled.code import Code, compile_graph
+from training.loop.compiled.code import Code, code_for
 from training.loop.compiled.graph import Losses, inputs_of, trace
 from training.method import Values
 from training.models.denoising import Batch
@@ -26,9 +26,7 @@ class CompiledGradients:
         notify: told what is being compiled, and what cannot be.
     """
 
-    def __init__(
-        self, losses: Losses, parameters: Values, notify: Callable[[str], None]
-    ) -> None:
+    def __init__(self, losses: Losses, parameters: Values, notify: Callable[[str], None]) -> None:
         self._losses, self._parameters, self._notify = losses, parameters, notify
         self._codes: dict[Shapes, Code | None] = {}
 
@@ -50,20 +48,17 @@ class CompiledGradients:
 
     def _compile(self, batch: Batch, inputs: list[torch.Tensor]) -> Code | None:
         size = " x ".join(str(side) for side in batch.noise.shape)
-        self._notify(f"compiling the training step for latents of {size}: tracing it")
+        self._notify(f"tracing the training step for latents of {size}")
         began = time.perf_counter()
         graph = trace(self._losses, self._parameters, batch)
-        self._notify(
-            f"compiling {len(graph.graph.nodes)} operations; minutes for Stable Diffusion 1.5"
-        )
         try:
-            code = compile_graph(graph, inputs)
-        except InductorError as error:
+            code = code_for(graph, inputs, self._notify)
+        except (InductorError, CppCompileError) as error:
             self._notify(
                 "--frozen compiled: what inductor writes cannot be compiled here, so this runs "
                 f"native: {first_line(error)[:300]}\n  It needs g++ and Python's headers (Debian: "
                 "g++ and python3-dev)."
             )
             return None
-        self._notify(f"compiled in {time.perf_counter() - began:.0f} s")
+        self._notify(f"the training step is code after {time.perf_counter() - began:.0f} s")
         return code

@@ -1,7 +1,7 @@
 """The losses of a batch and their gradient, as one graph of operations without autograd.
 
-As the weights are frozen, both are a pure function of what is trained and of the batch. It is traced
-over fake tensors: nothing is computed, and the weights enter the graph as they are.
+As the weights are frozen, both are a pure function of what is trained and of the batch. It is
+traced over fake tensors: nothing is computed, and the weights enter the graph as they are.
 """
 
 from __future__ import annotations

@@ -8,12 +8,14 @@ times meanwhile: for Stable Diffusion 1.5 that took over 15 GB.
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx
+from torch._inductor.fx_passes.post_grad import view_to_reshape
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
-NO_ACTIVATION = ("none", [], "")
+NO_ACTIVATION: tuple[Any, ...] = ("none", [], "")
 
 
 def pack_convolutions(module: fx.GraphModule) -> None:
@@ -22,18 +24,21 @@ def pack_convolutions(module: fx.GraphModule) -> None:
     Args:
         module: of `make_fx`, with shapes in its nodes' "val"; changed.
     """
-    for node in list(module.graph.nodes):
-        if node.target is aten.convolution.default and node.args[1].op == "get_attr":
+    for node in list(module.graph.nodes) if torch.backends.mkldnn.is_available() else ():
+        arguments: Any = node.args
+        if node.target is aten.convolution.default and arguments[1].op == "get_attr":
             _pack_forward(module, node)
-        elif node.target is aten.convolution_backward.default and node.args[2].op == "get_attr":
+        elif node.target is aten.convolution_backward.default and arguments[2].op == "get_attr":
             _pack_backward(module, node)
     module.graph.eliminate_dead_code()
+    view_to_reshape(module)  # oneDNN's convolutions return their channels last
     module.recompile()
 
 
 def _pack_forward(module: fx.GraphModule, node: fx.Node) -> None:
-    given, weight, bias, stride, padding, dilation, transposed, _, groups = node.args
-    if transposed:
+    arguments: Any = node.args
+    given, weight, bias, stride, padding, dilation, transposed, _, groups = arguments
+    if transposed or not _packable(module, weight):
         return
     how = (padding, stride, dilation, groups)
     new = _convolution(module, node, given, _value(module, weight), bias, how)
@@ -47,16 +52,18 @@ def _pack_backward(module: fx.GraphModule, node: fx.Node) -> None:
     With stride and dilation 1 the weight's channels are exchanged and its taps reversed; else it is
     the transposed convolution of the same weight.
     """
-    gradient, given, weight, _, stride, padding, dilation, transposed, _, groups, wanted = node.args
-    if transposed or groups != 1 or wanted[1] or wanted[2]:
+    arguments: Any = node.args
+    gradient, given, weight, _, stride, padding, dilation, transposed, _, groups, wanted = arguments
+    if transposed or groups != 1 or wanted[1] or wanted[2] or not _packable(module, weight):
         return
     values = _value(module, weight)
     taps = values.shape[2:]
     if all(number == 1 for number in (*stride, *dilation)):
         around = [tap - 1 - pad for tap, pad in zip(taps, padding, strict=True)]
         reversed_taps = values.transpose(0, 1).flip(2, 3)
-        how = (around, stride, dilation, 1)
-        new = _convolution(module, node, gradient, reversed_taps, None, how)
+        new = _convolution(
+            module, node, gradient, reversed_taps, None, (around, stride, dilation, 1)
+        )
     else:
         sizes, found = given.meta["val"].shape[2:], gradient.meta["val"].shape[2:]
         more = [
@@ -65,8 +72,9 @@ def _pack_backward(module: fx.GraphModule, node: fx.Node) -> None:
                 sizes, found, stride, padding, dilation, taps, strict=True
             )
         ]
-        how = (padding, more, stride, dilation, 1)
-        new = _convolution(module, node, gradient, values, None, how)
+        new = _convolution(
+            module, node, gradient, values, None, (padding, more, stride, dilation, 1)
+        )
     new.meta["val"] = given.meta["val"]
     for user in list(node.users):
         assert user.target is operator.getitem
@@ -82,7 +90,7 @@ def _convolution(
     given: fx.Node,
     weight: torch.Tensor,
     bias: fx.Node | None,
-    how: tuple[object, ...],
+    how: tuple[Any, ...],
 ) -> fx.Node:
     """A node of oneDNN's convolution of `given`; transposed where `how` has output padding."""
     values = weight.contiguous(memory_format=torch.channels_last)
@@ -100,6 +108,14 @@ def _convolution(
         new = module.graph.call_function(target, (given, constant, bias, *how, *NO_ACTIVATION))
     new.meta["val"] = before.meta["val"]
     return new
+
+
+def _packable(module: fx.GraphModule, weight: fx.Node) -> bool:
+    """Whether oneDNN computes in the weight's type on this CPU; it takes no float64 anywhere."""
+    dtype = _value(module, weight).dtype
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def _value(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:

@@ -1,0 +1,225 @@
+"""The training step as one compiled graph computes what autograd computes."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable
+from inspect import currentframe
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch._inductor.exc import InductorError
+
+from tests.captioned import make_captioned, short_lora
+from tests.short_run import PRECISIONS
+from tests.training_fixtures import Flags
+from training.config.command_line import parse
+from training.config.lora import LoraConfig
+from training.config.textual_inversion import TextualInversionConfig
+from training.data.inputs import read_inputs
+from training.loop.build_step import build_step
+from training.loop.compiled import code
+from training.loop.compiled.graph import inputs_of, trace
+from training.loop.compiled.weights import pack_convolutions
+from training.loop.step import TrainingStep
+from training.loop.train import restore, state_of
+from training.machine.stack import resolve_stack
+from training.method import Method
+from training.methods.lora import Lora
+from training.methods.textual_inversion import TextualInversion
+from training.models.denoising import Batch
+from training.ranks.launcher import Ranks
+from training.storage.resume import start_or_resume
+
+ALONE = Ranks("no launcher", 0, 1, 0, 1)
+TOLERANCE = {"no": 1e-5, "bf16": 3e-2}
+Build = Callable[..., TrainingStep]
+
+
+@pytest.fixture
+def build(flags: Flags, tiny_model: Path, latents: Path, tmp_path: Path) -> Build:
+    """A training step of a method on the tiny model."""
+
+    def step(method: type[Method], say: Callable[[str], None] = print, **changes: Any) -> Any:
+        if method is Lora:
+            captioned = make_captioned(tmp_path / "captioned")
+            argv = short_lora(tiny_model, captioned, latents, tmp_path / "run", **changes)
+        else:
+            argv = flags(**changes)
+        kind = LoraConfig if method is Lora else TextualInversionConfig
+        config, _ = parse(kind, argv, "test", "")
+        inputs = read_inputs(method, config, lambda text: None)
+        config.output_dir.mkdir(exist_ok=True)
+        stack = resolve_stack("upstream")
+        record, _ = start_or_resume(inputs, stack, ALONE, lambda text: None)
+        built = build_step(inputs, record, stack, ALONE, say)
+        # Away from the start of LoRA, where the gradient of the first matrices is zero.
+        with torch.no_grad():
+            for name, parameter in built.parameters.items():
+                if "lora_B" in name:
+                    parameter.fill_(1e-2)
+        return built
+
+    return step
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tests of this module keep compiled code."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def small_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a UNet of one level and one attention: fewer kernels to compile."""
+    folder = tmp_path_factory.mktemp("small") / "model"
+    shutil.copytree(tiny_model, folder)
+    shutil.rmtree(folder / "unet")
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type=None,
+        up_block_types=("UpBlock2D",),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    ).save_pretrained(folder / "unet")
+    return folder
+
+
+def batch_of(step: TrainingStep, samples: int) -> Batch:
+    return step.data.batch([step.draws(0, index) for index in range(samples)])
+
+
+def native(step: TrainingStep, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    losses = step.losses(step.parameters, batch)
+    return losses.detach(), list(torch.autograd.grad(losses.sum(), list(step.parameters.values())))
+
+
+def differences(
+    found: tuple[torch.Tensor, list[torch.Tensor]], wanted: tuple[torch.Tensor, list[torch.Tensor]]
+) -> tuple[float, float]:
+    """Relative: the largest of a loss, and that of the whole gradient."""
+    (losses, gradients), (true_losses, true_gradients) = found, wanted
+    flat, true = (torch.cat([g.flatten() for g in gs]) for gs in (gradients, true_gradients))
+    loss = ((losses - true_losses) / true_losses).abs().max()
+    return float(loss), float((flat - true).norm() / true.norm())
+
+
+CASES: dict[str, tuple[type[Method], dict[str, object]]] = {
+    "a word": (TextualInversion, {"num_vectors": 2}),
+    "LoRA": (Lora, {"snr_gamma": 5, "train_batch_size": 2}),
+    "LoRA of convolutions and the text encoder": (
+        Lora,
+        {"lora_layers": "attn2.to_q,conv1,conv2", "train_text_encoder": "true"},
+    ),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", CASES)
+def test_the_graph_has_the_losses_and_gradients_of_autograd(
+    case: str, precision: str, build: Build
+) -> None:
+    method, changes = CASES[case]
+    step = build(method, mixed_precision=precision, **changes)
+    batch = batch_of(step, step.train_batch_size)
+    graph = trace(step.losses, step.parameters, batch)
+    pack_convolutions(graph)
+    names = {str(node.target) for node in graph.graph.nodes}
+    assert "mkldnn._convolution_pointwise.default" in names
+    assert "mkldnn._convolution_transpose_pointwise.default" in names
+    # What is left is that of adapters, whose weights change.
+    assert ("aten.convolution_backward.default" in names) == ("convolutions" in case)
+    with torch.no_grad():
+        losses, *gradients = graph(*inputs_of(step.parameters, batch))
+    loss, gradient = differences((losses, gradients), native(step, batch))
+    assert loss < TOLERANCE[precision]
+    assert gradient < 3 * TOLERANCE[precision]
+
+
+def test_steps_are_those_of_native_and_go_on_bit_for_bit(
+    build: Build, small_model: Path, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one test that compiles: 20 steps, then from their middle by the code that is kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    said: list[str] = []
+    shared = {
+        "pretrained_model_name_or_path": small_model,
+        "gradient_accumulation_steps": 2,
+        "resume_from_checkpoint": None,
+        "overwrite_output_dir": "true",
+    }
+
+    def build_as(frozen: str) -> TrainingStep:
+        return build(TextualInversion, said.append, frozen=frozen, **shared)
+
+    native_step, step = build_as("native"), build_as("compiled")
+    assert any(line.startswith("compiling ") for line in said)
+    losses: dict[str, list[float]] = {"native": [], "compiled": []}
+    for number in range(20):
+        if number == 12:
+            middle = copy.deepcopy(state_of(number, step))
+        losses["native"].append(native_step(number, 1e-2, lambda: False).loss)
+        losses["compiled"].append(step(number, 1e-2, lambda: False).loss)
+    assert losses["compiled"] == pytest.approx(losses["native"], rel=1e-5)
+
+    said.clear()
+    again = build_as("compiled")
+    assert "compiled code found" in said
+    restore(middle, again)
+    for number in range(12, 20):
+        assert again(number, 1e-2, lambda: False).loss == losses["compiled"][number]
+    assert torch.equal(again.parameters["rows"], step.parameters["rows"])
+
+
+def test_without_a_compiler_native_runs(
+    build: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(code, "compiler_is_missing", lambda: True)
+    step = build(TextualInversion, frozen="compiled")
+    assert "--frozen compiled: there is no C++ compiler" in capsys.readouterr().err
+    assert step.compiled is None
+    assert step(0, 1e-2, lambda: False).loss > 0
+
+
+def test_what_inductor_cannot_compile_runs_native(
+    build: Build, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))
+
+    def broken(*args: object, **named: object) -> None:
+        raise InductorError(RuntimeError("Python.h: No such file"), currentframe())
+
+    monkeypatch.setattr(code, "compile_fx_inner", broken)
+    said: list[str] = []
+    step = build(TextualInversion, said.append, frozen="compiled", num_vectors=2)
+    assert "cannot be compiled here, so this runs native: RuntimeError: Python.h" in said[-1]
+    assert step(0, 1e-2, lambda: False).loss > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "why"),
+    [
+        (TextualInversion, {"gradient_checkpointing": "true"}, "--gradient_checkpointing"),
+        (Lora, {"lora_dropout": 0.1}, "dropout is drawn anew"),
+    ],
+)
+def test_what_a_graph_cannot_compute_runs_native(
+    method: type[Method],
+    changes: dict[str, object],
+    why: str,
+    build: Build,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step = build(method, frozen="compiled", **changes)
+    assert f"--frozen compiled: {why}" in capsys.readouterr().err
+    assert step.compiled is None
