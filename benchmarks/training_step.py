@@ -189,8 +189,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=6, help="per process [6]")
     parser.add_argument("--turns", type=int, default=2, help="processes per precision [2]")
     parser.add_argument("--resolution", type=int, default=512, help="pixels [512]")
-    parser.add_argument("--frozen", choices=("native", "ipex"), default="native",
-                        help="ipex needs .venv-intel [native]")  # fmt: skip
+    parser.add_argument("--frozen", choices=("native", "ipex", "compiled"),
+                        default="native",
+                        help="ipex needs .venv-intel, compiled g++ [native]")  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=list(PRECISIONS),
                         help="[both]")  # fmt: skip
     parser.add_argument("--folder", type=Path, help="for the weights [a temporary folder]")

@@ -117,7 +117,11 @@ def _of_report(host: Host, report: Report, of_head: Report) -> list[CheckResult]
     findings = _asked("packages", host.name, partial(_packages, host, report))
     if not isinstance(of_head, UserError):
         findings += nodes.files(host.name, report, of_head)
-    return [*findings, nodes.disk(host.name, report, host.layout.root)]
+    return [
+        *findings,
+        *_asked("C++ compiler", host.name, partial(nodes.compiler, host.name, report)),
+        nodes.disk(host.name, report, host.layout.root),
+    ]
 
 
 def _oneccl(threads: ThreadPoolExecutor, equipped: Sequence[Host]) -> list[CheckResult]:

@@ -105,6 +105,13 @@ def files(name: str, report: Mapping[str, Any], head: Mapping[str, Any]) -> list
     return findings
 
 
+def compiler(name: str, report: Mapping[str, Any]) -> CheckResult:
+    """What `--frozen compiled` needs; nothing else does, so a node without it passes."""
+    there = report["compiler"]
+    without = "none: --frozen compiled computes natively (Debian: apt install g++ python3-dev)"
+    return CheckResult("C++ compiler", name, True, there or without)
+
+
 def disk(name: str, report: Mapping[str, Any], root: str) -> CheckResult:
     """Room to write what a training writes."""
     free = report["disk_free"] / GIB

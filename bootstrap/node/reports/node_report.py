@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,12 +21,13 @@ CHUNK = 1 << 22
 
 
 def report(root: Path) -> dict[str, object]:
-    """Packages, free disk, and how models and pictures differ from what was put there."""
+    """Packages, C++ compiler, disk, and how models and pictures differ from what was put there."""
     return {
         "packages": {
             (item.metadata["Name"] or "?").lower().replace("_", "-"): item.version
             for item in importlib.metadata.distributions()
         },
+        "compiler": shutil.which(os.environ.get("CXX", "g++")),
         "disk_free": shutil.disk_usage(root).free,
         "folders": {
             str(manifest.with_suffix("").relative_to(root)): against(manifest)

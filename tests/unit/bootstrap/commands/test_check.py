@@ -96,6 +96,14 @@ def test_a_wrong_package_is_named(installed: dict[str, str], says: str) -> None:
     assert finding.fix == ("" if finding.passed else "fab bootstrap")
 
 
+def test_a_node_without_a_compiler_is_named_and_passes() -> None:
+    there = nodes.compiler("n1", {"compiler": "/usr/bin/g++"})
+    assert (there.passed, there.found) == (True, "/usr/bin/g++")
+    lacking = nodes.compiler("n2", {"compiler": None})
+    assert lacking.passed
+    assert lacking.found.startswith("none: --frozen compiled computes natively")
+
+
 def test_a_full_disk_and_a_skewed_clock_are_named() -> None:
     full = nodes.disk("n1", {"disk_free": 1 << 20}, "/home/ana/.xeon-diffusion")
     assert (full.passed, full.found) == (False, "0.0 GiB free")
