@@ -65,6 +65,10 @@ class StepProgress:
     def step(self, done: int, figures: str) -> None:
         """`done` steps are complete; `figures` is shown beside the bar."""
         self.done = done
+        if (
+            done == self._from
+        ):  # what comes before the first step tells nothing of how long one takes
+            self._started = time.monotonic()
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done, figures=figures)
         elif self.shown:
@@ -82,10 +86,8 @@ class StepProgress:
         if now - self._last_line < LINE_EVERY_SECONDS and self.done < self.total:
             return
         self._last_line = now
-        per_step = (now - self._started) / max(1, self.done - self._from)
-        left = per_step * (self.total - self.done)
-        print(
-            f"{self.title} {self.done}/{self.total}  {figures}  {left:.0f} s left",
-            file=self.stream,
-            flush=True,
-        )
+        line = f"{self.title} {self.done}/{self.total}  {figures}"
+        if self._from < self.done < self.total:
+            per_step = (now - self._started) / (self.done - self._from)
+            line += f"  {per_step * (self.total - self.done):.0f} s left"
+        print(line.rstrip(), file=self.stream, flush=True)

@@ -43,3 +43,18 @@ def test_lines_show_brackets_as_they_are() -> None:
         progress.note(WORDS)
         progress.step(1, WORDS)
     assert stream.getvalue().count(WORDS) == 3
+
+
+def test_time_left_is_told_from_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("training.outputs.progress.time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with StepProgress("training", 10, 0, shown=True, stream=stream) as progress:
+        for seconds, done in ((40, 0), (50, 2), (90, 10)):
+            now[0] = seconds
+            progress.step(done, f"at {seconds}")
+    assert stream.getvalue().splitlines() == [
+        "training 0/10  at 40",
+        "training 2/10  at 50  40 s left",
+        "training 10/10  at 90",
+    ]
