@@ -9,6 +9,8 @@ from typing import IO
 
 OnLine = Callable[[str], None]
 OnBytes = Callable[[int], None]
+SPOOLED = 8 << 20
+"""Bytes of a stream that are kept in memory; what is longer goes to a temporary file."""
 
 
 @dataclass(frozen=True)

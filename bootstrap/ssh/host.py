@@ -14,7 +14,7 @@ from bootstrap.errors import CommandFailed, ConnectionLost, UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.paths import Layout, node_root
 from bootstrap.ssh import transfer
-from bootstrap.ssh.command import Command, CommandResult, OnLine, one_line, script
+from bootstrap.ssh.command import SPOOLED, Command, CommandResult, OnLine, one_line, script
 from bootstrap.ssh.command_output import Output
 from bootstrap.ssh.transport import Broken, LocalTransport, Transport
 
@@ -107,7 +107,7 @@ class Host:
             UserError: it was not even begun, or printed more than is kept.
         """
         line = one_line(command)
-        with tempfile.SpooledTemporaryFile(max_size=transfer.SPOOLED) as source:
+        with tempfile.SpooledTemporaryFile(max_size=SPOOLED) as source:
             source.write(stdin)
             source.seek(0)
             output = self.stream(

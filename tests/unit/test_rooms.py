@@ -43,7 +43,11 @@ def test_the_contract_is_kept(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "line", "said"),
     [
-        ("bootstrap/ssh/transfer.py", "import bootstrap.commands.train", "bootstrap.ssh is not"),
+        (
+            "bootstrap/ssh/host.py",
+            "import bootstrap.commands.train",
+            "bootstrap.ssh is not",
+        ),
         ("bootstrap/node/job.py", "import bootstrap.ssh.host", "bootstrap.node is not allowed"),
         ("bootstrap/node/job.py", "def later():\n    import paramiko", "to import paramiko"),
         ("bootstrap/node/mpi.py", "from fabric import Connection", "to import fabric"),

@@ -11,10 +11,10 @@ import pytest
 
 from bootstrap.errors import ConnectionLost, UserError
 from bootstrap.inventory.inventory import Inventory, Node
-from bootstrap.ssh import transfer
 from bootstrap.ssh.host import Host
 from bootstrap.ssh.local_files import PARTIAL
 from bootstrap.ssh.open_hosts import open_hosts
+from bootstrap.ssh.transfer import fetching, listing
 from tests.sshd import Sshd, make_key, serving
 
 
@@ -169,7 +169,7 @@ def test_a_damaged_rest_of_an_earlier_send_is_no_harm(
     source = tmp_path / "large"
     source.write_bytes(os.urandom(2 << 20))
     there.mkdir()
-    digest = transfer._entry(source).sha256[:12]
+    digest = listing.entry_of(source).sha256[:12]
     (there / f"large{PARTIAL}{digest}").write_bytes(b"x" * 1000)
     with pytest.raises(UserError, match="arrived damaged"):
         host.send(source, str(there / "large"))
@@ -183,14 +183,14 @@ def test_a_file_that_grows_is_fetched_as_far_as_it_was(
     there.mkdir()
     events = there / "events.jsonl"
     events.write_text("one\n")
-    listed = transfer._listed
+    listed = listing.listed
 
-    def listed_and_grown(where: Host, path: str) -> dict[str, transfer.Entry]:
+    def listed_and_grown(where: Host, path: str) -> dict[str, listing.Entry]:
         entries = listed(where, path)
         events.write_text("one\ntwo\n")
         return entries
 
-    monkeypatch.setattr(transfer, "_listed", listed_and_grown)
+    monkeypatch.setattr(fetching, "listed", listed_and_grown)
     host.fetch(str(there), tmp_path / "back")
     assert (tmp_path / "back" / "events.jsonl").read_text() == "one\n"
 

@@ -12,10 +12,11 @@ import pytest
 
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
-from bootstrap.ssh import command_output, transfer
+from bootstrap.ssh import command_output
 from bootstrap.ssh.command_output import Output
 from bootstrap.ssh.framing import KEPT, Mark, Unframed
 from bootstrap.ssh.host import Host, local_host
+from bootstrap.ssh.transfer import fetching, listing, whole_files
 
 BIG = 64 << 20
 LIMIT = 1 << 18
@@ -110,9 +111,9 @@ def test_no_more_is_taken_than_was_listed(
     with (there / "file").open("wb") as file:
         file.truncate(BIG)
     digest = hashlib.sha256(bytes(size)).hexdigest()
-    monkeypatch.setattr(transfer, "LIST", f"printf '{digest} {size} ./file\\0'")
-    monkeypatch.setattr(transfer, "TOGETHER", 'cat "$1/file"')
-    monkeypatch.setattr(transfer, "REST", 'cat "$1"')
+    monkeypatch.setattr(listing, "LIST", f"printf '{digest} {size} ./file\\0'")
+    monkeypatch.setattr(fetching, "TOGETHER", 'cat "$1/file"')
+    monkeypatch.setattr(fetching, "REST", 'cat "$1"')
     taken = 0
 
     def count(piece: int) -> None:
@@ -128,13 +129,14 @@ def test_no_more_is_taken_than_was_listed(
 def test_a_listing_and_a_file_have_an_end_too(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "TEXT_LIMIT", 1 << 20)
+    for module in (listing, whole_files):
+        monkeypatch.setattr(module, "TEXT_LIMIT", 1 << 20)
     (tmp_path / "there").mkdir()
     with (tmp_path / "there" / "file").open("wb") as file:
         file.truncate(BIG)
     with pytest.raises(UserError, match="more was sent than 1048576 bytes"):
         host.read(str(tmp_path / "there" / "file"))
-    monkeypatch.setattr(transfer, "LIST", "yes")
+    monkeypatch.setattr(listing, "LIST", "yes")
     with pytest.raises(UserError, match=r"its list of .*: more was sent than"):
         host.fetch(str(tmp_path / "there"), tmp_path / "here")
 
@@ -143,7 +145,7 @@ def test_what_has_no_room_here_is_not_begun(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "there").mkdir()
-    monkeypatch.setattr(transfer, "LIST", f"printf '{'0' * 64} {10**17} ./file\\0'")
+    monkeypatch.setattr(listing, "LIST", f"printf '{'0' * 64} {10**17} ./file\\0'")
     with pytest.raises(UserError, match=r"has 93132257\.5 GiB that are not here, and .* has only"):
         host.fetch(str(tmp_path / "there"), tmp_path / "deep" / "here")
     assert not (tmp_path / "deep").exists()
