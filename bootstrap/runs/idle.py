@@ -43,6 +43,10 @@ def _mark(head: Host) -> str:
     return f"{MODULE} check {head.layout.root} "
 
 
+def _settings(head: Host) -> str:
+    return f"{head.layout.idle}/settings.json"
+
+
 def follow_config(head: Host, inventory: Inventory) -> None:
     """Have the head watch, or no longer, as the stack's config says.
 
@@ -51,7 +55,7 @@ def follow_config(head: Host, inventory: Inventory) -> None:
     """
     if inventory.resource_group is None:
         return
-    settings = f"{head.layout.idle}/settings.json"
+    settings = _settings(head)
     if not inventory.idle_minutes:
         if head.exists(settings):
             stop(head)
@@ -71,8 +75,8 @@ def stop(host: Host) -> None:
 
 
 def told(head: Host) -> Idle:
-    """What the head is about to do."""
-    return _ask(head, "tell")
+    """What the head is about to do; one that was never told to watch is not asked."""
+    return _ask(head, "tell") if head.exists(_settings(head)) else {"minutes": 0}
 
 
 def stay_awake(head: Host, hours: float) -> Idle:

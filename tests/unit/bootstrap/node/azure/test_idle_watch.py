@@ -220,6 +220,11 @@ def test_bootstrap_starts_and_ends_the_watch_as_the_stack_says(
     assert idle.told(head) == {"minutes": 0}
 
 
+def test_a_head_that_was_set_up_before_there_was_a_watch_is_not_asked(head: Host) -> None:
+    Path(head.python).unlink()
+    assert idle.told(head) == {"minutes": 0}
+
+
 def test_a_head_without_the_right_is_refused(head: Host, azure: type[Azure]) -> None:
     azure.refused = {"head"}
     with pytest.raises(UserError, match=r"^idle_minutes: head cannot deallocate the VMs"):
