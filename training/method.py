@@ -27,10 +27,12 @@ class Sentences:
     Attributes:
         texts: each once.
         of_picture: the index into `texts` of each picture's own; None: any goes with any picture.
+        variants: how many, one after the other from there on, are a picture's own.
     """
 
     texts: tuple[str, ...]
     of_picture: tuple[int, ...] | None = None
+    variants: int = 1
 
 
 class Method(ABC):
@@ -78,7 +80,8 @@ class Method(ABC):
         """The sentences that pictures are paired with.
 
         Args:
-            captions: of each picture; None where the configuration asks for none.
+            captions: of each picture; or, where the configuration asks for subfolders, the name of
+                its own; None where it asks for neither.
         """
 
     @abstractmethod
@@ -107,6 +110,24 @@ class Method(ABC):
         """Let the UNet compute its activations again in the backward pass: less memory."""
         models.unet.enable_gradient_checkpointing()
         models.unet.train()
+
+    def first_step(self, name: str) -> int:
+        """The optimizer step, from 0, in which a parameter is trained for the first time."""
+        del name
+        return 0
+
+    def rate_factor(self, name: str) -> float:
+        """What the learning rate is multiplied by for a parameter."""
+        del name
+        return 1.0
+
+    def refuse_too_few_steps(self, max_train_steps: int) -> None:
+        """Make sure that every parameter is trained in a run of so many steps.
+
+        Raises:
+            SharedError: one is not.
+        """
+        del max_train_steps
 
     def losses(self, denoising: Denoising, parameters: Values, batch: Batch) -> torch.Tensor:
         """The loss of each sample, [samples]: a pure function of `parameters` and `batch`."""

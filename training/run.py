@@ -138,8 +138,15 @@ def _read(method: type[Method], config: RunConfig, process: Process) -> Run:
     inputs = on_all_ranks(
         process.ranks, lambda: read_inputs(method, config, process.print_rank_0, dtype)
     )
+    optimization, epoch = inputs.config.optimization, _epoch(inputs)
+    batch = optimization.global_batch(process.ranks.size)
+    inputs.method.refuse_too_few_steps(optimization.total_steps(epoch, batch))
     record, state = start_or_resume(inputs, process.stack, process.ranks, process.print_rank_0)
     return Run(inputs, record, state)
+
+
+def _epoch(inputs: Inputs) -> int:
+    return epoch_length(inputs.pictures, inputs.config.repeats)
 
 
 def _build(run: Run, process: Process, native_resolution: bool) -> TrainingStep:
@@ -158,8 +165,7 @@ def _train(run: Run, process: Process, step: TrainingStep) -> Trained:
     inputs, record = run.inputs, run.record
     data, optimization = inputs.config.data, inputs.config.optimization
     saving, validation = inputs.config.outputs, inputs.config.validation
-    epoch = epoch_length(inputs.pictures, data.repeats)
-    end = optimization.total_steps(epoch, record.global_batch)
+    end = optimization.total_steps(_epoch(inputs), record.global_batch)
     start, first = run.state.step if run.state else 0, process.ranks.is_main_process
     outputs = Outputs(
         saving,

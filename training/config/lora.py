@@ -1,15 +1,22 @@
-"""The configuration of a LoRA run: the adapters, the captions, and the file of the weights."""
+"""The configuration of a LoRA run: adapters, captions, new words, and the files of all that."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
 from training.config.captions import CaptionConfig
 from training.config.groups import Group, key
 from training.config.run import RunConfig, Sampling, register
+from training.config.words import (
+    LearnedEmbedsConfig,
+    WordConfig,
+    loading_lines,
+    refuse_no_start,
+    words_of_folders,
+)
 
 LORA_NAME = "pytorch_lora_weights"
 KOHYA_FILE = "kohya_lora.safetensors"
@@ -67,8 +74,47 @@ class LoraFileConfig(Group):
     )
 
 
+class PivotalConfig(WordConfig):
+    """New words that are learned before the adapters, and then together with them."""
+
+    train_text_encoder_ti: bool = key(
+        "concept",
+        False,
+        "Learn new words, too, which the captions have in them: they alone at first, then they and "
+        "the adapters (pivotal tuning).",
+    )
+    max_train_steps_ti: int = key(
+        "concept",
+        200,
+        "Optimizer steps, the first, in which the new words alone are learned.",
+        ge=0,
+    )
+    learning_rate_ti: float = key(
+        "concept", 5e-4, "Learning rate of the new words, after warmup.", gt=0, le=1
+    )
+
+    @field_validator("train_text_encoder_ti")
+    @classmethod
+    def _with_words(cls, value: bool, info: ValidationInfo) -> bool:
+        if "placeholder_token" not in info.data or "initializer_token" not in info.data:
+            return value  # they are wrong, and told so
+        words: str | None = info.data["placeholder_token"]
+        if value and words is None:
+            raise ValueError("needs placeholder_token: the new word, as the captions have it")
+        if value and words is not None:
+            refuse_no_start(words, info.data["initializer_token"], info.data.get("initial_embeds"))
+        if not value and words is not None:
+            raise ValueError(
+                f"placeholder_token {words} is learned with it alone: give "
+                "--train_text_encoder_ti, or leave the word out"
+            )
+        return value
+
+
 @register
-class LoraConfig(LoraFileConfig, RunConfig, CaptionConfig, AdapterConfig):
+class LoraConfig(
+    LoraFileConfig, LearnedEmbedsConfig, RunConfig, CaptionConfig, AdapterConfig, PivotalConfig
+):
     """Everything that decides what a LoRA run computes and what it writes.
 
     Defaults are those of diffusers' train_text_to_image_lora.py.
@@ -76,7 +122,9 @@ class LoraConfig(LoraFileConfig, RunConfig, CaptionConfig, AdapterConfig):
 
     method: ClassVar[str] = "lora"
     may_differ_on_resume: ClassVar[frozenset[str]] = RunConfig.may_differ_on_resume | {
-        "lora_format"
+        "lora_format",
+        "no_safe_serialization",
+        "embeds_format",
     }
     identified_by_content: ClassVar[dict[str, str]] = {
         **RunConfig.identified_by_content,
@@ -85,6 +133,8 @@ class LoraConfig(LoraFileConfig, RunConfig, CaptionConfig, AdapterConfig):
         "caption_column": "captions",
         "caption_encoding": "captions",
         "caption_fallback": "captions",
+        "initializer_token": "rows",
+        "initial_embeds": "rows",
     }
 
     train_data_dir: Path = key("data", ..., "Folder with the pictures and their captions.")
@@ -125,6 +175,20 @@ class LoraConfig(LoraFileConfig, RunConfig, CaptionConfig, AdapterConfig):
         return self.group(AdapterConfig)
 
     @property
+    def embeds(self) -> LearnedEmbedsConfig:
+        """The keys of the learned_embeds files' form."""
+        return self.group(LearnedEmbedsConfig)
+
+    @property
+    def subfolders(self) -> tuple[str, ...] | None:
+        """Of several new words the folder of each."""
+        return self.subfolders_of_words
+
+    def with_subfolders(self, names: list[str]) -> Self:
+        """The words named, where they are called like the subfolders."""
+        return self.model_copy(update={"placeholder_token": words_of_folders(names)})
+
+    @property
     def captions(self) -> CaptionConfig:
         """The captions' keys."""
         return self.group(CaptionConfig)
@@ -148,13 +212,21 @@ class LoraConfig(LoraFileConfig, RunConfig, CaptionConfig, AdapterConfig):
     def summary(self) -> str:
         """The rank, and which parts have adapters."""
         parts = "UNet and the text encoder" if self.train_text_encoder else "UNet"
-        return f"LoRA of rank {self.rank} for the {parts}"
+        words = ", ".join(word.placeholder_token for word in self.concepts)
+        return f"LoRA of rank {self.rank} for the {parts}{f', with {words}' if words else ''}"
 
     def usage(self, repository: str) -> str:
-        """Loading the weights."""
-        return f'pipeline.load_lora_weights("{repository}")\npipeline("...").images[0]\n'
+        """Loading the weights, and the new words."""
+        words = [concept.placeholder_token for concept in self.concepts]
+        lines = [
+            f'pipeline.load_lora_weights("{repository}")',
+            *loading_lines(self.concepts, repository),
+            f'pipeline("{", ".join(words) or "..."}").images[0]\n',
+        ]
+        return "\n".join(lines)
 
     @property
     def own_files(self) -> tuple[str, ...]:
         """What `training.methods.lora` writes into the run folder."""
-        return (f"{LORA_NAME}.safetensors", f"{LORA_NAME}-steps-*", KOHYA_FILE)
+        words = [name for concept in self.concepts for name in concept.own_files]
+        return (f"{LORA_NAME}.safetensors", f"{LORA_NAME}-steps-*", KOHYA_FILE, *words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from training.config.captions import CaptionConfig
 from training.config.groups import (
@@ -128,6 +128,15 @@ class RunConfig(
     def captions(self) -> CaptionConfig | None:
         """The captions' keys; None: this method's pictures have none."""
         return None
+
+    @property
+    def subfolders(self) -> tuple[str, ...] | None:
+        """The subfolders that the pictures are in; (): all that have any; None: as usual."""
+        return None
+
+    def with_subfolders(self, names: list[str]) -> Self:
+        """The configuration with what it leaves to the subfolders that were found; () asked."""
+        raise NotImplementedError(f"{self.method} names nothing after {names}")
 
     @property
     def in_buckets(self) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusers.loaders import TextualInversionLoaderMixin
+
 from training.config.captions import METADATA, CaptionConfig
 from training.data.dataset import Picture
 from training.errors import UserError
@@ -71,6 +73,39 @@ def tell_of_long_captions(
             f"({limit}): what is beyond is not learned. The longest has {counts[longest]}: "
             f"{longest[:60]!r}"
         )
+
+
+def captions_with_words(
+    captions: Sequence[str],
+    words: Sequence[Sequence[str]],
+    tokenizer: Any,
+    notify: Callable[[str], None],
+) -> list[str]:
+    """The captions, in which each new word is followed by the tokens of its further rows.
+
+    Args:
+        words: the tokens that each new word stands for; the tokenizer has them.
+        notify: told how many captions have no new word in them.
+
+    Raises:
+        UserError: a word is in no caption, or beyond what the text encoder reads in all of them:
+            it could not be learned.
+    """
+    mixin = TextualInversionLoaderMixin()
+    texts = [mixin.maybe_convert_prompt(caption, tokenizer) for caption in captions]
+    read = [set(ids) for ids in tokenizer(texts, truncation=True).input_ids]
+    found = [[set(tokenizer.convert_tokens_to_ids(word)) <= ids for word in words] for ids in read]
+    for word, inside in zip(words, zip(*found, strict=True), strict=True):
+        if not any(inside):
+            raise UserError(
+                f"placeholder_token {word[0]}: no caption has it among the tokens that the model "
+                f"reads ({tokenizer.model_max_length}), so that it cannot be learned. Write it "
+                f"into the captions; or, for pictures without one, give --caption_fallback "
+                f'"a photo of {word[0]}".'
+            )
+    if number := sum(not any(inside) for inside in found):
+        notify(f"{number} of {len(captions)} captions have no new word in them.")
+    return texts
 
 
 def _name(folder: Path, path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -29,12 +30,14 @@ class Picture:
         digest: SHA-256 of the file's bytes.
         repeats: how often it is seen in an epoch, if its folder's name says so.
         size: width and height, upright; a huge picture's in the same proportion.
+        subfolder: the name of its folder, without repeats, where these were asked for.
     """
 
     path: Path
     digest: str
     repeats: int | None = None
     size: tuple[int, int] = (1, 1)
+    subfolder: str = ""
 
 
 def find_pictures(
@@ -42,6 +45,7 @@ def find_pictures(
     skip_broken: bool,
     notify: Callable[[str], None],
     beside: Sequence[str] = (),
+    subfolders: Sequence[str] | None = None,
 ) -> list[Picture]:
     """The pictures of `folder`, by name; files of other kinds are skipped.
 
@@ -52,13 +56,15 @@ def find_pictures(
         skip_broken: leave out unreadable pictures, with a notice each, instead of raising.
         notify: called with a line for each file or folder left out.
         beside: patterns of the names of other files that belong here, and are not spoken of.
+        subfolders: take the pictures of these, named so or `N_name`, and say whose each is;
+            (): of all that have pictures.
 
     Raises:
         UserError: no folder, no pictures, or unreadable ones: every one of them is named.
     """
     if not folder.is_dir():
         raise UserError(f"train_data_dir {folder}: is not a folder.")
-    places = _places(folder, notify)
+    places = _places(folder, notify, subfolders)
     files = [file for place in places for file in _files(place)]
     pictures, problems = [], []
     for file in files:
@@ -74,7 +80,8 @@ def find_pictures(
             problems.append(name.removesuffix(file.name) + str(error))
             continue
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        pictures.append(Picture(file, digest, places[file.parent], size))
+        where = "" if subfolders is None else _name_of(file.parent)
+        pictures.append(Picture(file, digest, places[file.parent], size, where))
     if problems and not skip_broken:
         lines = "\n".join(f"  - {problem}" for problem in problems)
         raise UserError(
@@ -91,8 +98,13 @@ def find_pictures(
     return pictures
 
 
-def first_pictures(folder: Path, count: int) -> list[Image.Image]:
+def first_pictures(
+    folder: Path, count: int, subfolders: Sequence[str] | None = None
+) -> list[Image.Image]:
     """The first `count` pictures of `folder` that can be read, by name; the others stay closed.
+
+    Args:
+        subfolders: as in `find_pictures`; of each one in turn.
 
     Raises:
         UserError: pictures are in several places, or in subfolders of another layout.
@@ -100,17 +112,24 @@ def first_pictures(folder: Path, count: int) -> list[Image.Image]:
     pictures: list[Image.Image] = []
     if not folder.is_dir():
         return pictures
-    for place in _places(folder, lambda text: None):
-        for file in _files(place):
-            if len(pictures) == count:
-                return pictures
-            with contextlib.suppress(UserError):
-                pictures.append(open_picture(file))
+    files = [_files(place) for place in _places(folder, lambda text: None, subfolders)]
+    if subfolders is not None:
+        files = [[file for file in each if file] for each in itertools.zip_longest(*files)]
+    for file in itertools.chain(*files):
+        if len(pictures) == count:
+            return pictures
+        with contextlib.suppress(UserError):
+            pictures.append(open_picture(file))
     return pictures
 
 
-def _places(folder: Path, notify: Callable[[str], None]) -> dict[Path, int | None]:
+def _places(
+    folder: Path, notify: Callable[[str], None], subfolders: Sequence[str] | None = None
+) -> dict[Path, int | None]:
     """Where the pictures are: the folder itself, or its `N_name` subfolders with their N.
+
+    Args:
+        subfolders: as in `find_pictures`: then they are in these.
 
     Raises:
         UserError: in both, or in other subfolders alone.
@@ -122,6 +141,8 @@ def _places(folder: Path, notify: Callable[[str], None]) -> dict[Path, int | Non
         and path.name[0] != "."
         and (count := sum(is_a_picture(file) for file in _files(path)))
     }
+    if subfolders is not None:
+        return _named_places(folder, list(inside), subfolders, notify)
     repeats = {path: int(found[1]) for path in inside if (found := REPEATED.fullmatch(path.name))}
     others = [path for path in inside if not repeats.get(path)]
     named = ", ".join(f"{path.name}/ ({inside[path]})" for path in others)
@@ -140,6 +161,43 @@ def _places(folder: Path, notify: Callable[[str], None]) -> dict[Path, int | Non
     if named:
         notify(f"skipped, with their pictures: {named}")
     return used or {folder: None}
+
+
+def _named_places(
+    folder: Path, inside: list[Path], names: Sequence[str], notify: Callable[[str], None]
+) -> dict[Path, int | None]:
+    """The subfolders of these names, with or without repeats; of no names all of `inside`.
+
+    Raises:
+        UserError: pictures are beside them, or one of them has none.
+    """
+    if any(is_a_picture(file) for file in _files(folder)):
+        raise UserError(
+            f"train_data_dir {folder}: has pictures in it, but those of several words are each in "
+            "the subfolder of its word. Put them there."
+        )
+    used = [path for path in inside if not names or _name_of(path) in names]
+    lacking = [name for name in names if name not in map(_name_of, used)]
+    if lacking or not used:
+        there = ", ".join(f"{path.name}/" for path in inside) or "none"
+        wanted = f"{lacking[0]}/" if lacking else "in which pictures are"
+        raise UserError(
+            f"train_data_dir {folder}: has no subfolder {wanted} (with pictures it has: {there}). "
+            "Each word is learned from the subfolder of its name."
+        )
+    if left := [path for path in inside if path not in used]:
+        notify(f"skipped, with their pictures: {', '.join(f'{path.name}/' for path in left)}")
+    return {path: _repeats_of(path) for path in used}
+
+
+def _name_of(folder: Path) -> str:
+    """A subfolder's name without repeats."""
+    return folder.name.split("_", 1)[1] if REPEATED.fullmatch(folder.name) else folder.name
+
+
+def _repeats_of(folder: Path) -> int | None:
+    found = REPEATED.fullmatch(folder.name)
+    return (int(found[1]) or None) if found else None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -49,6 +49,7 @@ class Draws:
         of_picture: the prompt of each picture; None: any goes with any picture.
         sampling: what may happen to a sample.
         empty_prompt: the index of the empty prompt, where `sampling` asks for it.
+        variants: how many prompts, from that of `of_picture` on, are a picture's own.
     """
 
     seed: int
@@ -62,6 +63,7 @@ class Draws:
     sampling: Sampling = field(default_factory=Sampling)
     empty_prompt: int = 0
     latent_shapes: tuple[tuple[int, int, int], ...] = ()
+    variants: int = 1
 
     def __call__(self, step: int, index: int) -> Draw:
         """Sample `index` (0 <= index < global_batch) of optimizer step `step` (from 0)."""
@@ -92,7 +94,13 @@ class Draws:
             generator = generator_for(self.seed, "empty prompt", step, index)
             if float(torch.rand((), generator=generator)) < self.sampling.empty_prompts:
                 return self.empty_prompt
-        return drawn if self.of_picture is None else self.of_picture[picture]
+        return self._own(picture, drawn)
+
+    def _own(self, picture: int, number: int) -> int:
+        """Prompt `number` of those that go with a picture, counted around."""
+        if self.of_picture is None:
+            return number % self.prompts
+        return self.of_picture[picture] + number % self.variants
 
     def _offset(self, step: int, index: int) -> torch.Tensor | float:
         """A noise that is the same for all of a channel: [channels, 1, 1] (crosslabs.org, 2023)."""
@@ -115,12 +123,11 @@ class Draws:
         for index in range(count):
             generator = generator_for(self.seed, "evaluation", index)
             picture = index % self.pictures
-            own = None if self.of_picture is None else self.of_picture[picture]
             draws.append(
                 Draw(
                     picture=picture,
                     flip=False,
-                    prompt=index % self.prompts if own is None else own,
+                    prompt=self._own(picture, index),
                     timestep=int((index + 0.5) / count * self.num_train_timesteps),
                     posterior_noise=torch.randn(self._shape(picture), generator=generator),
                     noise=torch.randn(self._shape(picture), generator=generator),

@@ -56,9 +56,14 @@ def read_inputs(
     """
     folder, captions = config.train_data_dir, None
     beside = config.captions.files if config.captions else ()
-    pictures = find_pictures(folder, config.skip_broken_images, notify, beside)
+    asked = config.subfolders
+    pictures = find_pictures(folder, config.skip_broken_images, notify, beside, asked)
+    if asked == ():
+        config = config.with_subfolders(list(dict.fromkeys(each.subfolder for each in pictures)))
     if config.captions:
         captions = read_captions(folder, config.captions, pictures, notify)
+    elif asked is not None:
+        captions = [picture.subfolder for picture in pictures]
     models = load_models(config.model, notify, dtype)
     if config.resolution is None:
         config = config.model_copy(update={"resolution": native_resolution(models)})

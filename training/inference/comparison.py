@@ -25,10 +25,13 @@ FIRST_SEED = 1000
 
 
 def load_learned(folder: Path) -> tuple[TextualInversionConfig, Any]:
-    """A run's config, and its base pipeline with the learned word loaded, in float32."""
+    """A run's config, and its base pipeline with the learned words loaded, in float32."""
     config, _ = read_config(folder, TextualInversionConfig)
-    models = models_with_rows(config.model, config.concept, load_embeds(learned(folder, None)))
-    return config, build_pipeline(models)
+    words = [
+        (concept, load_embeds(learned(folder, None, concept.file_stem)))
+        for concept in config.concepts
+    ]
+    return config, build_pipeline(models_with_rows(config.model, words))
 
 
 def draw_both(
@@ -103,7 +106,7 @@ def write_comparison(
     columns = [
         (name, [open_picture(paths[key]) for key in keys]) for name, paths in shown_as.items()
     ]
-    trained_on = first_pictures(config.train_data_dir, SHOWN_SOURCES)
+    trained_on = first_pictures(config.train_data_dir, SHOWN_SOURCES, config.subfolders)
     if not trained_on:
         return None
     side = min(min(picture.size) for picture in trained_on)

@@ -21,7 +21,8 @@ from training.config.groups import ModelConfig
 from training.config.lora import LORA_NAME, LoraConfig
 from training.config.quantize import QUANTIZED_NAME, QuantizeConfig
 from training.config.run import RunConfig
-from training.config.textual_inversion import EMBEDS_NAME, TextualInversionConfig
+from training.config.textual_inversion import TextualInversionConfig
+from training.config.words import EMBEDS_NAME
 from training.data.prompts import check_prompt
 from training.errors import UserError
 from training.inference import engines, png
@@ -35,12 +36,6 @@ from training.storage.events import events_of, read_events
 from training.storage.run_directory import holds_a_run, read_config
 
 FOLDER = "generated"
-METHODS = {
-    EMBEDS_NAME: TextualInversionConfig.method,
-    LORA_NAME: LoraConfig.method,
-    QUANTIZED_NAME: QuantizeConfig.method,
-}
-"""Which method writes files of these names."""
 
 
 class Progress(AbstractContextManager[Any], Protocol):
@@ -49,13 +44,19 @@ class Progress(AbstractContextManager[Any], Protocol):
     def __call__(self, done: int, picture: int) -> None: ...
 
 
-def learned(folder: Path, step: int | None, stem: str = EMBEDS_NAME) -> Path:
+def learned(
+    folder: Path,
+    step: int | None,
+    stem: str = EMBEDS_NAME,
+    method: str = TextualInversionConfig.method,
+) -> Path:
     """The file with what was learned by `step`; None: the newest there is.
 
     A run that goes on after its end keeps what it had then until its next end.
 
     Args:
         stem: the file's name without its suffix.
+        method: of the run.
 
     Raises:
         UserError: there is none.
@@ -67,7 +68,9 @@ def learned(folder: Path, step: int | None, stem: str = EMBEDS_NAME) -> Path:
         """Of two formats the one that the last end names is the newer, else the later written."""
         return path.name in end.get("paths", ()), path.stat().st_mtime_ns
 
-    found = sorted((path for path in folder.glob(f"{name}.*") if path.suffix in SUFFIXES), key=age)
+    found = sorted(
+        (p for suffix in SUFFIXES if (p := folder / f"{name}{suffix}").exists()), key=age
+    )
     if step is None:
         later = sorted(folder.glob(f"{stem}-steps-*"), key=lambda p: (_step(p), age(p)))
         if later and (not found or _step(later[-1]) > end["step"]):
@@ -76,7 +79,7 @@ def learned(folder: Path, step: int | None, stem: str = EMBEDS_NAME) -> Path:
         steps = ", ".join(sorted(path.stem for path in folder.glob(f"{stem}-steps-*")))
         way_on = "" if steps else (
             " Its run has not come to its first: wait for it, or go on with it: "
-            f"python -m training.{METHODS[stem]} --resume {folder}"
+            f"python -m training.{method} --resume {folder}"
         )  # fmt: skip
         raise UserError(f"{folder}: holds no {name} (it has: {steps or 'none yet'}).{way_on}")
     return found[-1]
@@ -93,7 +96,7 @@ def _last_end(folder: Path) -> dict[str, Any]:
 
 
 def source_of_run(folder: Path, step: int | None) -> tuple[Source, RunConfig]:
-    """A run's model, what it has learned, its precision, and its configuration.
+    """A run's model, the words and the LoRA that it has learned, its precision and configuration.
 
     Raises:
         UserError: the folder holds no run, or nothing learned.
@@ -107,16 +110,21 @@ def source_of_run(folder: Path, step: int | None) -> tuple[Source, RunConfig]:
         dtype="bfloat16" if record.dtype == "bfloat16" else "float32",
         run=folder,
     )
-    if isinstance(config, LoraConfig):
-        lora = Lora(file=File.at(learned(folder, step, LORA_NAME)))
-        return source.model_copy(update={"loras": (lora,)}), config
     if isinstance(config, QuantizeConfig):
-        unet = File.at(learned(folder, step, QUANTIZED_NAME))
+        unet = File.at(learned(folder, step, QUANTIZED_NAME, config.method))
         return source.model_copy(update={"unet": unet}), config
-    if not isinstance(config, TextualInversionConfig):
+    if not isinstance(config, LoraConfig | TextualInversionConfig):
         raise UserError(f"{folder}: holds a run of {config.method}, which draws no pictures here.")
-    word = Word(token=config.placeholder_token, file=File.at(learned(folder, step)))
-    return source.model_copy(update={"words": (word,)}), config
+
+    def file(stem: str) -> File:
+        return File.at(learned(folder, step, stem, config.method))
+
+    loras = (Lora(file=file(LORA_NAME)),) if isinstance(config, LoraConfig) else ()
+    words = tuple(
+        Word(token=concept.placeholder_token, file=file(concept.file_stem))
+        for concept in config.concepts
+    )
+    return source.model_copy(update={"loras": loras, "words": words}), config
 
 
 def _model_of(config: ModelConfig) -> ModelConfig:

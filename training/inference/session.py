@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.config.lora import LoraConfig
 from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
 from training.inference import ask, engines
@@ -50,8 +51,8 @@ class Session:
         """The learned word as it is written; "" where there is none."""
         self.began_as = ""
         """What is drawn in the word's place to compare: what the word was before training."""
-        if isinstance(config, TextualInversionConfig):
-            self.began_as = config.initializer_token or ""
+        if isinstance(config, LoraConfig | TextualInversionConfig) and config.concepts:
+            self.began_as = config.concepts[0].initializer_token or ""
         self.folder = asked.output_dir or (source.run / FOLDER if source.run else Path(FOLDER))
         """Where the pictures go."""
         self._loaded: tuple[Key, engines.Artist] | None = None

@@ -18,6 +18,7 @@ from training.data.encoded_data import EncodedData
 from training.data.inputs import Inputs, read_posteriors
 from training.loop.step import TrainingStep
 from training.machine.stack import Stack
+from training.method import Method
 from training.models import frozen
 from training.models.denoising import Denoising, Noised
 from training.models.loading import Models, divisor, tokenize
@@ -83,7 +84,7 @@ def build_step(
     step = TrainingStep(
         losses,
         parameters,
-        _optimizer(list(parameters.values()), optimization, record.learning_rate),
+        _optimizer(parameters, inputs.method, optimization, record.learning_rate),
         data,
         draws,
         ranks,
@@ -92,6 +93,7 @@ def build_step(
         optimization.max_grad_norm,
         inputs.method.ema_decay,
         _compiled(inputs, record, losses, parameters, ranks, notify),
+        {name: inputs.method.first_step(name) for name in parameters},
     )
     step.compile()
     return step
@@ -178,16 +180,23 @@ def _draws(
         latent_shapes=tuple(shapes) if len(set(shapes)) > 1 else (),
         one_pass=one_pass(inputs.pictures),
         of_picture=inputs.sentences.of_picture,
+        variants=inputs.sentences.variants,
         sampling=inputs.config.sampling,
         empty_prompt=empty_prompt,
     )
 
 
 def _optimizer(
-    parameters: list[torch.nn.Parameter], optimization: OptimizationConfig, learning_rate: float
+    parameters: dict[str, torch.nn.Parameter],
+    method: Method,
+    optimization: OptimizationConfig,
+    learning_rate: float,
 ) -> torch.optim.Optimizer:
+    by_factor: dict[float, list[torch.nn.Parameter]] = {}
+    for name, value in parameters.items():
+        by_factor.setdefault(method.rate_factor(name), []).append(value)
     return torch.optim.AdamW(
-        parameters,
+        [{"params": values, "rate_factor": factor} for factor, values in by_factor.items()],
         lr=learning_rate,
         betas=(optimization.adam_beta1, optimization.adam_beta2),
         weight_decay=optimization.adam_weight_decay,

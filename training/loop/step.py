@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,9 +50,12 @@ class TrainingStep:
     Args:
         losses: the loss of each sample, a pure function of parameters and batch.
         parameters: what is trained, by name.
-        optimizer: of these parameters.
+        optimizer: of these parameters. A group of it may say a `rate_factor`, by which the
+            learning rate is multiplied for it.
         ema_decay: of their moving average; None: there is none.
         compiled: what computes losses and gradients in the place of autograd, where it can.
+        first_steps: in which a parameter is trained for the first time; of others the first, 0.
+            Before that it stays as it is, and nothing of it travels.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class TrainingStep:
         max_grad_norm: float | None,
         ema_decay: float | None = None,
         compiled: CompiledGradients | None = None,
+        first_steps: Mapping[str, int] | None = None,
     ) -> None:
         self.losses = losses
         self.parameters = parameters
@@ -80,6 +84,8 @@ class TrainingStep:
         self.max_grad_norm = max_grad_norm
         self.average = None if ema_decay is None else Average(parameters, ema_decay)
         self.compiled = compiled
+        self.first_steps = {name: (first_steps or {}).get(name, 0) for name in parameters}
+        self._trained = list(parameters.values())
         samples = share(draws.global_batch, ranks.rank, ranks.size)
         self.micro_batches = chunks(samples, train_batch_size)
 
@@ -89,6 +95,7 @@ class TrainingStep:
         Args:
             stop: asked once this rank's work is done, whether it wants to stop after it.
         """
+        self._choose(step)
         loss = self._accumulate(step)
         gradients = self._gradients()
         flat = torch.cat([*gradients, gradients[0].new_tensor([loss, float(stop())])])
@@ -97,9 +104,9 @@ class TrainingStep:
         if math.isfinite(result.loss) and bool(torch.isfinite(flat[:-2]).all()):
             self._take_gradients(flat[:-2])
             if self.max_grad_norm is not None:
-                self.accelerator.clip_grad_norm_(list(self.parameters.values()), self.max_grad_norm)
+                self.accelerator.clip_grad_norm_(self._trained, self.max_grad_norm)
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group.get("rate_factor", 1.0)
             self.optimizer.step()
             if self.average is not None:
                 self.average.update(self.parameters, step)
@@ -118,6 +125,12 @@ class TrainingStep:
         if self.average is None:
             return contextlib.nullcontext()
         return placed(self.parameters, self.average.values)
+
+    def _choose(self, step: int) -> None:
+        """Only what is trained in a step gets a gradient."""
+        for name, value in self.parameters.items():
+            value.requires_grad_(step >= self.first_steps[name])
+        self._trained = [value for value in self.parameters.values() if value.requires_grad]
 
     def _accumulate(self, step: int) -> float:
         """Add this rank's gradient to the parameters'; returns its part of the mean loss."""
@@ -138,8 +151,9 @@ class TrainingStep:
     def _take(self, losses: torch.Tensor, gradients: list[torch.Tensor]) -> float:
         """Add a batch's part of the gradient that is there; returns its part of the mean loss."""
         for value, gradient in zip(self.parameters.values(), gradients, strict=True):
-            part = gradient / self.draws.global_batch
-            value.grad = part if value.grad is None else value.grad + part
+            if value.requires_grad:
+                part = gradient / self.draws.global_batch
+                value.grad = part if value.grad is None else value.grad + part
         return float(losses.sum()) / self.draws.global_batch
 
     def compile(self) -> None:
@@ -154,7 +168,11 @@ class TrainingStep:
         Raises:
             UserError: it has samples, and a parameter got no gradient.
         """
-        without = [name for name, value in self.parameters.items() if value.grad is None]
+        without = [
+            name
+            for name, value in self.parameters.items()
+            if value.requires_grad and value.grad is None
+        ]
         if without and self.micro_batches:
             raise UserError(
                 f"no gradient has reached the {without[0]}: the prepared UNet or text encoder does "
@@ -162,12 +180,12 @@ class TrainingStep:
             )
         return [
             (torch.zeros_like(value) if value.grad is None else value.grad).flatten()
-            for value in self.parameters.values()
+            for value in self._trained
         ]
 
     def _take_gradients(self, flat: torch.Tensor) -> None:
-        sizes = [value.numel() for value in self.parameters.values()]
-        for value, part in zip(self.parameters.values(), flat.split(sizes), strict=True):
+        sizes = [value.numel() for value in self._trained]
+        for value, part in zip(self._trained, flat.split(sizes), strict=True):
             value.grad = part.view_as(value).clone()
 
     @torch.no_grad()

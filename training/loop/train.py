@@ -88,15 +88,18 @@ def _diverged(step: int, rate: float) -> SharedError:
 
 
 def state_of(done: int, step: TrainingStep) -> State:
-    """The state after `done` steps."""
-    moments = {name: step.optimizer.state[value] for name, value in step.parameters.items()}
-    return State(
-        done,
-        {name: value.detach() for name, value in step.parameters.items()},
-        {name: moment["exp_avg"] for name, moment in moments.items()},
-        {name: moment["exp_avg_sq"] for name, moment in moments.items()},
-        {} if step.average is None else step.average.values,
-    )
+    """The state after `done` steps; the moments of what is not trained yet are zeros."""
+
+    def moments(kind: str) -> dict[str, torch.Tensor]:
+        state = step.optimizer.state
+        return {
+            name: state[value][kind] if value in state else torch.zeros_like(value)
+            for name, value in step.parameters.items()
+        }
+
+    values = {name: value.detach() for name, value in step.parameters.items()}
+    average = {} if step.average is None else step.average.values
+    return State(done, values, moments("exp_avg"), moments("exp_avg_sq"), average)
 
 
 def restore(state: State, step: TrainingStep) -> None:
@@ -120,7 +123,7 @@ def restore(state: State, step: TrainingStep) -> None:
             if step.average is not None:
                 step.average.values[name].copy_(state.average[name])
         step.optimizer.state[value] = {
-            "step": torch.tensor(float(state.step)),
+            "step": torch.tensor(float(max(0, state.step - step.first_steps[name]))),
             "exp_avg": state.exp_avg[name].clone(),
             "exp_avg_sq": state.exp_avg_sq[name].clone(),
         }

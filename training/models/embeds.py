@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from training import atomic_files
-from training.config.textual_inversion import a1111_name
+from training.config.words import a1111_name
 from training.errors import UserError
 from training.models.files import tensor_files
 

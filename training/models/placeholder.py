@@ -1,18 +1,20 @@
-"""The new word in a model: its tokens in the tokenizer, its rows in the text encoder's table."""
+"""A new word in a model: its tokens in the tokenizer, its rows in the text encoder's table."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from transformers import AddedToken
 
 from training.config.groups import ModelConfig
-from training.config.textual_inversion import ConceptConfig
+from training.config.words import Concept
 from training.errors import UserError
 from training.models.embeds import load_embeds
 from training.models.loading import Models, load_models
 
 
-def starting_rows(concept: ConceptConfig, models: Models) -> torch.Tensor:
+def starting_rows(concept: Concept, models: Models) -> torch.Tensor:
     """The rows [num_vectors, width], float32, that training starts from.
 
     Raises:
@@ -40,7 +42,7 @@ def starting_rows(concept: ConceptConfig, models: Models) -> torch.Tensor:
     return table[ids].repeat(concept.num_vectors // len(ids), 1).float()
 
 
-def add_placeholder(concept: ConceptConfig, models: Models) -> list[int]:
+def add_placeholder(concept: Concept, models: Models) -> list[int]:
     """Add the new word's tokens to the tokenizer; returns their ids.
 
     Raises:
@@ -62,17 +64,18 @@ def add_placeholder(concept: ConceptConfig, models: Models) -> list[int]:
     return ids
 
 
-def models_with_rows(model: ModelConfig, concept: ConceptConfig, rows: torch.Tensor) -> Models:
-    """The run's models, read afresh in float32, with the learned word in them.
+def models_with_rows(model: ModelConfig, words: Iterable[tuple[Concept, torch.Tensor]]) -> Models:
+    """The run's models, read afresh in float32, with the learned words in them.
 
     Args:
-        rows: [vectors, width].
+        words: each with its rows, [vectors, width].
     """
     models = load_models(model)
-    token_ids = add_placeholder(concept, models)
-    encoder = models.text_encoder
-    if len(encoder.get_input_embeddings().weight) < len(models.tokenizer):
-        encoder.resize_token_embeddings(len(models.tokenizer), mean_resizing=False)
-    with torch.no_grad():
-        encoder.get_input_embeddings().weight[token_ids] = rows
+    for concept, rows in words:
+        token_ids = add_placeholder(concept, models)
+        encoder = models.text_encoder
+        if len(encoder.get_input_embeddings().weight) < len(models.tokenizer):
+            encoder.resize_token_embeddings(len(models.tokenizer), mean_resizing=False)
+        with torch.no_grad():
+            encoder.get_input_embeddings().weight[token_ids] = rows
     return models

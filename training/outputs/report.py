@@ -16,6 +16,7 @@ import matplotlib
 from PIL import Image, ImageOps
 
 from training import atomic_files
+from training.config.run import RunConfig
 from training.data.dataset import first_pictures
 from training.errors import UserError
 from training.storage.events import events_of, read_events
@@ -75,7 +76,7 @@ def write_report(folder: Path) -> Path:
         curve=_data_uri(curve),
         comparison=_data_uri(comparison.read_bytes()) if comparison.exists() else None,
         # A comparison has them in it.
-        sources=[] if comparison.exists() else _training_pictures(config.train_data_dir),
+        sources=[] if comparison.exists() else _training_pictures(config),
         tables=[
             (
                 table,
@@ -154,10 +155,10 @@ def draw_curves(events: list[dict[str, Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def _training_pictures(folder: Path) -> list[str]:
+def _training_pictures(config: RunConfig) -> list[str]:
     """The first training pictures, cut square, as data URIs; none where they cannot be read."""
     with contextlib.suppress(UserError, OSError):
-        pictures = first_pictures(folder, SHOWN_SOURCES)
+        pictures = first_pictures(config.train_data_dir, SHOWN_SOURCES, config.subfolders)
         side = (SOURCE_SIDE, SOURCE_SIDE)
         return [_data_uri(_png(ImageOps.fit(picture, side))) for picture in pictures]
     return []
