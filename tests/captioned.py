@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.short_run import short_run
@@ -10,10 +11,10 @@ from tests.tiny_model import make_pictures
 CAPTIONS = ("a red cat", "a dog", "the toy", "a red cat", "painting of a dog in the style of a cat")
 
 
-def make_captioned(folder: Path) -> Path:
-    """Write five pictures of noise, and their captions beside them."""
-    make_pictures(folder, len(CAPTIONS))
-    for number, caption in enumerate(CAPTIONS):
+def make_captioned(folder: Path, captions: Sequence[str] = CAPTIONS) -> Path:
+    """Write pictures of noise, and their captions beside them."""
+    make_pictures(folder, len(captions))
+    for number, caption in enumerate(captions):
         (folder / f"{number}.txt").write_text(caption + "\n")
     return folder
 

@@ -176,10 +176,18 @@ def words_of_folders(names: Sequence[str]) -> str:
     """The placeholder_token of words that are called like subfolders.
 
     Raises:
-        UserError: a folder's name makes no word.
+        UserError: there is one subfolder alone, or a name makes no word.
     """
+    if len(names) == 1:
+        raise UserError(
+            f"placeholder_token {EACH_FOLDER}: there is one subfolder with pictures, {names[0]}/. "
+            "For one word give that folder as train_data_dir, and the word."
+        )
     try:
-        return refuse_wrong_words(",".join(f"<{name}>" for name in names))
+        words = refuse_wrong_words(",".join(f"<{name}>" for name in names))
+        if [_folder(word) for word in words_in(words)] != list(names):
+            raise ValueError("has a comma or an angle bracket in it")
+        return words
     except ValueError as error:
         raise UserError(
             f"placeholder_token {EACH_FOLDER}: {', '.join(names)}: {error}. Rename the folder."

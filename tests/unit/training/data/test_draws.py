@@ -165,3 +165,17 @@ def test_noise_offset_is_one_number_a_channel() -> None:
     found = torch.stack([offset(step, 0).noise - plain(step, 0).noise for step in range(200)])
     assert torch.allclose(found, found[:, :, :1, :1].expand_as(found), atol=1e-6)
     assert 0.08 < float(found[:, :, 0, 0].std()) < 0.12
+
+
+def test_a_picture_has_several_sentences_of_its_own() -> None:
+    """Those of a word are drawn alike, and no other's; the noise is that of any sentences."""
+    own = (0, 0, 27)
+    shape = (1, 1, 1)
+    draws = Draws(3, 4, 3, 54, 1000, shape, of_picture=own, variants=27)
+    drawn = [draws(step, index) for step in range(1000) for index in range(4)]
+    assert all(0 <= draw.prompt - own[draw.picture] < 27 for draw in drawn)
+    counts = [sum(d.prompt - own[d.picture] == number for d in drawn) for number in range(27)]
+    assert stats.chisquare(counts).pvalue > 1e-4
+    assert {draw.prompt for draw in draws.evaluation(3)} == {0, 1, 29}
+    any_sentence = Draws(3, 4, 3, 54, 1000, shape)
+    assert torch.equal(draws(5, 1).noise, any_sentence(5, 1).noise)
