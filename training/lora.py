@@ -22,7 +22,8 @@ beside its frozen weights (LoRA), in a file of a few megabytes.
       --train_data_dir pictures/ --train_batch_size 1 --max_train_steps 1000 \\
       --validation_prompt "a castle" --output_dir runs/style
 
-Captions are in a .txt file beside each picture, or in the folder's metadata.jsonl.
+Captions are in a .txt file beside each picture, or in the folder's metadata.jsonl. With
+--train_text_encoder_ti it learns a new word that the captions have, too.
 Takes the flags of diffusers' train_text_to_image_lora.py. Runs alone, under accelerate launch,
 under torchrun, and under mpirun (mpirun -n 2 python -m training.lora ...)."""
 

@@ -23,6 +23,8 @@ Teach Stable Diffusion a new word from a few pictures, on CPUs.
       --train_data_dir pictures/ --placeholder_token "<dicoo>" --initializer_token toy \\
       --train_batch_size 1 --max_train_steps 200 --learning_rate 2e-3 --output_dir runs/dicoo
 
+Several words, --placeholder_token "<dicoo>,<bird>", are learned from pictures/dicoo/ and
+pictures/bird/.
 Takes the flags of diffusers' textual_inversion.py. Runs alone, under accelerate launch,
 under torchrun, and under mpirun (mpirun -n 2 python -m training.textual_inversion ...)."""
 

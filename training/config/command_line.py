@@ -31,6 +31,7 @@ SUPERSEDED = {
     "dataset_name": "download it, and give its folder as --train_data_dir",
     "dataset_config_name": "download the dataset, and give its folder as --train_data_dir",
     "image_interpolation_mode": "pictures are resized with the bicubic filter",
+    "train_text_encoder_ti_frac": "new words are learned to the end of a run",
     "local_rank": "the launcher's environment says the rank",
     "hub_token": "a token on a command line is visible to every user: set HF_TOKEN instead",
 }

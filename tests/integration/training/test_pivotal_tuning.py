@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor])
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
-def apart(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+def apart(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> float:
     """The largest distance of two tensors of one name, relative to the second."""
     assert found.keys() == wanted.keys()
     return max(
