@@ -17,6 +17,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from rich.console import Console
@@ -39,7 +40,7 @@ from bootstrap.runs.placement import rank_placement
 from bootstrap.runs.placement.core_pinning import too_little_memory
 from bootstrap.runs.placement.rank_placement import NodePlacement
 from bootstrap.runs.run_names import check_name, free_name
-from bootstrap.runs.training_inputs import inputs_of, inputs_of_resumed
+from bootstrap.runs.training_inputs import PICTURES, inputs_of, inputs_of_resumed
 from bootstrap.setup.cluster_lock import cluster_locked
 from bootstrap.setup.python.rank_environment import MASTER_PORT
 from bootstrap.ssh.host import Host
@@ -181,8 +182,10 @@ def _prepare(
             raise UserError(f"{name} is a run of {method}: go on with it with --method {method}.")
         values = inputs_of_resumed(asked, values, hosts, console, send=not own.get("dry_run"))
     else:
-        word = flags.REFERENCE["placeholder_token"] if asked.method == METHOD else asked.method
-        token = asked.training.get("placeholder_token", word)
+        word = flags.REFERENCE[flags.WORD] if asked.method == METHOD else asked.method
+        token = asked.training.get(flags.WORD, word)
+        if token == flags.AUTO:  # the words are on the nodes: it is called like their folder
+            token = PurePath(asked.training.get(PICTURES, "words")).name
         name = check_name(own["run"]) if "run" in own else free_name(token, runs)
         refuse_taken(name, runs, bool(asked.training.get("overwrite_output_dir")))
         values = inputs_of(asked, hosts, console, send=not own.get("dry_run"))

@@ -30,9 +30,9 @@ STATE = "state.safetensors"
 # A run that was killed while it replaced a checkpoint has it under the second name.
 _NAME, _REPLACED = re.compile(r"checkpoint-(\d+)"), re.compile(r"\.checkpoint-(\d+)\.\d+\.old")
 LEARNED = ("learned_embeds", "pytorch_lora_weights", "quantized_unet")
-"""How the files begin that hold what the methods have learned."""
+"""How the files begin that hold what was learned; of several words `.<word>` follows."""
 _EXPORTED = re.compile(
-    rf"config\.toml|(checkpoint-\d+/|({'|'.join(LEARNED)})-steps-\d+\.)\w[\w.-]*"
+    rf"config\.toml|(checkpoint-\d+/|({'|'.join(LEARNED)})(\.\w[\w.-]*)?-steps-\d+\.)\w[\w.-]*"
 )
 
 
@@ -87,8 +87,9 @@ def export(folder: Path, step: int) -> dict[str, str]:
     paths = {CONFIG: folder / CONFIG}
     for path in sorted(_checkpoints(folder)[step].iterdir()):
         paths[f"checkpoint-{step}/{path.name}"] = path
-    for path in sorted(p for name in LEARNED for p in folder.glob(f"{name}-steps-{step}.*")):
-        paths[path.name] = path
+    for path in sorted(folder.glob(f"*-steps-{step}.*")):
+        if path.name.startswith(LEARNED) and _EXPORTED.fullmatch(path.name):
+            paths[path.name] = path
     return {name: base64.b64encode(path.read_bytes()).decode() for name, path in paths.items()}
 
 

@@ -19,10 +19,13 @@ from typing import Any, NoReturn
 from bootstrap.errors import UserError
 from bootstrap.node.job import LORA, METHOD, QUANTIZE
 from bootstrap.paths import CHECKOUT
+from bootstrap.runs.prompt_check import words_in
 
 TRAINING = CHECKOUT / "training"
 SCHEMA = ".schema.json"
 """Ends the name of a file of `TRAINING`: before it stands the method that it is the schema of."""
+WORD, AUTO = "placeholder_token", "auto"
+"""The key of the new word, or of several with commas between; AUTO: one of each subfolder."""
 REFERENCE: dict[str, Any] = {
     "placeholder_token": "<dicoo>",
     "initializer_token": "toy",
@@ -125,6 +128,8 @@ class TrainOptions:
         known = schema(self.method)
         reference = {} if self.from_file else REFERENCES.get(self.method, REFERENCE)
         defaults = {key: value for key, value in reference.items() if key in known}
+        if len(words_in(str(self.training.get(WORD, "")))) > 1 or self.training.get(WORD) == AUTO:
+            defaults.pop("initializer_token", None)  # each starts from its own name
         inputs = {"pretrained_model_name_or_path": model, "train_data_dir": pictures}
         return {**defaults, **self.training, **inputs}
 

@@ -205,7 +205,8 @@ def handout_of(text: str) -> Any:
 @pytest.mark.parametrize(
     "name",
     ["../evil", "/evil", "job.json", "checkpoint-4/../x", "checkpoint-4/a/b", "checkpoint-4",
-     "checkpoint-x/a", "checkpoint-4/.x", "learned_embeds-steps-4.x/y"],
+     "checkpoint-x/a", "checkpoint-4/.x", "learned_embeds-steps-4.x/y",
+     "learned_embeds./../x-steps-4.y", "learned_embeds..-steps-4.x"],
 )  # fmt: skip
 def test_a_neighbours_checkpoint(tmp_path: Path, name: str) -> None:
     name = f"{tmp_path}{name}" if name.startswith("/") else name

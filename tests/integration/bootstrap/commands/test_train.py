@@ -236,6 +236,23 @@ def test_quantizing_starts_without_tcmalloc(root: Path, capsys: pytest.CaptureFi
     assert "-genv LD_PRELOAD" not in capsys.readouterr().out
 
 
+def test_words_and_a_lora_are_learned_from_the_subfolders_that_are_sent_along(
+    root: Path, at_home: Path
+) -> None:
+    for number, word in enumerate(["rex", "rex", "teapot"]):
+        folder = at_home / "ours" / word
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / "data" / "five" / f"{number}.png", folder)
+        (folder / f"{number}.txt").write_text(f"a red <{word}>")
+    words = ["--method", "lora", "--rank", "2", "--train-text-encoder-ti", "--max-train-steps-ti",
+             "2", "--placeholder-token", "<rex>,<teapot>", "--initializer-token", "toy",
+             "--train-data-dir", "ours"]  # fmt: skip
+    assert trained(*words, "-n", "2", "--run", "both") == 0
+    for name in ("learned_embeds.rex", "learned_embeds.teapot", "pytorch_lora_weights"):
+        assert (at_home / "runs" / "both" / f"{name}.safetensors").is_file()
+    assert (root / "data" / "ours" / "teapot" / "2.png").is_file()
+
+
 def test_destroy_asks_before_anything_unfetched_is_lost(
     root: Path, at_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

@@ -74,6 +74,23 @@ def test_pictures_given_again_are_sent(hosts: list[Host], tmp_path: Path) -> Non
     assert (place(hosts[2]) / "data/mine/0.jpg").read_text() == "cat"
 
 
+def test_the_subfolders_of_several_words_reach_every_node(
+    hosts: list[Host], tmp_path: Path
+) -> None:  # fmt: skip
+    for name in ("rex", "10_teapot"):
+        (tmp_path / "ours" / name).mkdir(parents=True)
+        (tmp_path / "ours" / name / "0.jpg").write_text(name)
+        (tmp_path / "ours" / name / "0.txt").write_text(f"a <{name}>")
+    record = place(hosts[0]) / "cluster" / "model.json"
+    record.write_text(json.dumps({"path": f"{ROOT}/models/base", "source": "a/b", "name": "base"}))
+    given = {"train_data_dir": str(tmp_path / "ours"), "placeholder_token": "auto"}
+    assert inputs_of(TrainOptions(training=given), hosts, QUIET)["placeholder_token"] == "auto"
+    for host in hosts:
+        for name in ("rex", "10_teapot"):
+            assert (place(host) / "data/ours" / name / "0.jpg").read_text() == name
+            assert (place(host) / "data/ours" / name / "0.txt").exists()
+
+
 def test_pictures_for_one_run_do_not_become_everybodys(
     hosts: list[Host], tmp_path: Path
 ) -> None:  # fmt: skip

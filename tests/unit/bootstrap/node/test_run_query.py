@@ -69,6 +69,7 @@ def test_a_checkpoint_travels_whole(tmp_path: Path) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     write_checkpoint(there, 4)
     (there / "pytorch_lora_weights-steps-4.safetensors").write_bytes(b"what another method learned")
+    (there / "learned_embeds.rex-steps-4.safetensors").write_bytes(b"one of several words")
     checkpoints.import_files(here, checkpoints.export(there, 4))
     assert checkpoints.newest(here) == checkpoints.newest(there)
     assert {p.name for p in here.iterdir()} == {p.name for p in there.iterdir()}

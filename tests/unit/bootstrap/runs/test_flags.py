@@ -68,6 +68,27 @@ def test_no_flags_of_quantize_are_its_reference_run() -> None:
     assert "[4096]" in flags.described("quantize")
 
 
+@pytest.mark.parametrize("words", ["auto", "<rex>,<teapot>"])
+def test_several_words_each_start_from_their_own_name(words: str) -> None:
+    asked = flags.parse(["--placeholder-token", words])
+    given = flags.arguments(asked.complete("/models/sd", "/data/ours"))
+    config, _ = training_parses(TextualInversionConfig, given, *PROG)
+    assert (config.placeholder_token, config.initializer_token) == (words, None)
+    asked = flags.parse(["--placeholder-token", words, "--initializer-token", "toy"])
+    assert asked.complete("/models/sd", "/data/ours")["initializer_token"] == "toy"
+
+
+def test_a_word_and_a_lora_in_one_run_are_two_flags_more() -> None:
+    words = ["--method", "lora", "--train-text-encoder-ti", "--placeholder-token", "<rex>",
+             "--initializer-token", "dog", "--max-train-steps-ti", "100"]  # fmt: skip
+    given = flags.arguments(flags.parse(words).complete("/models/sd", "/data/rex"))
+    config, notices = training_parses(LoraConfig, given, *PROG)
+    assert notices == []
+    assert config.train_text_encoder_ti
+    assert [concept.placeholder_token for concept in config.concepts] == ["<rex>"]
+    assert (config.max_train_steps_ti, config.max_train_steps) == (100, 800)
+
+
 def test_dashes_underscores_equals_and_repetition() -> None:
     asked = flags.parse(
         ["--max-train-steps", "50", "--learning_rate=1e-3", "--scale-lr", "--seed", "3", "-n", "4",

@@ -31,6 +31,16 @@ def test_a_slip_of_the_word_is_named() -> None:
         assert prompt in str(raised.value)
 
 
+def test_one_of_several_words_is_enough_and_a_lora_draws_without_its_word() -> None:
+    words = placeholder_token_of('placeholder_token = "<rex>,<teapot>"\n')
+    assert words is not None
+    require_placeholder_token(["a <rex>", "a <teapot>"], words, "x")
+    with pytest.raises(UserError) as raised:
+        require_placeholder_token(["a photo of Rex"], words, "x")
+    assert "is written <rex> or <teapot>: Rex is not it." in str(raised.value)
+    assert placeholder_token_of('placeholder_token = "<rex>"\n[run]\nmethod = "lora"\n') is None
+
+
 def test_a_fetched_run_is_enough_to_refuse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
