@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from training.config import hub_dataset
 from training.config.run import CONFIG_FILE
 from training.errors import UserError
 
@@ -28,8 +29,9 @@ SUPERSEDED = {
     "only_save_embeds": "that is the default; --save_as_full_pipeline saves the pipeline too",
     "validation_epochs": "use --validation_steps",
     "cache_dir": "HF_HOME says where downloads are kept",
-    "dataset_name": "download it, and give its folder as --train_data_dir",
-    "dataset_config_name": "download the dataset, and give its folder as --train_data_dir",
+    hub_dataset.NAME: "--train_data_dir is given, too",
+    "dataset_config_name": "the pictures of a dataset are taken as they lie on the hub",
+    "max_train_samples": "leave pictures out of the folder",
     "image_interpolation_mode": "pictures are resized with the bicubic filter",
     "train_text_encoder_ti_frac": "new words are learned to the end of a run",
     "local_rank": "the launcher's environment says the rank",
@@ -122,6 +124,7 @@ def parse(
     flags, unknown = parser.parse_known_args(argv)
     given = vars(flags)
     notices: list[str] = []
+    dataset = given.get(hub_dataset.NAME)
     for name, reason in (GPU_ONLY | SUPERSEDED).items():
         if given.pop(name, None) is not None:
             notices.append(f"--{name} is ignored: {reason}.")
@@ -131,6 +134,9 @@ def parse(
         path, values = _own_config(run, path, given)
     else:
         values = (read_toml(path) if path else {}) | given
+    if isinstance(dataset, str) and "train_data_dir" not in values:
+        notices = [line for line in notices if f"--{hub_dataset.NAME} " not in line]
+        values["train_data_dir"] = str(hub_dataset.folder_of(dataset))
     problems = [_unknown_flag(flag, config) for flag in unknown if flag.startswith("-")]
     problems += [
         f"{word}: not a flag and not the value of one"

@@ -292,7 +292,7 @@ class ValidationConfig(Group):
     validation_prompt: list[str] | None = key(
         "validation", None, "One or more prompts drawn during training (with the new word in them)."
     )
-    num_validation_images: int = key("validation", 4, "Pictures per validation prompt.", ge=1)
+    num_validation_images: int = key("validation", 4, "Pictures per validation prompt.", ge=0)
     validation_steps: int = key(
         "validation", 100, "Draw the validation prompts every this many optimizer steps.", ge=1
     )
