@@ -21,7 +21,7 @@ from training.data.draws import generator_for
 from training.data.prompts import check_prompt
 from training.errors import SharedError
 from training.method import Method, Sentences, Values
-from training.methods.words import ROWS, Words
+from training.methods.words import ROWS, Words, table_of
 from training.models import objective
 from training.models.adapters import (
     TEXT_LAYERS,
@@ -63,10 +63,11 @@ class Lora(Method):
             for part, found in layers.items()
         }
         self.start = _by_part(self._starts)
-        self.words = None
+        self.words, self._table = None, None
         if config.train_text_encoder_ti:
             self.words = Words(config.concepts, config.embeds, models)
             self.start[ROWS] = self.words.start
+            self._table = table_of(models)
         self.words_alone = config.max_train_steps_ti if self.words else 0
         self._rows_rate = config.learning_rate_ti / config.learning_rate
         self._tokenizer = models.tokenizer
@@ -113,7 +114,8 @@ class Lora(Method):
 
     def inject(self, models: Models) -> dict[str, nn.Parameter]:
         """Put the adapters beside the layers, and the words' rows over the table."""
-        rows = {ROWS: self.words.inject(models)} if self.words is not None else {}
+        table, self._table = self._table, None
+        rows = {ROWS: self.words.inject(models, table)} if self.words is not None else {}
         alpha = self.adapter.scale * self.adapter.rank
         parameters = {
             part: add_adapters(

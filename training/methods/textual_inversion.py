@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import nn
 
 from training.config.run import RunConfig
 from training.config.textual_inversion import TextualInversionConfig
 from training.data.prompts import prompts_for, refuse_too_many_vectors
 from training.method import Method, Sentences, Values
-from training.methods.words import ROWS, Words
+from training.methods.words import ROWS, Words, table_of
 from training.models.loading import Models
 
 
@@ -27,6 +28,7 @@ class TextualInversion(Method):
         self.validation_prompts = config.validation_prompt or []
         self.words = Words(config.concepts, config.embeds, models)
         self.start = {ROWS: self.words.start}
+        self._table: torch.Tensor | None = table_of(models)
 
     @property
     def token_ids(self) -> list[int]:
@@ -56,7 +58,8 @@ class TextualInversion(Method):
 
     def inject(self, models: Models) -> dict[str, nn.Parameter]:
         """Put the rows over the text encoder's table."""
-        return {ROWS: self.words.inject(models)}
+        table, self._table = self._table, None
+        return {ROWS: self.words.inject(models, table)}
 
     def write_step(self, folder: Path, step: int, values: Values) -> None:
         """Write each word's learned_embeds-steps-<step>."""

@@ -20,6 +20,16 @@ ROWS = "rows"
 """The name of their one parameter, [vectors of all words, width]."""
 
 
+def table_of(models: Models) -> torch.Tensor:
+    """The text encoder's table, [vocabulary, width], float32, as it is now.
+
+    To be taken when models are loaded: frozen ones may hold their weights in another form. For
+    Stable Diffusion 1.5 it has 150 MB, not to be kept longer than until the words are injected.
+    """
+    table: torch.Tensor = models.text_encoder.get_input_embeddings().weight
+    return table.detach().clone()
+
+
 class Words:
     """New words, whose rows lie one after the other in one parameter.
 
@@ -36,9 +46,6 @@ class Words:
     ) -> None:
         self.concepts, self.embeds = concepts, embeds
         self.start = torch.cat([starting_rows(concept, models) for concept in concepts])
-        # Taken now: frozen models may hold their weights in another form.
-        table = models.text_encoder.get_input_embeddings().weight.detach()
-        self._table: torch.Tensor | None = table.clone()
         self.token_ids: list[int] = []
 
     @property
@@ -67,12 +74,14 @@ class Words:
             for line in check_prompt(prompt, models.tokenizer, *self.tokens):
                 notify(line)
 
-    def inject(self, models: Models) -> nn.Parameter:
-        """Put the rows over the text encoder's table, and freeze the encoder; returns the rows."""
-        assert self._table is not None
-        embedding = install(models.text_encoder, self._table, self.start, self.token_ids)
-        self._table = None  # 150 MB for Stable Diffusion 1.5, of which the embedding has a copy
-        return embedding.rows
+    def inject(self, models: Models, table: torch.Tensor | None) -> nn.Parameter:
+        """Put the rows over the text encoder's table, and freeze the encoder; returns the rows.
+
+        Args:
+            table: `table_of` the models as they were loaded; copied.
+        """
+        assert table is not None
+        return install(models.text_encoder, table, self.start, self.token_ids).rows
 
     def write_step(self, folder: Path, step: int, rows: torch.Tensor) -> None:
         """Write <learned_embeds>-steps-<step> of each word, named as `write` does."""

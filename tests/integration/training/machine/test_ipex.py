@@ -151,16 +151,21 @@ def test_two_ranks_train_on_the_intel_stack(how: str, flags: Flags, tmp_path: Pa
     assert moved[-1] > 0
 
 
+@pytest.mark.parametrize("word", [None, "<new>"], ids=["lora", "lora and word"])
 def test_lora_over_ipex_has_the_losses_and_gradients_of_native(
-    tiny_model: Path, latents: Path, tmp_path: Path
+    word: str | None, tiny_model: Path, latents: Path, tmp_path: Path
 ) -> None:
-    captioned = make_captioned(tmp_path / "captioned")
+    captioned = make_captioned(tmp_path / "captioned", ["a red <new>", "a dog", "the <new>"])
+    of_word: dict[str, object] = {}
+    if word:
+        of_word = {"train_text_encoder_ti": "true", "placeholder_token": word,
+                   "initializer_token": "toy"}  # fmt: skip
     stack = resolve_stack("intel")
     found = {}
     for how in ("native", "ipex"):
         argv = short_lora(
             tiny_model, captioned, latents, tmp_path / how, stack="intel", frozen=how,
-            train_text_encoder="true", mixed_precision="auto", train_batch_size=4,
+            train_text_encoder="true", mixed_precision="auto", train_batch_size=4, **of_word,
         )  # fmt: skip
         config, _ = parse(LoraConfig, argv, "test", "")
         inputs = read_inputs(Lora, config, lambda text: None)
@@ -175,6 +180,7 @@ def test_lora_over_ipex_has_the_losses_and_gradients_of_native(
         batch = step.data.batch([step.draws(0, index) for index in range(4)])
         losses = step.losses(step.parameters, batch)
         losses.sum().backward()
+        assert ("rows" in step.parameters) == bool(word)
         gradients = [parameter.grad for parameter in step.parameters.values()]
         assert all(gradient is not None and gradient.norm() > 0 for gradient in gradients)
         found[how] = (losses.detach(), torch.cat([g.flatten() for g in gradients if g is not None]))
