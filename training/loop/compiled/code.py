@@ -49,7 +49,7 @@ def code_for(
     """
     key = store.key_of(graph, inputs)
     store.keep_kernels()
-    with store.entry(key) as entry, torch.no_grad():
+    with store.entry(key, notify) as entry, torch.no_grad():
         channels_last = GraphLowering.decide_layout_opt(graph, is_inference=True)
         pack_convolutions(graph)
         if (kept := entry.load(graph)) is not None:

@@ -14,7 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +100,15 @@ class Entry:
 
 
 @contextmanager
-def entry(key: str) -> Iterator[Entry]:
-    """The place of `key`, held so that of several ranks one compiles and the others wait for it."""
+def entry(key: str, notify: Callable[[str], None]) -> Iterator[Entry]:
+    """The place of `key`, held so that of several ranks one compiles and the others wait for it.
+
+    Args:
+        notify: told if another process holds it.
+
+    Raises:
+        UserError: the store cannot be written.
+    """
     place = folder()
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -112,5 +119,9 @@ def entry(key: str) -> Iterator[Entry]:
             "to a folder that can be, or use --frozen native."
         ) from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            notify("waiting for another process of this machine, which compiles the same step")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield Entry(place / f"{key}.json")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from inspect import currentframe
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from training.config.lora import LoraConfig
 from training.config.textual_inversion import TextualInversionConfig
 from training.data.inputs import read_inputs
 from training.loop.build_step import build_step
-from training.loop.compiled import code
+from training.loop.compiled import code, store
 from training.loop.compiled.graph import inputs_of, trace
 from training.loop.compiled.weights import pack_convolutions
 from training.loop.step import TrainingStep
@@ -223,3 +225,23 @@ def test_what_a_graph_cannot_compute_runs_native(
     step = build(method, frozen="compiled", **changes)
     assert f"--frozen compiled: {why}" in capsys.readouterr().err
     assert step.compiled is None
+
+
+def test_a_rank_says_that_it_waits_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said: list[str] = []
+
+    def second() -> None:
+        with store.entry("a", said.append) as entry:
+            assert entry.path.read_text() == "by the first"
+
+    with ThreadPoolExecutor(1) as threads:
+        with store.entry("a", said.append) as entry:
+            waiting = threads.submit(second)
+            while not said and not waiting.done():
+                time.sleep(0.01)
+            entry.path.write_text("by the first")
+        waiting.result()
+    assert said == ["waiting for another process of this machine, which compiles the same step"]
