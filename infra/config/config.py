@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from infra.config import admin_names, sizes
-from infra.config.keys import check_public_key, read_public_key
-from infra.inventory import GROUP_NAME
+from infra.config import sizes
+from infra.config.keys import read_public_key
+from infra.config.values import (
+    ClusterName,
+    DiskType,
+    GroupName,
+    Image,
+    KeyPath,
+    Login,
+    PrivateRanges,
+    PublicKey,
+    Ranges,
+    Region,
+    SizeName,
+    SubnetId,
+    Tags,
+    TimeOfDay,
+    apart,
+)
 
 FIRST_HOST = 4
 """Azure keeps the first four addresses of a subnet and the last."""
@@ -22,24 +38,6 @@ WIDE_OPEN_PREFIX = 8
 
 SHORTEST_IDLE_MINUTES = 10
 """Shorter, a pause between two commands would switch the cluster off."""
-LONGEST_NAME = 44
-"""The tightest type is a Linux VM, whose name is also its host name: vm-<name>-99 in 64."""
-
-
-def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-Ranges = Annotated[tuple[IPv4Network, ...], BeforeValidator(_split)]
-"""One or several address ranges; in a stack's config with commas between them."""
-
-
-SUBNET_ID = re.compile(
-    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network"
-    r"/virtualNetworks/[^/]+/subnets/[^/]+",
-    re.IGNORECASE,
-)
-DiskType = Literal["Standard_LRS", "StandardSSD_LRS", "Premium_LRS"]
 
 
 def _key(default: Any, description: str, **limits: Any) -> Any:
@@ -54,27 +52,27 @@ class ClusterConfig(BaseModel):
     )
 
     # Earlier fields come first because later rules look at them.
-    name: str = _key(
+    name: ClusterName = _key(
         "",
         "Part of the name of every Azure resource (rg-NAME, vm-NAME-0); empty: the project's"
         " and the stack's name. Existing resources keep their names.",
     )
-    location: str = _key("eastus", "Azure region, as 'az account list-locations' names it.")
-    existing_resource_group: str = _key(
+    location: Region = _key("eastus", "Azure region, as 'az account list-locations' names it.")
+    existing_resource_group: GroupName = _key(
         "",
         "Name of a resource group of yours that everything goes into, in the same region; empty:"
         " the cluster has one of its own, which pulumi destroy deletes. Chosen when a cluster is"
         " made.",
     )
     node_count: int = _key(3, "Number of VMs; the first one is the head.", ge=1, le=100)
-    vm_size: str = _key(
+    vm_size: SizeName = _key(
         "Standard_D16s_v5", "VM size: Dv5, Dsv5, Ddv5, Ddsv5, Dsv6 or Ddsv6, 4 vCPUs or more."
     )
     zone: Literal["", "1", "2", "3"] = _key(
         "", "Availability zone of all VMs; empty: Azure chooses."
     )
-    admin_username: str = _key("azureuser", "Name of the account on every node.")
-    image: str = _key(
+    admin_username: Login = _key("azureuser", "Name of the account on every node.")
+    image: Image = _key(
         "Canonical:ubuntu-24_04-lts:server:24.04.202609040",
         "Gen2 x64 image as publisher:offer:sku:version, the version pinned.",
     )
@@ -92,7 +90,7 @@ class ClusterConfig(BaseModel):
     data_disk_type: DiskType = _key(
         "StandardSSD_LRS", "Type of the data disk; Premium_LRS needs a VM size with an s."
     )
-    vnet_cidr: Ranges = _key(
+    vnet_cidr: PrivateRanges = _key(
         "10.0.0.0/16",
         "Address range of the virtual network; to extend it, append ',' and another range.",
     )
@@ -101,7 +99,7 @@ class ClusterConfig(BaseModel):
         "Address range of the nodes' subnet, inside vnet_cidr; Azure reserves five addresses"
         " of each range. To extend it, append ',' and another range.",
     )
-    existing_subnet_id: str = _key(
+    existing_subnet_id: SubnetId = _key(
         "",
         "ARM ID of a subnet in your own network, with outbound internet access; empty: a"
         " network is created. subnet_cidr is then the cluster's part of the subnet, vnet_cidr"
@@ -120,13 +118,13 @@ class ClusterConfig(BaseModel):
         "The only address range that can connect to the head by SSH: your own public address,"
         " such as x.x.x.x/32; separate several with ','.",
     )
-    ssh_public_key: str = _key(
+    ssh_public_key: PublicKey = _key(
         "", "Public key (ed25519 or RSA) installed on every node: the line in its .pub file."
     )
     ssh_public_key_path: Path = _key(
         "~/.ssh/id_ed25519.pub", "File of the public key, read when ssh_public_key is empty."
     )
-    ssh_private_key_path: str = _key(
+    ssh_private_key_path: KeyPath = _key(
         "auto",
         "Private key that fab uses: a path, 'agent' (agent or hardware key), or 'auto': fab"
         " looks in ~/.ssh for the key that belongs to the public key. Only the path is stored,"
@@ -142,9 +140,7 @@ class ClusterConfig(BaseModel):
     spot_eviction_policy: Literal["Deallocate", "Delete"] = _key(
         "Deallocate", "What happens to an evicted spot VM; Deallocate keeps its disk."
     )
-    tags: dict[str, str] = _key(
-        "", "Tags of every resource that supports tags, as name=value,name=value."
-    )
+    tags: Tags = _key("", "Tags of every resource that supports tags, as name=value,name=value.")
     head_may_deallocate: bool = _key(
         False,
         "Give the head a managed identity that may start and deallocate this cluster's VMs,"
@@ -158,7 +154,7 @@ class ClusterConfig(BaseModel):
         " watch, and fab stay-awake holds it off.",
         ge=0,
     )
-    deallocate_at: str = _key(
+    deallocate_at: TimeOfDay = _key(
         "",
         "Time of day (UTC, HHMM) at which every VM is deallocated, whatever runs on it;"
         " empty: never.",
@@ -176,64 +172,6 @@ class ClusterConfig(BaseModel):
         False, "Replace VMs and their disks where Azure cannot change an existing VM."
     )
 
-    @field_validator("name")
-    @classmethod
-    def _a_name_for_everything(cls, value: str) -> str:
-        if value and not re.fullmatch(
-            rf"[a-z0-9]([a-z0-9-]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?", value
-        ):
-            raise ValueError(
-                f"must be 1 to {LONGEST_NAME} of a-z, 0-9 and -, with no - at its ends"
-            )
-        return value
-
-    @field_validator("location")
-    @classmethod
-    def _a_region(cls, value: str) -> str:
-        if not re.fullmatch(r"[a-z][a-z0-9]{2,29}", value):
-            plain = re.sub(r"[^a-z0-9]", "", value.lower())
-            raise ValueError(f"must be a region's short name; try {plain or 'eastus'}")
-        return value
-
-    @field_validator("existing_resource_group")
-    @classmethod
-    def _a_group(cls, value: str) -> str:
-        if value and (not re.fullmatch(GROUP_NAME, value) or value.endswith(".")):
-            raise ValueError(
-                "must be a resource group's name, as 'az group list' shows it: letters, digits and"
-                " _().-, at most 90"
-            )
-        return value
-
-    @field_validator("vm_size")
-    @classmethod
-    def _a_size(cls, value: str) -> str:
-        return sizes.parse(value).name
-
-    @field_validator("admin_username")
-    @classmethod
-    def _a_login(cls, value: str) -> str:
-        return admin_names.check(value)
-
-    @field_validator("image")
-    @classmethod
-    def _pinned_gen2(cls, value: str) -> str:
-        parts = value.split(":")
-        if len(parts) != 4 or not all(re.fullmatch(r"[\w.-]+", part, re.ASCII) for part in parts):
-            raise ValueError(
-                "must be publisher:offer:sku:version, as 'az vm image list --all' prints it"
-            )
-        _, offer, sku, version = parts
-        if not re.fullmatch(r"\d+\.\d+\.\d+", version):
-            raise ValueError(
-                "must name one version (three numbers), not 'latest': nodes may differ"
-            )
-        if "arm64" in sku:
-            raise ValueError("is an Arm image; the nodes are x86-64")
-        if "gen1" in sku or (offer.startswith("0001-com-ubuntu") and "gen2" not in sku):
-            raise ValueError("is a Gen1 image; Trusted Launch needs Gen2 (a sku with gen2)")
-        return value
-
     @field_validator("os_disk_type", "data_disk_type")
     @classmethod
     def _a_disk_that_fits(cls, value: str, info: ValidationInfo) -> str:
@@ -242,15 +180,6 @@ class ClusterConfig(BaseModel):
             with_s = size.replace("_v", "s_v")
             raise ValueError(f"{size} has no Premium disks; take {with_s} or StandardSSD_LRS")
         return value
-
-    @field_validator("vnet_cidr")
-    @classmethod
-    def _private_ranges(cls, value: Ranges) -> Ranges:
-        private = [IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
-        for one in value:
-            if not any(one.subnet_of(space) for space in private) or one.prefixlen > 29:
-                raise ValueError("must be a private range of /29 or larger, such as 10.0.0.0/16")
-        return _apart(value)
 
     @field_validator("subnet_cidr")
     @classmethod
@@ -267,18 +196,7 @@ class ClusterConfig(BaseModel):
                 f" {RESERVED_ADDRESSES}, and takes /29 at the smallest); take a /{widest} or"
                 " larger, or, on a cluster that exists, add a range: A,B"
             )
-        return _apart(value)
-
-    @field_validator("existing_subnet_id")
-    @classmethod
-    def _a_subnet(cls, value: str) -> str:
-        if value and not SUBNET_ID.fullmatch(value):
-            raise ValueError(
-                "must be /subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.Network"
-                "/virtualNetworks/NAME/subnets/NAME, as 'az network vnet subnet show --query id'"
-                " prints it"
-            )
-        return value
+        return apart(value)
 
     @field_validator("allowed_ssh_cidr")
     @classmethod
@@ -299,27 +217,13 @@ class ClusterConfig(BaseModel):
                     raise ValueError(
                         f"overlaps {name} ({_shown(own)}); give the range you connect from"
                     )
-        return _apart(value)
-
-    @field_validator("ssh_public_key")
-    @classmethod
-    def _one_public_key(cls, value: str) -> str:
-        return check_public_key(value) if value else value
+        return apart(value)
 
     @field_validator("ssh_public_key_path")
     @classmethod
     def _a_public_key(cls, value: Path, info: ValidationInfo) -> Path:
         if not info.data.get("ssh_public_key"):
             read_public_key(value)
-        return value
-
-    @field_validator("ssh_private_key_path")
-    @classmethod
-    def _a_path_not_a_key(cls, value: str) -> str:
-        if "PRIVATE KEY" in value or "\n" in value:
-            raise ValueError("must be the path of a key, never the key itself")
-        if value not in ("auto", "agent") and not Path(value).expanduser().is_file():
-            raise ValueError("no such file; 'agent' is for keys without one")
         return value
 
     @field_validator("spot_max_price")
@@ -340,46 +244,11 @@ class ClusterConfig(BaseModel):
             raise ValueError("the head switches the VMs off: set head_may_deallocate to true")
         return value
 
-    @field_validator("deallocate_at")
-    @classmethod
-    def _a_time(cls, value: str) -> str:
-        if value and not re.fullmatch(r"([01]\d|2[0-3])[0-5]\d", value):
-            raise ValueError("must be four digits of UTC, such as 0130")
-        return value
-
     @field_validator("budget_email")
     @classmethod
     def _somebody(cls, value: str, info: ValidationInfo) -> str:
         if info.data.get("monthly_budget") and not re.fullmatch(r"[^@\s]+@[^@\s]+", value):
             raise ValueError("must be an address: monthly_budget writes to it")
-        return value
-
-    @field_validator("tags", mode="before")
-    @classmethod
-    def _pairs(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
-        if any(not separator or not name.strip() for name, separator, _ in pairs):
-            raise ValueError("must be name=value,name=value")
-        return {name.strip(): text.strip() for name, _, text in pairs}
-
-    @field_validator("tags")
-    @classmethod
-    def _as_azure_has_them(cls, value: dict[str, str]) -> dict[str, str]:
-        # Limits of Azure Resource Manager; three more tags are ours.
-        for name, text in value.items():
-            if re.search(r"[<>%&\\?/]", name) or len(name) > 512 or len(text) > 256:
-                raise ValueError(
-                    f"tag {name[:40]!r}: names have at most 512 characters and none of <>%&\\?/,"
-                    " values at most 256"
-                )
-            if name.lower().startswith(("azure", "microsoft", "windows")):
-                raise ValueError(f"tag {name!r}: Azure reserves names that begin like this")
-        if len({name.lower() for name in value} | {"project", "stack", "managed-by"}) > 50:
-            raise ValueError("has too many tags: Azure takes 50, three of them are set already")
-        if len({name.lower() for name in value}) < len(value):
-            raise ValueError("names one tag twice (Azure does not tell upper from lower case)")
         return value
 
     @property
@@ -426,13 +295,6 @@ def _as_pulumi_keeps(value: object) -> str:
     if isinstance(value, dict):
         return ",".join(f"{name}={text}" for name, text in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _apart(ranges: Ranges) -> Ranges:
-    for place, one in enumerate(ranges):
-        if any(one.overlaps(other) for other in ranges[:place]):
-            raise ValueError("names addresses twice: its ranges overlap")
-    return ranges
 
 
 def _shown(ranges: Ranges) -> str:

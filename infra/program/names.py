@@ -11,7 +11,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from infra.config.config import LONGEST_NAME as LONGEST_STEM
+from infra.config.values import LONGEST_NAME as LONGEST_STEM
 
 
 @dataclass(frozen=True)

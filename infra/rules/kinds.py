@@ -30,7 +30,7 @@ NAME_KEYS = {
 }
 """The input that becomes the last part of a resource's address in ARM."""
 
-EXISTING_GROUP = "resource-group"
+EXISTING_GROUP = "existing-resource-group"
 """A tag that everything bears which lies in a resource group that is not the stack's own."""
 
 POWER_ROLE = "40c5ff49-9181-41f8-ae61-143b0e78555e"
