@@ -26,6 +26,7 @@ from training.loop.step import TrainingStep
 from training.lora import main
 from training.machine.stack import resolve_stack
 from training.methods.lora import Lora
+from training.models.denoising import Batch
 from training.models.objective import add_noise, sample_posterior, target
 from training.ranks.launcher import Ranks
 from training.storage.resume import start_or_resume
@@ -144,6 +145,24 @@ def test_the_word_alone_is_trained_first_and_one_all_reduce_carries_what_is_trai
     assert len(moved) > len(start) // 2
     every = sum(value.numel() for value in start.values())
     assert sent == [4 * (rows + 2)] * 3 + [4 * (every + 2)]
+
+
+def test_of_gradients_that_come_compiled_only_those_of_what_is_trained_are_taken(
+    both: Flags,
+) -> None:
+    step, *_ = built(both("native"))
+    other, *_ = built(both("compiled"))
+
+    def compiled(batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        values = {name: v.detach().requires_grad_() for name, v in other.parameters.items()}
+        losses = other.losses(values, batch)
+        return losses.detach(), list(torch.autograd.grad(losses.sum(), list(values.values())))
+
+    other.compiled = compiled  # type: ignore[assignment]
+    for number in range(5):
+        step(number, RATE, lambda: False)
+        other(number, RATE, lambda: False)
+    assert apart(other.parameters, step.parameters) < 1e-5
 
 
 class Script:

@@ -16,7 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch._inductor.exc import InductorError
 
-from tests.captioned import make_captioned, short_lora
+from tests.captioned import CAPTIONS, make_captioned, short_lora
 from tests.short_run import PRECISIONS
 from tests.training_fixtures import Flags
 from training.config.command_line import parse
@@ -48,7 +48,8 @@ def build(flags: Flags, tiny_model: Path, latents: Path, tmp_path: Path) -> Buil
 
     def step(method: type[Method], say: Callable[[str], None] = print, **changes: Any) -> Any:
         if method is Lora:
-            captioned = make_captioned(tmp_path / "captioned")
+            captions = ("a red <new>", "a dog") if "placeholder_token" in changes else CAPTIONS
+            captioned = make_captioned(tmp_path / "captioned", captions)
             argv = short_lora(tiny_model, captioned, latents, tmp_path / "run", **changes)
         else:
             argv = flags(**changes)
@@ -118,6 +119,14 @@ def differences(
 CASES: dict[str, tuple[type[Method], dict[str, object]]] = {
     "a word": (TextualInversion, {"num_vectors": 2}),
     "LoRA": (Lora, {"snr_gamma": 5, "train_batch_size": 2}),
+    "LoRA and a word": (
+        Lora,
+        {
+            "train_text_encoder_ti": "true",
+            "placeholder_token": "<new>",
+            "initializer_token": "toy",
+        },
+    ),
     "LoRA of convolutions and the text encoder": (
         Lora,
         {"lora_layers": "attn2.to_q,conv1,conv2", "train_text_encoder": "true"},
