@@ -13,7 +13,7 @@ CLUSTER = ^(infra|bootstrap|component|policy)/ ^(__main__|fabfile)\.py ^scripts/
 	^benchmarks/(bootstrap|scaling|results|intel_nodes)\.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-lora plan live rig rig-down rig-intel test test-training test-cluster test-rig test-ipex \
+.PHONY: help demo demo-lora demo-quantize plan live rig rig-down rig-intel test test-training test-cluster test-rig test-ipex \
 	test-openvino lint format environment environment-cluster environment-intel \
 	environment-openvino lock clean
 
@@ -34,6 +34,9 @@ demo: environment ## Train a small concept on this machine and show the result
 
 demo-lora: environment ## Train a LoRA of a small style on this machine and show the result
 	@.venv/bin/python -m training.demo --method=lora $(ARGS)
+
+demo-quantize: environment-openvino ## Train the miniature in 8 bits, and draw with OpenVINO beside fp32
+	@.venv-openvino/bin/python -m training.miniature.quantize_demo $(ARGS)
 
 plan: environment-cluster ## Show what `pulumi up` would create and what it costs; needs no account
 	@.venv-cluster/bin/python -m infra.plan $(ARGS)

@@ -42,6 +42,7 @@ ENTRIES: dict[str, list[str]] = {
     "training.miniature.build": [],
     "training.miniature.check": [],
     "training.miniature.judge": [],
+    "training.miniature.quantize_demo": [],
     "training.miniature.tiny_vae": [],
     "training.textual_inversion": [],  # a short run's
 }
