@@ -25,6 +25,7 @@ from tests.tiny_model import make_kohya_lora
 from training import export, generate, playground, textual_inversion
 from training.config.command_line import parse
 from training.config.lora import LoraConfig
+from training.config.quantize import QuantizeConfig
 from training.config.run import RunConfig
 from training.config.textual_inversion import TextualInversionConfig
 from training.models.embeds import save_embeds
@@ -191,6 +192,7 @@ def test_every_program_that_a_page_shows_reads_its_words(
     given = shlex.split(words, comments=True)
     configs: dict[str, type[RunConfig]] = {
         "training.textual_inversion": TextualInversionConfig, "training.lora": LoraConfig,
+        "training.quantize": QuantizeConfig,
     }  # fmt: skip
     parsers = {
         "training.generate": generate.parser,

@@ -71,7 +71,13 @@ class Quantize(Method):
         merged = self.quantization.merge_tokens
         self.student = models.unet = quantized_unet.quantize(self.teacher, given, merged)
         parameters = self._parameters()
-        self.start = {name: value.detach().clone() for name, value in parameters.items()}
+        weights = self.start  # the teacher's own: no second copy
+        self.start = {
+            name: weights[plain]
+            if (plain := quantized_unet.plain_name(name)) in weights
+            else value.detach().clone()
+            for name, value in parameters.items()
+        }
         return parameters
 
     def checkpoint_gradients(self, models: Models) -> None:

@@ -263,7 +263,12 @@ def rounded_weights(student: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor
     finally:
         for handle in handles:
             handle.remove()
-    return {name.replace(".attn1.attention.", ".attn1."): v for name, v in weights.items()}
+    return {plain_name(name): value for name, value in weights.items()}
+
+
+def plain_name(name: str) -> str:
+    """What a weight of a UNet that merges tokens is called in one that does not."""
+    return name.replace(".attn1.attention.", ".attn1.")
 
 
 def parameters_of(student: nn.Module) -> dict[str, nn.Parameter]:

@@ -237,6 +237,24 @@ def every_rank(text: str, ranks: Ranks) -> list[str]:
     return cast(list[str], _of_every_rank(text, ranks))
 
 
+PART = 2**30
+"""Bytes that are broadcast at a time."""
+
+
+def broadcast_bytes(payload: bytes, ranks: Ranks) -> bytes:
+    """The first rank's `payload`, on every rank; it may be gigabytes."""
+    if ranks.size == 1:
+        return payload
+    length = torch.tensor([len(payload)])
+    dist.broadcast(length, 0)
+    received = torch.empty(int(length), dtype=torch.uint8)
+    if ranks.is_main_process and payload:
+        received = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+    for part in received.split(PART) if len(received) else ():
+        dist.broadcast(part, 0)
+    return received.numpy().tobytes()
+
+
 def _of_every_rank(value: str | None, ranks: Ranks) -> list[str | None]:
     """What each rank says, in order, as JSON: what unpickles a neighbour's words runs its code."""
     if ranks.size == 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import secrets
-from base64 import b64decode, b64encode
 from collections.abc import Callable
 
 import torch
@@ -17,7 +16,12 @@ from training.machine.stack import Stack
 from training.models import frozen
 from training.models.loading import vae_scale_factor
 from training.ranks.launcher import Ranks
-from training.ranks.process_group import broadcast_text, every_rank, on_all_ranks
+from training.ranks.process_group import (
+    broadcast_bytes,
+    broadcast_text,
+    every_rank,
+    on_all_ranks,
+)
 from training.storage import run_directory
 from training.storage.checkpoint import State, find_checkpoint
 from training.storage.run_directory import RunRecord
@@ -36,16 +40,16 @@ def start_or_resume(
     config, folder = inputs.config, inputs.config.output_dir
     dtype = common_dtype(config.mixed_precision, ranks)
 
-    def on_first() -> tuple[str, str]:
+    def on_first() -> tuple[str, State | None]:
         if not ranks.is_main_process:
-            return "", ""
+            return "", None
         if not _goes_on(config):
             run_directory.clear_for_new_run(folder)
             if config.resume_from_checkpoint is not None:
                 notify(f"{folder} holds no run: starting a new one")
             record = _new_record(inputs, stack, ranks, dtype)
             run_directory.write_config(folder, config, record)
-            return record.model_dump_json(), ""
+            return record.model_dump_json(), None
         old = run_directory.read_config(folder)
         run_directory.refuse_differences(folder, old, config, inputs.content)
         state = find_checkpoint(folder, config.resume_from_checkpoint or "latest", notify)
@@ -53,11 +57,15 @@ def start_or_resume(
             notify(f"{folder} has no complete checkpoint: its run starts again from step 0")
         else:
             notify(f"resuming from checkpoint-{state.step}")
-        return old[1].model_dump_json(), _as_text(state)
+        return old[1].model_dump_json(), state
 
-    record_json, state_text = on_all_ranks(ranks, on_first)
+    record_json, state = on_all_ranks(ranks, on_first)
     record = RunRecord.model_validate_json(broadcast_text(record_json, ranks))
-    return record, _from_text(broadcast_text(state_text, ranks))
+    step = broadcast_text("" if state is None else str(state.step), ranks)
+    if not step or ranks.size == 1:
+        return record, state
+    payload = broadcast_bytes(b"" if state is None else state.to_bytes(), ranks)
+    return record, state or State.from_bytes(int(step), payload)
 
 
 def _goes_on(config: RunConfig) -> bool:
@@ -108,12 +116,3 @@ def _new_record(inputs: Inputs, stack: Stack, ranks: Ranks, dtype: torch.dtype) 
         method=config.method,
         **inputs.content,
     )
-
-
-def _as_text(state: State | None) -> str:
-    return "" if state is None else f"{state.step} {b64encode(state.to_bytes()).decode()}"
-
-
-def _from_text(text: str) -> State | None:
-    step, _, payload = text.partition(" ")
-    return State.from_bytes(int(step), b64decode(payload)) if text else None
