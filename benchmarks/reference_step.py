@@ -1,4 +1,4 @@
-"""The training step of diffusers' scripts, timed: what `benchmarks.training_step` compares with.
+"""The training step of diffusers' scripts, timed: what `benchmarks.train_step` compares with.
 
     python -m benchmarks.reference_step MODEL lora bf16 5 512
 

@@ -32,7 +32,7 @@ ENTRIES: dict[str, list[str]] = {
     "benchmarks.restarts": [],
     "benchmarks.restarts_process": ["folder", "2"],
     "benchmarks.scaling_rank": ["folder", "model", "pictures"],
-    "benchmarks.training_step": [],
+    "benchmarks.train_step": [],
     "training.all_reduce": [],
     "training.export": ["--model=nowhere", "--output_dir=out"],
     "training.generate": ["nowhere", "--prompt=a photo"],

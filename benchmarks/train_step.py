@@ -1,7 +1,7 @@
 """What does a training step of Stable Diffusion 1.5's size take here, beside diffusers' script's?
 
-    python -m benchmarks.training_step
-    python -m benchmarks.training_step --method lora
+    python -m benchmarks.train_step
+    python -m benchmarks.train_step --method lora
 
 Trains at 512 x 512 pixels, batch 1, with random weights in the shapes of Stable Diffusion 1.5, a
 process for each precision; beside it `benchmarks.reference_step` does what diffusers' script does.
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{tflop / ours / peaks[precision]:.0%} of {peaks[precision]:.2f} at best"
         )
     figures = {
-        "benchmark": "training_step",
+        "benchmark": "train_step",
         "machine": {**machine(), "instructions": this_cpu().flags},
         "torch": str(torch.__version__),
         "method": chosen.method,
@@ -180,7 +180,7 @@ def measure_reference(folder: Path, precision: str, chosen: argparse.Namespace) 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training_step",
+        prog="python -m benchmarks.train_step",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
