@@ -4,8 +4,8 @@
     python -m benchmarks.train_step --method lora
 
 Trains at 512 x 512 pixels, batch 1, with random weights in the shapes of Stable Diffusion 1.5, a
-process for each precision; beside it `benchmarks.reference_step` does what diffusers' script does.
-The processes take turns, as machines drift; the median leaves out each process's first step, which
+process for each precision and engine (`--frozen native compiled`); beside them
+`benchmarks.reference_step` does what diffusers' script does. The processes take turns, as machines drift; the median leaves out each process's first step, which
 sets kernels up. A step's operations over its seconds are set against the fastest matrix product
 that this machine does in the same run. Needs 8 GB of memory and 5 GB of disk.
 """
@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,72 +41,97 @@ DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS = tuple(DTYPES)
 WORD = {"textual_inversion": ("--placeholder_token", "<toy>", "--initializer_token", "toy")}
 """What a method needs beside the flags of all."""
+REFERENCE = "reference"
+Measured = dict[str, float]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print a row per precision, end with a line of JSON."""
+    """Measure, print a row per precision and engine, end with a line of JSON."""
     chosen = _parser().parse_args(argv)
     vector_math.resolve_kernels()
-    found: dict[str, dict[str, list[dict[str, float]]]] = {
-        precision: {"ours": [], "reference": []} for precision in chosen.precision
-    }
     tflop = step_tflop(chosen.resolution)
     peaks = {precision: peak_tflops(DTYPES[precision]) for precision in chosen.precision}
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
         folder = Path(name)
-        print("writing random weights of Stable Diffusion 1.5's size", file=sys.stderr, flush=True)
+        _say("writing random weights of Stable Diffusion 1.5's size")
         make_model(folder / "model")
         make_captioned(folder / "pictures")
-        for turn in range(chosen.turns):
-            for precision, sides in found.items():
-                print(
-                    f"turn {turn + 1} of {chosen.turns}: {precision}", file=sys.stderr, flush=True
-                )
-                run = folder / f"{precision}-{turn}"
-                sides["reference"].append(measure_reference(folder, precision, chosen))
-                sides["ours"].append(measure(folder, run, precision, chosen))
-    for precision, sides in found.items():
-        for side, turns in sides.items():
-            print(
-                f"{precision:<5} {side:<10} {middle([turn['seconds'] for turn in turns]):6.2f} s "
-                f"per step, {max(turn['peak_gb'] for turn in turns):5.2f} GB at most"
-            )
-        ours = middle([turn["seconds"] for turn in sides["ours"]])
-        print(
-            f"{precision:<5} {tflop:.2f} TFLOP per step: ours does {tflop / ours:.2f} TFLOP/s, "
-            f"{tflop / ours / peaks[precision]:.0%} of {peaks[precision]:.2f} at best"
-        )
-    figures = {
-        "benchmark": "train_step",
-        "machine": {**machine(), "instructions": this_cpu().flags},
-        "torch": str(torch.__version__),
-        "method": chosen.method,
-        "frozen": chosen.frozen,
-        "steps": chosen.steps,
-        "precisions": found,
-        "step_tflop": tflop,
-        "peak_tflops": peaks,
-        "gemm_share": {
-            precision: tflop
-            / middle([turn["seconds"] for turn in sides["ours"]])
-            / peaks[precision]
-            for precision, sides in found.items()
-        },
-        "ratio_vs_reference": {
-            precision: [
-                theirs["seconds"] / ours["seconds"]
-                for ours, theirs in zip(sides["ours"], sides["reference"], strict=True)
-            ]
-            for precision, sides in found.items()
-        },
-        "memory_ratio": {
-            precision: max(turn["peak_gb"] for turn in sides["ours"])
-            / max(turn["peak_gb"] for turn in sides["reference"])
-            for precision, sides in found.items()
-        },
+        turns = {precision: _take_turns(folder, precision, chosen) for precision in peaks}
+    found = {
+        precision: {side: _middles(measured) for side, measured in sides.items()}
+        for precision, sides in turns.items()
     }
-    finish(figures, chosen.output)
+    for precision, sides in found.items():
+        for side, figures in sides.items():
+            share = tflop / figures["seconds"] / peaks[precision]
+            print(
+                f"{precision:<5} {side:<10} {figures['seconds']:6.2f} s per step, "
+                f"{share:4.0%} of {peaks[precision]:.2f} TFLOP/s, "
+                f"{figures['peak_gb']:5.2f} GB at most"
+            )
+    finish(
+        {
+            "benchmark": "train_step",
+            "machine": {**machine(), "instructions": this_cpu().flags},
+            "torch": str(torch.__version__),
+            "method": chosen.method,
+            "steps": chosen.steps,
+            "step_tflop": tflop,
+            "peak_tflops": peaks,
+            "turns": turns,
+            "ratio_vs_reference": _ratios(found, "seconds", chosen.frozen),
+            "memory_ratio": {
+                precision: {engine: 1 / ratio for engine, ratio in ratios.items()}
+                for precision, ratios in _ratios(found, "peak_gb", chosen.frozen).items()
+            },
+            "gemm_share": {
+                precision: {
+                    engine: tflop / sides[engine]["seconds"] / peaks[precision]
+                    for engine in chosen.frozen
+                }
+                for precision, sides in found.items()
+            },
+            "seconds_to_first_step": {
+                precision: {engine: sides[engine]["first_seconds"] for engine in chosen.frozen}
+                for precision, sides in found.items()
+            },
+        },
+        chosen.output,
+    )
     return 0
+
+
+def _take_turns(
+    folder: Path, precision: str, chosen: argparse.Namespace
+) -> dict[str, list[Measured]]:
+    """What the reference's and each engine's processes took, one after the other in each turn."""
+    sides: dict[str, list[Measured]] = {REFERENCE: [], **{engine: [] for engine in chosen.frozen}}
+    for turn in range(chosen.turns):
+        _say(f"turn {turn + 1} of {chosen.turns}: {precision}")
+        sides[REFERENCE].append(measure_reference(folder, precision, chosen))
+        for engine in chosen.frozen:
+            run = folder / f"{precision}-{engine}-{turn}"
+            sides[engine].append(measure(folder, run, precision, engine, chosen))
+    return sides
+
+
+def _middles(turns: list[Measured]) -> Measured:
+    return {
+        key: max(each[key] for each in turns)
+        if key == "peak_gb"
+        else middle([each[key] for each in turns])
+        for key in turns[0]
+    }
+
+
+def _ratios(
+    found: dict[str, dict[str, Measured]], key: str, engines: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """The reference's figure over each engine's, by precision."""
+    return {
+        precision: {engine: sides[REFERENCE][key] / sides[engine][key] for engine in engines}
+        for precision, sides in found.items()
+    }
 
 
 def make_model(folder: Path) -> None:
@@ -129,18 +155,22 @@ def make_model(folder: Path) -> None:
 
 
 def measure(
-    folder: Path, run: Path, precision: str, chosen: argparse.Namespace
-) -> dict[str, float]:
+    folder: Path, run: Path, precision: str, engine: str, chosen: argparse.Namespace
+) -> Measured:
     """Train `chosen.steps` steps in a process of its own.
 
+    Args:
+        engine: the value of `--frozen`.
+
     Returns:
-        seconds: the median per step; peak_gb: the most memory that the process had at once, in
-        10^9 bytes.
+        seconds: the median per step; first_seconds: from the process's start to the end of
+        its first step; peak_gb: the most memory that it had at once, in 10^9 bytes.
 
     Raises:
         RuntimeError: the process failed.
     """
     log = run.with_suffix(".log")
+    started = time.time()
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", f"training.{chosen.method}", *WORD.get(chosen.method, ()),
@@ -148,7 +178,7 @@ def measure(
              "--train_data_dir", str(folder / "pictures"),
              "--resolution", str(chosen.resolution), "--train_batch_size", "1", "--seed", "7",
              "--max_train_steps", str(chosen.steps), "--mixed_precision", precision,
-             "--frozen", chosen.frozen, "--report_to", "none", "--evaluation_steps", "1000000",
+             "--frozen", engine, "--report_to", "none", "--evaluation_steps", "1000000",
              "--output_dir", str(run)],
             cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT,
         )  # fmt: skip
@@ -156,14 +186,15 @@ def measure(
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"training ended with {process.returncode}:\n{log.read_text()[-2000:]}")
-    steps = events_of(read_events(run), "step", "images_per_second")[1:]
+    first, *steps = events_of(read_events(run), "step", "images_per_second")
     return {
         "seconds": middle([1 / step["images_per_second"] for step in steps]),
+        "first_seconds": first["time"] - started,
         "peak_gb": usage.ru_maxrss * 1024 / 1e9,
     }
 
 
-def measure_reference(folder: Path, precision: str, chosen: argparse.Namespace) -> dict[str, float]:
+def measure_reference(folder: Path, precision: str, chosen: argparse.Namespace) -> Measured:
     """Do the same number of steps as diffusers' script does them; returns as `measure`.
 
     Raises:
@@ -189,14 +220,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=6, help="per process [6]")
     parser.add_argument("--turns", type=int, default=2, help="processes per precision [2]")
     parser.add_argument("--resolution", type=int, default=512, help="pixels [512]")
-    parser.add_argument("--frozen", choices=("native", "ipex", "compiled"),
-                        default="native",
+    parser.add_argument("--frozen", choices=("native", "ipex", "compiled"), nargs="+",
+                        default=["native"],
                         help="ipex needs .venv-intel, compiled g++ [native]")  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=list(PRECISIONS),
                         help="[both]")  # fmt: skip
     parser.add_argument("--folder", type=Path, help="for the weights [a temporary folder]")
     parser.add_argument("--output", type=Path, help="a file for the figures as JSON")
     return parser
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
