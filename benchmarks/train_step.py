@@ -5,9 +5,10 @@
 
 Trains at 512 x 512 pixels, batch 1, with random weights in the shapes of Stable Diffusion 1.5, a
 process for each precision and engine (`--frozen native compiled`); beside them
-`benchmarks.reference_step` does what diffusers' script does. The processes take turns, as machines drift; the median leaves out each process's first step, which
-sets kernels up. A step's operations over its seconds are set against the fastest matrix product
-that this machine does in the same run. Needs 8 GB of memory and 5 GB of disk.
+`benchmarks.reference_step` does what diffusers' script does. The processes take turns, as machines
+drift; the median leaves out each process's first step, which sets kernels up. A step's operations
+over its seconds are set against the fastest matrix product that this machine does in the same run.
+Needs 8 GB of memory and 5 GB of disk.
 """
 
 from __future__ import annotations
