@@ -102,7 +102,7 @@ def test_a_listing_that_leads_out_writes_nothing(
     (there / "good").write_text("0")
     name = name.replace("/evil", f"{tmp_path}/person/evil") if name.startswith("/") else name
     monkeypatch.setattr(
-        "bootstrap.ssh.transfer.LIST",
+        "bootstrap.ssh.transfer.listing.LIST",
         f"printf '{SHA256} 1 ./good\\0{SHA256} 1 ./%s\\0' {name}",
     )
     with pytest.raises(UserError, match="n0: lists a file"):
