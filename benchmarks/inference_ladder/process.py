@@ -26,6 +26,8 @@ from training.inference import engines, schedulers
 from training.inference.engines.torch_engine import DTYPES, TorchArtist, assemble
 from training.inference.settings import File, Lora, Settings, Source
 from training.machine import vector_math
+from training.machine.cpu import this_cpu
+from training.machine.precision import resolve_dtype
 from training.machine.stack import resolve_stack
 
 PROMPT, SEED = "a photo of a red cat", 7
@@ -87,7 +89,7 @@ def ask(rung: Rung, folder: Path, mini: bool, steps: int) -> tuple[Source, Setti
         model=ModelConfig(pretrained_model_name_or_path=str(model_of(folder, mini))),
         loras=(lora,) if rung.lcm else (),
         vae=File.at(folder / "tiny") if rung.tiny_vae else None,
-        dtype="bfloat16" if rung.dtype == "bfloat16" else "float32",
+        dtype="bfloat16" if computes_in(rung) == torch.bfloat16 else "float32",
         exported=folder / "exports" / rung.key if rung.export is not None else None,
     )
     settings = Settings(
@@ -100,6 +102,12 @@ def ask(rung: Rung, folder: Path, mini: bool, steps: int) -> tuple[Source, Setti
         guidance_scale=1 if rung.lcm else GUIDANCE[mini],
     )  # fmt: skip
     return source, settings
+
+
+def computes_in(rung: Rung) -> torch.dtype:
+    """The dtype of what a rung does not compute in int8."""
+    asked = {"float32": "no", "bfloat16": "bf16"}.get(rung.dtype, rung.dtype)
+    return resolve_dtype(asked, this_cpu())
 
 
 def _load(rung: Rung, source: Source, settings: Settings) -> Any:
