@@ -79,7 +79,7 @@ def warnings(nodes: Mapping[str, NodeFacts], *, stack: str) -> list[str]:
     if tight:
         said.append(
             f"{', '.join(tight)}: less than {COMFORTABLE_GIB:g} GiB of memory; Stable Diffusion "
-            "1.5 takes about 6.4 GB a rank."
+            "1.5 takes about 6.6 GB per rank."
         )
     said.extend(_skewed(nodes))
     return said
