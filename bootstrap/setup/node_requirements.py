@@ -14,7 +14,7 @@ DISK_GIB = {"upstream": 8.0, "intel": 12.0}
 LEFT_GIB = 1.0
 """For a node that has them already: room to write checkpoints."""
 MEMORY_GIB = 3.0
-"""A miniature trains in this; Stable Diffusion 1.5 took 6.4 GB (one rank, bf16)."""
+"""A miniature trains in this; Stable Diffusion 1.5 took 6.6 GB (one rank, fp32)."""
 COMFORTABLE_GIB = 12.0
 TOOLS = ("tar", "sha256sum", "sh")
 CLOCK_SECONDS = 5.0
