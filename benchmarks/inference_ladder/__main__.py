@@ -13,7 +13,8 @@ are the seconds of all cores per picture, which other programs disturb less than
 With --folder the model, its exports and what was measured are kept: a second command adds a turn.
 Needs 16 GB of memory and 25 GB of disk, and the better part of an hour for the exports.
 IPEX has an environment of its own (`make environment-intel`); libiomp is used where
-`pip install intel-openmp` has put it, tcmalloc where the system has it.
+`pip install intel-openmp` has put it, tcmalloc and jemalloc where the system has them (Debian:
+libtcmalloc-minimal4, libjemalloc2).
 """
 
 from __future__ import annotations

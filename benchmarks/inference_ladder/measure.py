@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.inference_ladder.rungs import BASE, DPM, Rung
 from benchmarks.train_step import ROOT
 
-ALLOCATORS = ("tcmalloc", "tcmalloc_minimal")
+LIBRARIES = {"tcmalloc": ("tcmalloc", "tcmalloc_minimal"), "jemalloc": ("jemalloc",)}
 AFFINITY = {
     "KMP_AFFINITY": "granularity=fine,compact,1,0",
     "KMP_BLOCKTIME": "1",
@@ -53,8 +53,8 @@ def why_not(rung: Rung, mini: bool, ipex_python: Path) -> str:
     """Why a rung cannot be measured here; "" if it can."""
     if rung.engine == "ipex" and not ipex_python.exists():
         return f"{ipex_python} is not there (make environment-intel, or --ipex_python)"
-    if rung.system and not system(rung):
-        return "neither tcmalloc nor libiomp5 is installed"
+    if rung.allocator and not _allocator(rung):
+        return f"{rung.allocator} is not installed"
     if mini and rung == DPM:
         return "the bundled model's schedule ends at zero signal, where DPM++ cannot begin"
     return ""
@@ -62,9 +62,9 @@ def why_not(rung: Rung, mini: bool, ipex_python: Path) -> str:
 
 def system(rung: Rung) -> dict[str, str]:
     """The environment variables of a rung's process: libraries to preload, and pinning."""
-    if not rung.system:
+    if not rung.allocator:
         return {}
-    allocator = next(filter(None, map(ctypes.util.find_library, ALLOCATORS)), None)
+    allocator = _allocator(rung)
     openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
     preload = [allocator] if allocator else []
     pinning: dict[str, str] = {}
@@ -72,3 +72,8 @@ def system(rung: Rung) -> dict[str, str]:
         preload.append(str(openmp))
         pinning = AFFINITY
     return {"LD_PRELOAD": ":".join(preload), **pinning} if preload else {}
+
+
+def _allocator(rung: Rung) -> str | None:
+    """The file name of its library, where the system has it."""
+    return next(filter(None, map(ctypes.util.find_library, LIBRARIES[rung.allocator])), None)

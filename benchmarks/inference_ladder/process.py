@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "peak_bytes": _peak_bytes(),
         "weights_bytes": _weights_bytes(artist, source),
         "threads": torch.get_num_threads(),
-        "preloaded": [name for name in ("tcmalloc", "libiomp5") if name in _mapped()],
+        "preloaded": [name for name in ("tcmalloc", "jemalloc", "libiomp5") if name in _mapped()],
         "torch": str(torch.__version__),
     }
     timed[-1].picture.save(chosen.output.with_suffix(".png"))

@@ -17,7 +17,7 @@ class Rung:
         title: for the person.
         engine: of `training.inference.engines`, or "ipex".
         dtype: that UNet and VAE compute in, where it is not int8; "auto" is the faster one here.
-        system: whether the allocator, libiomp and pinning are those that suit PyTorch.
+        allocator: what is preloaded for the system's, beside libiomp and pinning; "": neither.
         scheduler: by its name in `training.inference.schedulers`.
         steps: of a picture.
         export: flags of `training.export`; None: not drawn by OpenVINO.
@@ -29,7 +29,7 @@ class Rung:
     title: str
     engine: str = "torch"
     dtype: str = "float32"
-    system: bool = False
+    allocator: str = ""
     channels_last: bool = False
     scheduler: str = "pndm"
     steps: int = 20
@@ -39,7 +39,8 @@ class Rung:
 
 
 BASE = Rung("torch-fp32", "PyTorch, fp32")
-SYSTEM = replace(BASE, key="system", title="+ tcmalloc, libiomp, pinned", system=True)
+SYSTEM = replace(BASE, key="system", title="+ tcmalloc, libiomp, pinned", allocator="tcmalloc")
+JEMALLOC = replace(SYSTEM, key="jemalloc", title="or jemalloc", allocator="jemalloc")
 CHANNELS = replace(SYSTEM, key="channels-last", title="+ channels_last", channels_last=True)
 BF16 = replace(CHANNELS, key="bf16", title="+ bf16", dtype="bfloat16")
 IPEX = replace(BF16, key="ipex-bf16", title="or IPEX, bf16", engine="ipex", channels_last=False)
@@ -70,7 +71,7 @@ LCM = replace(
 TINY = replace(LCM, key="openvino-lcm-tiny", title="+ tiny VAE", tiny_vae=True)
 
 RUNGS = (
-    BASE, SYSTEM, CHANNELS, BF16, IPEX, COMPILED, DPM,
+    BASE, SYSTEM, JEMALLOC, CHANNELS, BF16, IPEX, COMPILED, DPM,
     DYNAMIC, STATIC, STATIC_BF16, INT8, MERGED, LCM, TINY,
 )  # fmt: skip
 EXACT = ("openvino-static", "openvino-bf16", "openvino-dynamic", "dpmpp", "compiled", "ipex-bf16")

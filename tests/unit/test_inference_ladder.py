@@ -13,8 +13,19 @@ from PIL import Image
 from benchmarks.inference_ladder import process
 from benchmarks.inference_ladder.compare import psnr, ssim
 from benchmarks.inference_ladder.figures import figures_of, lines_of
-from benchmarks.inference_ladder.measure import PICTURES, why_not
-from benchmarks.inference_ladder.rungs import BASE, DPM, IPEX, LCM, RUNGS, STATIC, TINY
+from benchmarks.inference_ladder.measure import PICTURES, system, why_not
+from benchmarks.inference_ladder.rungs import (
+    BASE,
+    DPM,
+    IPEX,
+    JEMALLOC,
+    LCM,
+    RUNGS,
+    STATIC,
+    SYSTEM,
+    TINY,
+    Rung,
+)  # fmt: skip
 
 
 def noise(seed: int, spread: float = 60) -> Image.Image:
@@ -68,6 +79,18 @@ def test_what_cannot_be_measured_here_is_said() -> None:
     assert "make environment-intel" in why_not(IPEX, False, Path("nowhere"))
     assert "zero signal" in why_not(DPM, True, Path("nowhere"))
     assert why_not(BASE, False, Path("nowhere")) == ""
+
+
+@pytest.mark.parametrize("rung", [SYSTEM, JEMALLOC])
+def test_a_rung_gets_the_allocator_that_it_is_named_after(
+    rung: Rung, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: f"lib{name}.so")
+    assert why_not(rung, False, Path("nowhere")) == ""
+    assert system(rung)["LD_PRELOAD"].split(":")[0] == f"lib{rung.allocator}.so"
+    assert system(BASE) == {}
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    assert why_not(rung, False, Path("nowhere")) == f"{rung.allocator} is not installed"
 
 
 def test_a_rung_draws_and_says_what_it_took(
