@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.captioned import make_captioned
 from tests.short_run import PRECISIONS, short_run
 from tests.tiny_model import make_pictures, make_tiny_model
 from training.machine import vector_math
@@ -27,6 +28,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of five pictures."""
     return make_pictures(tmp_path_factory.mktemp("pictures") / "five")
+
+
+@pytest.fixture(scope="session")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of five pictures with captions."""
+    return make_captioned(tmp_path_factory.mktemp("captioned") / "five")
 
 
 @pytest.fixture(scope="session")

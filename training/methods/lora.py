@@ -23,7 +23,9 @@ from training.errors import SharedError
 from training.method import Method, Sentences, Values
 from training.methods.words import ROWS, Words, table_of
 from training.models import objective
-from training.models.adapters import (
+from training.models.denoising import Batch, Denoising
+from training.models.loading import Models, load_models
+from training.models.lora.adapters import (
     TEXT_LAYERS,
     add_adapters,
     find_layers,
@@ -31,9 +33,7 @@ from training.models.adapters import (
     set_weight,
     starting_matrices,
 )
-from training.models.denoising import Batch, Denoising
-from training.models.loading import Models, load_models
-from training.models.lora_files import save_kohya, save_lora
+from training.models.lora.files import save_kohya, save_lora
 
 TensorType = TypeVar("TensorType", bound=torch.Tensor)
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from tests.captioned import CAPTIONS, make_captioned, short_lora
 from tests.processes import KillAt, run_ranks
+from tests.tensors import assert_same
 from tests.training_fixtures import Flags
 from training.config.command_line import parse
 from training.config.lora import KOHYA_FILE, LORA_NAME, LoraConfig
@@ -28,7 +29,7 @@ from training.loop.step import TrainingStep
 from training.lora import main
 from training.machine.stack import resolve_stack
 from training.methods.lora import Lora
-from training.models.adapters import find_layers, starting_matrices
+from training.models.lora.adapters import find_layers, starting_matrices
 from training.models.objective import add_noise, sample_posterior, target
 from training.ranks.launcher import Ranks
 from training.storage.resume import start_or_resume
@@ -38,11 +39,6 @@ STEP = "training.loop.step:TrainingStep.__call__"
 FILE = f"{LORA_NAME}.safetensors"
 ALONE = Ranks("no launcher", 0, 1, 0, 1)
 SD15 = Path("training/models/files/stable_diffusion_1/unet")
-
-
-@pytest.fixture(scope="session")
-def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_captioned(tmp_path_factory.mktemp("captioned") / "five")
 
 
 @pytest.fixture
@@ -57,11 +53,6 @@ def lora_flags(tiny_model: Path, captioned: Path, latents: Path, tmp_path: Path)
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / FILE)
-
-
-def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def apart(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.captioned import make_captioned, short_lora
 from tests.processes import KillAt, run_ranks
+from tests.tensors import assert_same
 from tests.training_fixtures import Flags
 from training.config.command_line import parse
 from training.config.lora import KOHYA_FILE, LORA_NAME, LoraConfig
@@ -65,11 +66,6 @@ def both(tiny_model: Path, of_the_word: Path, latents: Path, tmp_path: Path) -> 
 
 def learned(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / LORA) | load_file(folder / WORD)
-
-
-def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def apart(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> float:

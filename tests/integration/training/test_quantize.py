@@ -16,9 +16,9 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.captioned import make_captioned
 from tests.processes import KillAt, run_ranks
 from tests.quantizing import FILE, short_quantize
+from tests.tensors import assert_same
 from tests.tiny_model import make_tiny_model
 from training import export, generate
 from training.config.command_line import parse
@@ -46,11 +46,6 @@ ALONE = Ranks("no launcher", 0, 1, 0, 1)
 Flags = Callable[..., list[str]]
 
 
-@pytest.fixture(scope="module")
-def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_captioned(tmp_path_factory.mktemp("captioned") / "five")
-
-
 @pytest.fixture
 def quantize_flags(tiny_model: Path, captioned: Path, latents: Path, tmp_path: Path) -> Flags:
     """The command line of a short run into a folder of tmp_path."""
@@ -63,11 +58,6 @@ def quantize_flags(tiny_model: Path, captioned: Path, latents: Path, tmp_path: P
 
 def learned(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / FILE)
-
-
-def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def built(argv: list[str]) -> tuple[TrainingStep, Quantize]:

@@ -15,7 +15,7 @@ from training.inference.settings import Settings, Source
 from training.machine.stack import resolve_stack
 from training.models import frozen
 from training.models.loading import Models, load_models
-from training.models.lora import fuse_loras
+from training.models.lora.fuse import fuse_loras
 from training.models.vae import load_vae
 from training.models.words import add_words
 from training.openvino import quantized_unet

@@ -149,7 +149,7 @@ def test_a_lora_with_lcm_in_four_steps_and_a_tiny_vae(
 
 
 def test_a_fused_lora_is_its_product_over_the_weights(tiny_model: Path, tmp_path: Path) -> None:
-    from training.models.lora import fuse_loras
+    from training.models.lora.fuse import fuse_loras
 
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_model)
     layer = pipeline.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2.to_k

@@ -14,7 +14,7 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from safetensors.torch import save_file
 
 from training import atomic_files
-from training.models.adapters import DOWN, UP
+from training.models.lora.adapters import DOWN, UP
 
 KOHYA_PARTS = {"unet": "lora_unet", "text_encoder": "lora_te"}
 KOHYA_MATRICES = {DOWN: "lora_down", UP: "lora_up"}

@@ -1,0 +1,1 @@
+"""LoRA: adapters beside frozen layers, the files that hold them, and files fused into weights."""
