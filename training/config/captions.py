@@ -11,6 +11,12 @@ from training.config.groups import Group, key
 METADATA = "metadata.jsonl"
 """A line of JSON for each picture, as Hugging Face's image folders have it."""
 
+IDENTIFIED_AS_CAPTIONS = dict.fromkeys(
+    ("caption_extension", "image_column", "caption_column", "caption_encoding", "caption_fallback"),
+    "captions",
+)
+"""Keys that may differ when a run goes on, as long as the captions are the same."""
+
 
 class CaptionConfig(Group):
     """How a picture's caption is found, and what takes its place where there is none."""

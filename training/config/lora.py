@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import ValidationInfo, field_validator
 
-from training.config.captions import CaptionConfig
+from training.config.captions import IDENTIFIED_AS_CAPTIONS, CaptionConfig
 from training.config.groups import Group, key
 from training.config.run import RunConfig, Sampling, register
 from training.config.words import (
@@ -128,11 +128,7 @@ class LoraConfig(
     }
     identified_by_content: ClassVar[dict[str, str]] = {
         **RunConfig.identified_by_content,
-        "caption_extension": "captions",
-        "image_column": "captions",
-        "caption_column": "captions",
-        "caption_encoding": "captions",
-        "caption_fallback": "captions",
+        **IDENTIFIED_AS_CAPTIONS,
         "initializer_token": "rows",
         "initial_embeds": "rows",
     }

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from training.config.captions import CaptionConfig
+from training.config.captions import IDENTIFIED_AS_CAPTIONS, CaptionConfig
 from training.config.groups import Group, key
 from training.config.run import RunConfig, Sampling, register
 
@@ -82,11 +82,7 @@ class QuantizeConfig(RunConfig, CaptionConfig, QuantizationConfig):
     method: ClassVar[str] = "quantize"
     identified_by_content: ClassVar[dict[str, str]] = {
         **RunConfig.identified_by_content,
-        "caption_extension": "captions",
-        "image_column": "captions",
-        "caption_column": "captions",
-        "caption_encoding": "captions",
-        "caption_fallback": "captions",
+        **IDENTIFIED_AS_CAPTIONS,
     }
 
     train_data_dir: Path = key("data", ..., "Folder with the pictures and their captions.")
