@@ -66,13 +66,13 @@ class State:
 
     @classmethod
     def from_bytes(cls, step: int, payload: bytes) -> State:
-        """What `to_bytes` wrote.
+        """What `to_bytes` wrote, sorted by name: safetensors gives its entries in any order.
 
         Raises:
             SafetensorError, KeyError: it is something else.
         """
         tensors = load(payload)
-        names = [key for key in tensors if key.split(".")[0] not in (*MOMENTS, AVERAGE)]
+        names = sorted(key for key in tensors if key.split(".")[0] not in (*MOMENTS, AVERAGE))
         if not names:
             raise KeyError("no parameters")
         exp_avg, exp_avg_sq = (
