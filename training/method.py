@@ -64,6 +64,15 @@ class Method(ABC):
     @abstractmethod
     def __init__(self, config: RunConfig, models: Models) -> None: ...
 
+    @classmethod
+    def check_packages(cls) -> None:
+        """Make sure that what it needs beside PyTorch and diffusers is there, before models are.
+
+        Raises:
+            UserError: names what is missing, and the environment that has it.
+        """
+        del cls  # most need nothing else
+
     @abstractmethod
     def prepare(self, models: Models, notify: Callable[[str], None]) -> None:
         """Change the loaded models (a tokenizer, say), and check the configuration against them.

@@ -52,8 +52,10 @@ def read_inputs(
         dtype: that VAE and UNet are read in.
 
     Raises:
-        UserError: a picture, a part of the model, or what is to be trained cannot be used.
+        UserError: a picture, a part of the model, or what is to be trained cannot be used, or the
+            method lacks a package.
     """
+    method.check_packages()
     folder, captions = config.train_data_dir, None
     beside = config.captions.files if config.captions else ()
     asked = config.subfolders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from training.method import Method, Sentences, Values
 from training.models import objective
 from training.models.denoising import Batch, Denoising, Noised
 from training.models.loading import Models, load_models
+from training.models.merge_tokens import highest_with_attention
 from training.models.placed import placed
 from training.openvino import quantized_unet
 
@@ -33,9 +35,10 @@ class Quantize(Method):
 
     def __init__(self, config: RunConfig, models: Models) -> None:
         assert isinstance(config, QuantizeConfig)
-        quantized_unet.check_packages("training.quantize")
-        quantized_unet.refuse_other_blocks(models.unet)
         self.model, self.quantization = config.model, config.quantization
+        quantized_unet.refuse_other_blocks(models.unet)
+        if self.quantization.merge_tokens:
+            highest_with_attention(models.unet, self.quantization.merge_tokens)
         self.ema_decay = self.quantization.decay
         self.validation_prompts = config.validation_prompt or []
         self.base = quantized_unet.digest(models.unet)
@@ -45,6 +48,11 @@ class Quantize(Method):
         self.start = {
             f"{UNET}{path}": value.detach() for path, value in models.unet.named_parameters()
         }
+
+    @classmethod
+    def check_packages(cls) -> None:
+        """NNCF."""
+        quantized_unet.check_packages("training.quantize")
 
     def prepare(self, models: Models, notify: Callable[[str], None]) -> None:
         """Check the prompts to be drawn."""
@@ -97,6 +105,15 @@ class Quantize(Method):
                 taught = self.teacher(**noised.inputs).sample
             losses = losses + weight * objective.mean_squared_error(said, taught)
         return losses
+
+    def moved(self, values: Values) -> float:
+        """The same without a copy of all there is, which is a whole UNet."""
+        pairs = [(values[name].detach(), start) for name, start in self.start.items()]
+        away = sum(
+            float((value - start).square().sum(dtype=torch.float64)) for value, start in pairs
+        )
+        length = sum(float(start.square().sum(dtype=torch.float64)) for _, start in pairs)
+        return math.sqrt(away / length)
 
     def write_step(self, folder: Path, step: int, values: Values) -> None:
         """Write quantized_unet-steps-<step>.safetensors."""

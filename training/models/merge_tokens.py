@@ -148,6 +148,24 @@ class MergedSelfAttention(nn.Module):
         return unmerged
 
 
+def highest_with_attention(unet: Any, ratio: float) -> int:
+    """The number of the down block whose self-attention is to see merged tokens.
+
+    Args:
+        ratio: of tokens, for the message.
+
+    Raises:
+        UserError: no down block has attention.
+    """
+    for number, block in enumerate(unet.down_blocks):
+        if hasattr(block, "attentions"):
+            return number
+    raise UserError(
+        f"--merge_tokens {ratio:g}: this UNet has no attention outside its middle block. Leave out "
+        "--merge_tokens."
+    )
+
+
 def merge_tokens(unet: Any, ratio: float) -> None:
     """Let a UNet's self-attention at its highest resolution see merged tokens, from now on.
 
@@ -163,12 +181,7 @@ def merge_tokens(unet: Any, ratio: float) -> None:
     check_ratio(ratio)
     if ratio == 0:
         return
-    levels = len(unet.down_blocks)
-    first = next((i for i in range(levels) if hasattr(unet.down_blocks[i], "attentions")), None)
-    if first is None:
-        raise UserError(
-            f"--merge_tokens {ratio:g}: this UNet has no attention outside its middle block."
-        )
+    levels, first = len(unet.down_blocks), highest_with_attention(unet, ratio)
     for block in (unet.down_blocks[first], unet.up_blocks[levels - 1 - first]):
         for transformer in block.attentions:
             for layer in transformer.transformer_blocks:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -40,6 +41,8 @@ BLOCKS = frozenset(
     }
 )
 """Blocks of the UNets of Stable Diffusion 1.x and 2.x: what quantizing them does is known."""
+PARTS = {"attentions": "Transformer2DModel", "resnets": "ResnetBlock2D"}
+"""What those blocks consist of, by the name of the list in them."""
 HOOKS = "__nncf_hooks"
 """What NNCF calls the module that holds a model's quantizers."""
 
@@ -81,23 +84,32 @@ def _compute_without_a_compiler() -> None:
 
 
 def refuse_other_blocks(unet: Any) -> None:
-    """Make sure that a UNet consists of known blocks.
+    """Make sure that a UNet consists of known blocks, and these of known parts.
 
     Raises:
         UserError: names the first that is not.
     """
-    parts = {
+    blocks = {
         **{f"down_blocks.{number}": block for number, block in enumerate(unet.down_blocks)},
         "mid_block": unet.mid_block,
         **{f"up_blocks.{number}": block for number, block in enumerate(unet.up_blocks)},
     }
-    for path, block in parts.items():
-        kind = type(block).__name__
-        if block is not None and kind not in BLOCKS:
-            raise UserError(
-                f"the UNet's {path} is a {kind}, which cannot be quantized here. Blocks that can: "
-                f"{', '.join(sorted(BLOCKS))}."
-            )
+    for path, block in blocks.items():
+        if block is not None:
+            _refuse_another(path, block, BLOCKS)
+            for name, kind in PARTS.items():
+                for number, part in enumerate(getattr(block, name, ())):
+                    _refuse_another(f"{path}.{name}.{number}", part, {kind})
+
+
+def _refuse_another(path: str, module: nn.Module, known: Collection[str]) -> None:
+    kind = type(module).__name__
+    if kind not in known:
+        raise UserError(
+            f"the UNet's {path} is a {kind}, which cannot be quantized here. What can be in its "
+            f"place: {', '.join(sorted(known))}. Quantize a model whose UNet is built as that of "
+            "Stable Diffusion 1.x and 2.x."
+        )
 
 
 def quantize(unet: Any, samples: Iterable[dict[str, Tensor]], merged: float) -> Any:
@@ -217,24 +229,45 @@ def load(path: Path, unet: Any) -> tuple[Any, float]:
     from nncf.torch import load_from_config
 
     _compute_without_a_compiler()
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config, merged = json.loads(facts["nncf"]), float(facts["merge_tokens"])
-        base = facts["base"]
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: is no quantized UNet ({first_line(error)}).") from error
-    if base != digest(unet):
+    refuse_another_base(path, unet)
+    facts, tensors = _read(path), load_file(path)
+    merge_tokens(unet, facts.merged)
+    with quietly():
+        student = load_from_config(unet, facts.nncf)
+    student.load_state_dict(tensors)
+    return student.eval(), facts.merged
+
+
+def refuse_another_base(path: Path, unet: Any) -> None:
+    """Make sure that what `save` wrote was quantized from `unet`.
+
+    Raises:
+        UserError: it was not, or the file cannot be read.
+    """
+    if _read(path).base != digest(unet):
         raise UserError(
             f"{path}: was quantized from another base model than the one that is loaded. Give the "
             "model that its run was started with, unchanged."
         )
-    merge_tokens(unet, merged)
-    with quietly():
-        student = load_from_config(unet, config)
-    student.load_state_dict(tensors)
-    return student.eval(), merged
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the file of a quantized UNet says beside its tensors: NNCF's configuration, the share of
+    merged tokens, the base model's digest."""
+
+    nncf: Any
+    merged: float
+    base: str
+
+
+def _read(path: Path) -> _Facts:
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+        return _Facts(json.loads(said["nncf"]), float(said["merge_tokens"]), said["base"])
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: is no quantized UNet ({first_line(error)}).") from error
 
 
 def digest(unet: Any) -> str:

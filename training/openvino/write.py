@@ -81,7 +81,8 @@ def write(
         calibration_steps: of denoising, in all, to calibrate with.
 
     Raises:
-        UserError: the vocabulary cannot be exported, or the disk refuses.
+        UserError: the vocabulary cannot be exported, `quantized` is of another base model, or the
+            disk refuses.
     """
     check_vocabulary(models)
     if output_dir.exists() and not (output_dir / FILE).is_file():
@@ -89,6 +90,9 @@ def write(
             f"{output_dir}: is there and holds no {FILE}, so it is no export to be replaced. "
             "Choose another --output_dir."
         )
+
+    if quantized is not None:  # before minutes of conversion
+        quantized_unet.refuse_another_base(quantized, models.unet)
 
     def fill(folder: Path) -> None:
         dynamic = folder / "dynamic"

@@ -241,7 +241,10 @@ def refuse_differences(
         if noted is None or noted == found:
             continue
         keys = [key for key, kind in new.identified_by_content.items() if kind == what]
-        named = " / ".join(key for key in keys if _given(new, key)) or MODEL
+        own = [key for key in keys if _given(new, key)]
+        if what == "rows" and not own and record.model != content.get("model"):
+            continue  # what is trained starts from the model alone, which is named
+        named = " / ".join(own) or MODEL
         differences += (
             [f"{named}: not the same {what} as when the run started"]
             if isinstance(found, str)

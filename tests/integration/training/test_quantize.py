@@ -28,6 +28,7 @@ from training.errors import UserError
 from training.loop.build_step import build_step
 from training.loop.step import TrainingStep
 from training.machine.stack import resolve_stack
+from training.method import Method
 from training.methods.quantize import Quantize
 from training.models.placed import placed
 from training.openvino import quantized_unet
@@ -180,6 +181,12 @@ def test_the_loss_is_a_function_of_its_arguments(quantize_flags: Flags) -> None:
     assert not torch.equal(step.losses(step.parameters, batch).detach(), told)
 
 
+def test_how_far_it_has_moved_is_that_of_other_methods(quantize_flags: Flags) -> None:
+    step, method = built(quantize_flags("run"))
+    values = {name: value.detach() * 1.05 for name, value in step.parameters.items()}
+    assert method.moved(values) == pytest.approx(Method.moved(method, values), rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def run(
     tiny_model: Path, captioned: Path, latents: Path, tmp_path_factory: pytest.TempPathFactory
@@ -298,6 +305,26 @@ def test_what_is_refused_at_the_start(
     assert "the UNet's down_blocks.1 is a ResnetDownsampleBlock2D" in said
 
 
+def test_nothing_to_merge_is_said_before_the_run_is_recorded(
+    captioned: Path, latents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_tiny_model(tmp_path / "other")
+    plain = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
+    config = UNet2DConditionModel.load_config(other / "unet")
+    UNet2DConditionModel.from_config({**config, **plain}).save_pretrained(other / "unet")
+    argv = short_quantize(other, captioned, latents, tmp_path / "run", merge_tokens=0.4)
+    assert main(argv) == 2
+    assert "--merge_tokens 0.4: this UNet has no attention" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_block_of_unknown_parts_is_named(tiny_model: Path) -> None:
+    config = UNet2DConditionModel.load_config(tiny_model / "unet")
+    unet = UNet2DConditionModel.from_config({**config, "dual_cross_attention": True})
+    with pytest.raises(UserError, match=r"down_blocks\.\d\.attentions\.0 is a DualTransformer2D"):
+        quantized_unet.refuse_other_blocks(unet)
+
+
 def test_nothing_to_calibrate_on_is_said(tiny_model: Path) -> None:
     unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
     with pytest.raises(UserError, match="the calibration set is empty"):
@@ -319,7 +346,23 @@ def test_another_base_model_is_refused(
     resumed = quantize_flags("run", resume_from_checkpoint="latest")
     changed = [word.replace(str(tiny_model), str(other)) for word in resumed]
     assert main(changed) == 2
-    assert "not the same model as when the run started" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("as when the run started") == 1
+    assert "pretrained_model_name_or_path: not the same model as when the run started" in said
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    own = [
+        word.replace(str(tiny_model), str(base))
+        for word in quantize_flags("own", max_train_steps=1)
+    ]
+    assert main(own) == 0
+    shutil.copytree(other / "unet", base / "unet", dirs_exist_ok=True)
+    capsys.readouterr()
+    assert export.main([str(tmp_path / "own"), "--output_dir", str(tmp_path / "exported")]) == 2
+    said = capsys.readouterr().err
+    assert "quantized from another base model" in said
+    assert "1 of 3" not in said  # which takes minutes at full size
+    assert not (tmp_path / "exported").exists()
     with pytest.raises(UserError, match="quantized from another base model"):
         quantized_unet.load(run / FILE, unet)
     (tmp_path / "torn.safetensors").write_bytes(b"no tensors")
