@@ -48,7 +48,8 @@ def _error_number(error: Exception) -> int:
     return int(said[1]) if said else 0
 
 
-def _ordinary_mode() -> int:
+def ordinary_mode() -> int:
+    """The permissions of a file that a program makes without a word about them."""
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
@@ -74,7 +75,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
-            temporary.chmod(_ordinary_mode())  # safetensors makes its files private
+            temporary.chmod(ordinary_mode())  # safetensors makes its files private
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
             os.replace(temporary, path)

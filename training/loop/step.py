@@ -99,10 +99,12 @@ class TrainingStep:
         loss = self._accumulate(step)
         gradients = self._gradients()
         flat = torch.cat([*gradients, gradients[0].new_tensor([loss, float(stop())])])
+        del gradients  # of a whole UNet they are gigabytes, which AdamW needs
         all_reduce_sum(flat, self.ranks)
         result = StepResult(float(flat[-2]), bool(flat[-1] > 0))
         if math.isfinite(result.loss) and bool(torch.isfinite(flat[:-2]).all()):
             self._take_gradients(flat[:-2])
+            del flat
             if self.max_grad_norm is not None:
                 self.accelerator.clip_grad_norm_(self._trained, self.max_grad_norm)
             for group in self.optimizer.param_groups:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save, save_file
 
 from training import atomic_files
 from training.errors import UserError
@@ -57,21 +57,42 @@ class State:
         A parameter goes by its name, its moments by `<moment>.<name>`; those of one that is alone
         go by the moment, as all did when there was but one. An average goes by `ema.<name>`.
         """
+        return save(self._tensors())
+
+    def write(self, path: Path) -> None:
+        """Write what `to_bytes` gives without a copy in memory: of a whole UNet it is gigabytes."""
+        save_file(self._tensors(), path)
+        path.chmod(atomic_files.ordinary_mode())  # safetensors makes its files private
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {**self.parameters}
         for moment in MOMENTS:
             for name, value in getattr(self, moment).items():
                 tensors[_entry(moment, name, len(self.parameters))] = value
         tensors |= {f"{AVERAGE}.{name}": value for name, value in self.average.items()}
-        return save({key: value.detach().contiguous() for key, value in tensors.items()})
+        return {key: value.detach().contiguous() for key, value in tensors.items()}
 
     @classmethod
     def from_bytes(cls, step: int, payload: bytes) -> State:
-        """What `to_bytes` wrote, sorted by name: safetensors gives its entries in any order.
+        """What `to_bytes` wrote.
 
         Raises:
             SafetensorError, KeyError: it is something else.
         """
-        tensors = load(payload)
+        return cls._of(step, load(payload))
+
+    @classmethod
+    def read(cls, step: int, path: Path) -> State:
+        """What `write` wrote; its tensors are the file's, which is read when they are.
+
+        Raises:
+            OSError, SafetensorError, KeyError: it cannot be read, or is something else.
+        """
+        return cls._of(step, load_file(path))
+
+    @classmethod
+    def _of(cls, step: int, tensors: dict[str, torch.Tensor]) -> State:
+        """Sorted by name: safetensors gives its entries in any order."""
         names = sorted(key for key in tensors if key.split(".")[0] not in (*MOMENTS, AVERAGE))
         if not names:
             raise KeyError("no parameters")
@@ -94,21 +115,25 @@ def save_checkpoint(folder: Path, state: State, record: RunRecord, limit: int | 
     Raises:
         UserError: it cannot be written; the older checkpoints are untouched.
     """
-    payload = state.to_bytes()
-    manifest = {
-        "step": state.step,
-        "sha256": hashlib.sha256(payload).hexdigest(),
-        "run": record.model_dump(),
-    }
 
     def write(temporary: Path) -> None:
-        (temporary / STATE_FILE).write_bytes(payload)
+        state.write(temporary / STATE_FILE)
+        manifest = {
+            "step": state.step,
+            "sha256": _sha256(temporary / STATE_FILE),
+            "run": record.model_dump(),
+        }
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
 
     path = folder / f"checkpoint-{state.step}"
     atomic_files.write_directory(path, write)
     prune(folder, limit, path)
     return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def prune(folder: Path, limit: int | None, kept: Path | None = None) -> None:
@@ -151,12 +176,11 @@ def read_checkpoint(path: Path) -> State:
     """
     try:
         manifest = json.loads((path / MANIFEST_FILE).read_text())
-        payload = (path / STATE_FILE).read_bytes()
-        if hashlib.sha256(payload).hexdigest() != manifest["sha256"]:
+        if _sha256(path / STATE_FILE) != manifest["sha256"]:
             raise UserError(f"{path.name}: torn, its bytes are not those that were written.")
         if (name := _NAME.fullmatch(path.name)) and int(name[1]) != manifest["step"]:
             raise UserError(f"{path.name}: torn, it says that it is of step {manifest['step']}.")
-        return State.from_bytes(manifest["step"], payload)
+        return State.read(manifest["step"], path / STATE_FILE)
     except OSError as error:
         raise UserError(f"{path.name}: torn, {error.filename} cannot be read.") from error
     except (ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,18 @@ def test_the_file_of_one_parameter_is_that_of_before_there_were_others(tmp_path:
     before = {"rows": rows, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     assert (path / STATE_FILE).read_bytes() == safetensors.torch.save(before)
     assert same(read_checkpoint(path), wanted)
+
+
+def test_the_file_is_what_the_other_ranks_are_sent_and_can_be_read_by_others(
+    tmp_path: Path,
+) -> None:
+    mask = os.umask(0o022)
+    try:
+        written = save_checkpoint(tmp_path, state(7), RECORD, None) / STATE_FILE
+    finally:
+        os.umask(mask)
+    assert written.read_bytes() == state(7).to_bytes()
+    assert stat.S_IMODE(written.stat().st_mode) == 0o644
 
 
 def test_checkpoints_are_in_order_of_their_steps(tmp_path: Path) -> None:
