@@ -176,6 +176,8 @@ def _prepare(
     runs = runs_on_head.all_runs(head)
     refuse_while_training(runs)
     ccl = rank_placement.uses_ccl(head)
+    if asked.method == QUANTIZE:
+        rank_placement.refuse_without_nncf(hosts)
     if own.get("resume"):
         name, method, values = resume.find(hosts, own.get("run", ""))
         if method != asked.method:
@@ -191,10 +193,10 @@ def _prepare(
         values = inputs_of(asked, hosts, console, send=not own.get("dry_run"))
     placed = rank_placement.place(
         hosts, rank_placement.examine(hosts, inventory.head.address), own.get("n"), own.get("ppn"),
-        ccl, rank_placement.preloaded(head),
+        ccl, rank_placement.preloaded(head), asked.method,
     )  # fmt: skip
     for each in placed:
-        warning = too_little_memory(each.machine, each.node.ranks)
+        warning = too_little_memory(each.machine, each.node.ranks, asked.method)
         if warning:
             say_on(console, f"warning: {warning}")
     return make_job(asked, inventory, hosts, placed, name, values), placed

@@ -6,7 +6,7 @@ The rules, each with its reason:
   `CORES_PER_RANK` cores is shared by as many ranks as it takes: at batch 1 the layers of a UNet
   do not keep more cores busy. The reference cluster (two sockets of 56 cores) ran four ranks per
   node; so does this rule there.
-* No more ranks than fit in memory: `BYTES_PER_RANK` each, `BYTES_KEPT` for the system.
+* No more ranks than fit in memory: `bytes_per_rank` each, `BYTES_KEPT` for the system.
 * Ranks of a node get equally many cores, as each step waits for the slowest. Hyper-threads are
   left out: two threads of one core share the units that do the work.
 * oneCCL's worker thread spins. It gets a core of its own: one that the equal shares left over,
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bootstrap.errors import UserError
+from bootstrap.node.job import METHOD, QUANTIZE
 from bootstrap.setup.processor import NumaNode
 
 CORES_PER_RANK = 32
@@ -28,6 +29,9 @@ CORES_TO_SHARE = 4
 GIB = 1 << 30
 BYTES_PER_RANK = 13 * GIB
 """Stable Diffusion 1.5 in float32 while it is read and prepared, with activations at 512 pixels."""
+BYTES_PER_QUANTIZING_RANK = 26 * GIB
+"""All of the UNet is trained: it, its teacher, the gradient (twice), AdamW's two moments and the
+average are seven times 3.2 GiB."""
 BYTES_KEPT = 2 * GIB
 
 
@@ -58,14 +62,21 @@ class Placement:
         return min((len(domain) for domain in self.domains), default=0)
 
 
-def ranks_by_topology(machine: Machine) -> int:
+def bytes_per_rank(method: str) -> int:
+    """The memory that a rank of a method takes at Stable Diffusion 1.5's size."""
+    return BYTES_PER_QUANTIZING_RANK if method == QUANTIZE else BYTES_PER_RANK
+
+
+def ranks_by_topology(machine: Machine, method: str = METHOD) -> int:
     """The ranks that a node gets when nobody says how many."""
     wanted = sum(-(-len(node.cores) // CORES_PER_RANK) for node in machine.numa)
-    fitting = (machine.memory - BYTES_KEPT) // BYTES_PER_RANK
+    fitting = (machine.memory - BYTES_KEPT) // bytes_per_rank(method)
     return max(1, min(wanted, fitting))
 
 
-def spread(machines: Sequence[Machine], n: int | None, ppn: int | None) -> list[int]:
+def spread(
+    machines: Sequence[Machine], n: int | None, ppn: int | None, method: str = METHOD
+) -> list[int]:
     """The ranks of each node, in order, for mpirun's -n and -ppn; what is None is chosen.
 
     Raises:
@@ -75,7 +86,7 @@ def spread(machines: Sequence[Machine], n: int | None, ppn: int | None) -> list[
         if value is not None and value < 1:
             raise UserError(f"{flag} {value}: at least one rank is needed.")
     if ppn is None and n is None:
-        return [ranks_by_topology(machine) for machine in machines]
+        return [ranks_by_topology(machine, method) for machine in machines]
     if n is None:
         assert ppn is not None
         return [ppn] * len(machines)
@@ -130,12 +141,15 @@ def _by_domain(numa: Sequence[NumaNode], ranks: int) -> list[tuple[list[int], in
     return [(list(node.cores), count) for node, count in zip(nodes, counts, strict=True)]
 
 
-def too_little_memory(machine: Machine, ranks: int) -> str | None:
+def too_little_memory(machine: Machine, ranks: int, method: str = METHOD) -> str | None:
     """A warning where asked-for ranks may not fit; None where they do."""
-    needed = ranks * BYTES_PER_RANK + BYTES_KEPT
-    if ranks <= 1 or needed <= machine.memory:
+    needed = ranks * bytes_per_rank(method) + BYTES_KEPT
+    if needed <= machine.memory or (ranks <= 1 and method != QUANTIZE):
         return None
+    less = "A smaller -ppn needs less." if ranks > 1 else "Larger nodes have room for it."
+    who = f"{ranks} ranks" if ranks > 1 else "a rank"
+    takes = "take" if ranks > 1 else "takes"
     return (
-        f"{machine.name}: {ranks} ranks of Stable Diffusion 1.5 take up to {needed / GIB:.0f} GiB, "
-        f"it has {machine.memory / GIB:.0f}. A smaller -ppn needs less."
+        f"{machine.name}: {who} of Stable Diffusion 1.5 {takes} up to "
+        f"{needed / GIB:.0f} GiB, it has {machine.memory / GIB:.0f}. {less}"
     )

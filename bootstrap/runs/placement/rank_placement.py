@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bootstrap.errors import UserError
-from bootstrap.node.job import JobNode
+from bootstrap.node.job import METHOD, JobNode
 from bootstrap.runs.placement import core_pinning
 from bootstrap.runs.placement.core_pinning import Machine, Placement
 from bootstrap.setup.node_facts import NodeFacts, gather_facts
 from bootstrap.ssh.host import Host
 
-CCL = "import importlib.util as u; print(u.find_spec('oneccl_bindings_for_pytorch') is not None)"
+CCL, NNCF = "oneccl_bindings_for_pytorch", "nncf"
+FOUND = "import sys, importlib.util as u; print(u.find_spec(sys.argv[1]) is not None)"
 LOOPBACK = "lo"
 
 
@@ -39,9 +40,29 @@ def uses_ccl(head: Host) -> bool:
     Raises:
         UserError: there is no environment.
     """
-    finished = head.run([head.python, "-P", "-c", CCL], check=False)
+    return _has(head, CCL)
+
+
+def refuse_without_nncf(hosts: Sequence[Host]) -> None:
+    """Make sure that every node can quantize.
+
+    Raises:
+        UserError: names those that have no NNCF, or no environment.
+    """
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        found = list(pool.map(lambda host: _has(host, NNCF), hosts))
+    lacking = [host.name for host, there in zip(hosts, found, strict=True) if not there]
+    if lacking:
+        raise UserError(
+            f"{', '.join(lacking)}: NNCF is missing, which --method quantize needs on every node. "
+            "`fab bootstrap --with openvino` brings it (with the flags of your last fab bootstrap)."
+        )
+
+
+def _has(host: Host, module: str) -> bool:
+    finished = host.run([host.python, "-P", "-c", FOUND, module], check=False)
     if finished.exit_code != 0:
-        raise UserError(f"{head.name} has no environment yet: fab bootstrap sets it up.")
+        raise UserError(f"{host.name} has no environment yet: fab bootstrap sets it up.")
     return finished.stdout.strip() == "True"
 
 
@@ -57,7 +78,7 @@ def preloaded(head: Host) -> str:
 
 def place(
     hosts: Sequence[Host], facts: Sequence[NodeFacts], n: int | None, ppn: int | None, ccl: bool,
-    preload: str,
+    preload: str, method: str = METHOD,
 ) -> list[NodePlacement]:  # fmt: skip
     """Ranks and cores of every node.
 
@@ -68,7 +89,7 @@ def place(
         Machine(host.name, found.numa, found.memory)
         for host, found in zip(hosts, facts, strict=True)
     ]
-    counts = core_pinning.spread(machines, n, ppn)
+    counts = core_pinning.spread(machines, n, ppn, method)
     ccl = ccl and sum(counts) > 1
     placed = []
     for host, found, machine, ranks in zip(hosts, facts, machines, counts, strict=True):

@@ -23,7 +23,7 @@ from bootstrap.errors import UserError
 from bootstrap.inventory.read_inventory import local_inventory
 from bootstrap.node import run_processes, run_state
 from bootstrap.paths import Layout
-from tests.local_cluster import make_root, node_variables
+from tests.local_cluster import CHECKOUT, make_root, node_variables
 
 ROWS = "learned_embeds.safetensors"
 SHORT = [
@@ -220,7 +220,26 @@ def test_new_pictures_are_sent_along_and_a_dry_run_starts_nothing(
     assert sent == {path.name for path in (at_home / "mine").iterdir()}
 
 
-def test_quantizing_starts_without_tcmalloc(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quantizing_is_refused_where_nncf_is_missing_before_anything_is_sent(
+    root: Path, at_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root / "data" / "five", at_home / "castles")
+    runs = sorted(path.name for path in (root / "runs").glob("*"))
+    words = ["--method", "quantize", "--train-data-dir", "castles", "--run", "int8"]
+    for more in ([], ["--dry-run"]):
+        assert train.main([*LOCAL, *words, *more]) == 1
+        said = capsys.readouterr().err
+        assert "NNCF is missing, which --method quantize needs on every node" in said
+        assert "`fab bootstrap --with openvino` brings it" in said
+    assert sorted(path.name for path in (root / "runs").glob("*")) == runs
+    assert not (root / "data" / "castles").exists()
+
+
+def test_quantizing_starts_without_tcmalloc(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nncf.py").touch()  # nothing is started: it need only be found
+    monkeypatch.setenv("PYTHONPATH", f"{CHECKOUT}:{tmp_path}")
     activate = Path(Layout(str(root)).activate)
     activate.write_text("export LD_PRELOAD=/lib/libiomp5.so:/lib/libtcmalloc.so.4\n")
     words = [*LOCAL, "--method", "quantize", "--run", "int8", "--dry-run"]

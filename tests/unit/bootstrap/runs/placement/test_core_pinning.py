@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from bootstrap.errors import UserError
+from bootstrap.node.job import QUANTIZE
 from bootstrap.runs.placement.core_pinning import (
     GIB,
     Machine,
@@ -124,6 +125,17 @@ def test_no_core_is_given_twice(cores: list[int], ranks: int, ccl: bool) -> None
         assert len(used) == len(set(used))
     assert len(placement.workers) in (0, ranks)
     assert ccl or not placement.workers
+
+
+def test_quantizing_takes_more_memory_per_rank() -> None:
+    found = machine(56, 56, memory=64)
+    assert ranks_by_topology(found) == 4
+    assert spread([found], None, None, QUANTIZE) == [2]
+    assert too_little_memory(found, 2, QUANTIZE) is None
+    warning = too_little_memory(machine(2, memory=16, name="worker-3"), 1, QUANTIZE)
+    assert warning is not None
+    assert warning.startswith("worker-3: a rank")
+    assert "it has 16. Larger nodes" in warning
 
 
 def test_little_memory_is_told() -> None:
