@@ -31,7 +31,7 @@ def moments(size: int) -> dict[str, KillAt]:
         "mid-accumulation": KillAt(
             "accelerate:Accelerator.backward", 3 * MICRO_BATCHES // size + 2
         ),
-        "checkpoint's files not written": KillAt("pathlib:Path.write_bytes", 2),
+        "checkpoint's files not written": KillAt("training.storage.checkpoint:State.write", 2),
         "checkpoint's manifest not written": KillAt("pathlib:Path.write_text", 3),
         "checkpoint written and not renamed": KillAt("training.atomic_files:os.replace", 5),
     }
