@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from training.config.command_line import parse
 from training.config.run import RunConfig
 from training.errors import LostRanks, PeerError, SharedError, UserError
+from training.outputs.ticking import ticking
 from training.ranks.launcher import read_environment
 
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ def run_program(
         config, notices = parse(config_type, argv, program, description)
     except UserError as error:
         return _complain(error) if first else 2
+    what = "loading PyTorch and diffusers"
     if first:
-        print("loading PyTorch and diffusers", file=sys.stderr, flush=True)
-    trained = method()
-    from training.run import run
+        _print(what)
+    with ticking(_print if first else _ignore, what):
+        trained = method()
+        from training.run import run
 
     try:
         return run(trained, config, notices)
@@ -54,6 +57,14 @@ def run_program(
         return _complain(error)
 
 
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _ignore(text: str) -> None:
+    del text
+
+
 def _complain(error: UserError) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    _print(f"error: {error}")
     return 2

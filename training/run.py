@@ -6,13 +6,13 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from training.config.run import RunConfig
 from training.data.dataset import epoch_length
 from training.data.inputs import Inputs, read_inputs
-from training.loop.build_step import build_step
+from training.loop.build_step import DTYPES, build_step
 from training.loop.learning_rate import learning_rate_schedule, refuse_overflow
 from training.loop.step import TrainingStep
 from training.loop.stop_signal import caught_stop_signals
@@ -24,11 +24,13 @@ from training.outputs.hub import ask_for_repository
 from training.outputs.progress import StepProgress
 from training.outputs.results import write_results
 from training.outputs.startup_messages import machine_messages, size_message
+from training.outputs.ticking import ticking
 from training.outputs.trackers import refuse_missing_tracker
 from training.outputs.writer import Outputs
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import barrier, joined_process_group, on_all_ranks
 from training.ranks.threads import set_threads
+from training.storage import compile_cost
 from training.storage.checkpoint import State, prune
 from training.storage.checkpoint_copies import check_folder, locked_run_folders, prepare_copies
 from training.storage.events import EventLog, errors_recorded
@@ -133,11 +135,13 @@ def _configure(config: RunConfig, notices: Sequence[str]) -> Iterator[Process]:
 
 def _read(method: type[Method], config: RunConfig, process: Process) -> Run:
     """Read what the person named, and the run's record and checkpoint, if it is resumed."""
-    process.print_rank_0("loading the model and the pictures")
+    what = "loading the model and the pictures"
+    process.print_rank_0(what)
     dtype = loading_dtype(config, process.stack, process.ranks)
-    inputs = on_all_ranks(
-        process.ranks, lambda: read_inputs(method, config, process.print_rank_0, dtype)
-    )
+    with ticking(process.print_rank_0, what):
+        inputs = on_all_ranks(
+            process.ranks, lambda: read_inputs(method, config, process.print_rank_0, dtype)
+        )
     optimization, epoch = inputs.config.optimization, _epoch(inputs)
     batch = optimization.global_batch(process.ranks.size)
     inputs.method.refuse_too_few_steps(optimization.total_steps(epoch, batch))
@@ -154,7 +158,8 @@ def _build(run: Run, process: Process, native_resolution: bool) -> TrainingStep:
     config, record = run.inputs.config, run.record
     prepare_copies(config, record, process.ranks, process.saves_checkpoints)
     process.print_rank_0(size_message(config.data, config.optimization, record, native_resolution))
-    step = build_step(run.inputs, record, process.stack, process.ranks, process.print_rank_0)
+    with ticking(process.print_rank_0, "preparing the training step"):
+        step = build_step(run.inputs, record, process.stack, process.ranks, process.print_rank_0)
     if run.state is not None:
         restore(run.state, step)
     return step
@@ -178,6 +183,7 @@ def _train(run: Run, process: Process, step: TrainingStep) -> Trained:
         inputs.method,
         StepProgress("training", end, start, shown=first),
         process.saves_checkpoints,
+        timed=_timed(run, process, step),
     )
     outputs.start(
         start,
@@ -191,6 +197,15 @@ def _train(run: Run, process: Process, step: TrainingStep) -> Trained:
     with caught_stop_signals() as caught, outputs.progress as progress:
         done = train(saving, validation, step, schedule, start, end, outputs, progress, caught)
     return Trained(outputs, done, end, caught.number)
+
+
+def _timed(run: Run, process: Process, step: TrainingStep) -> Callable[[float], None]:
+    """What keeps a step's time, for `--frozen auto` of later runs: one rank per machine does."""
+    place = None
+    if process.ranks.is_local_main_process and run.record.frozen in compile_cost.ENGINES:
+        place = compile_cost.place(run.inputs, process.ranks, DTYPES[run.record.dtype])
+    engine = "native" if step.compiled is None else "compiled"
+    return lambda seconds: compile_cost.note(place, **{engine: seconds})
 
 
 def _write(run: Run, process: Process, step: TrainingStep, trained: Trained) -> int:

@@ -233,7 +233,8 @@ class MachineConfig(Group):
     frozen: Literal["auto", "native", "ipex", "compiled"] = key(
         "machine",
         "auto",
-        "How the frozen parts are prepared; auto times native and ipex.optimize on this CPU; "
+        "How the frozen parts are prepared; auto times native and ipex.optimize on this CPU, and "
+        "takes compiled where it is known to repay; "
         "compiled: the step as one graph in C++, which takes minutes and a compiler (g++).",
     )
     ddp_timeout: int = key(

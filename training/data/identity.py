@@ -9,7 +9,7 @@ from typing import Any
 
 from training.data.dataset import Picture, one_pass
 from training.method import Values
-from training.models.loading import Models, weights_digest
+from training.models.loading import Models, part_digest, weights_digest
 
 NOISE_SETTINGS = (
     "prediction_type", "num_train_timesteps", "beta_schedule", "beta_start", "beta_end",
@@ -18,6 +18,12 @@ NOISE_SETTINGS = (
 """What training takes from the scheduler; the rest of its settings is for drawing."""
 TEXT_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps")
 """What the text encoder computes by beside its weights."""
+PARTS = ("text_encoder", "vae", "unet")
+
+
+def hashed_anew(models: Models) -> str:
+    """`identify`'s entry for the model, from the weights themselves: nothing is remembered."""
+    return _digest([weights_digest(getattr(models, part)) for part in PARTS])
 
 
 def identify(
@@ -30,9 +36,8 @@ def identify(
         start: what the parameters start from, by name.
         captions: of the pictures; None: they have none.
     """
-    parts = (models.text_encoder, models.vae, models.unet)
     return {
-        "model": _digest([weights_digest(part) for part in parts]),
+        "model": _digest([part_digest(models, part) for part in PARTS]),
         "pictures": _digest([picture.digest for picture in pictures] + _often(pictures)),
         "rows": _start_digest(start),
         "tokenizer": tokenizer_digest(models.tokenizer),

@@ -17,7 +17,7 @@ from training.data.dataset import Picture, find_pictures
 from training.data.identity import identify
 from training.data.latents import FOLDER, LatentCache, encode_missing, read_each
 from training.method import Method, Sentences
-from training.models.loading import Models, load_models, native_resolution
+from training.models.loading import Models, load_models, native_resolution, part_digest
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import on_all_ranks
 
@@ -81,7 +81,7 @@ def read_posteriors(
     folder: Path,
     data: DataConfig,
     pictures: list[Picture],
-    vae: Any,
+    models: Models,
     dtype: torch.dtype,
     ranks: Ranks,
     notify: Callable[[str], None],
@@ -91,12 +91,13 @@ def read_posteriors(
 
     Args:
         folder: of the run.
+        models: prepared by `training.models.frozen`.
         multiple: of which the sides of aspect-ratio buckets are multiples; None: squares alone.
 
     Returns:
         Of each picture [2 (plain, mirrored), 2 (mean, deviation), C, H, W], float32.
     """
-    folder = data.latents_cache_dir or folder / FOLDER
+    folder, vae = data.latents_cache_dir or folder / FOLDER, models.vae
 
     told = [-1]
 
@@ -110,7 +111,8 @@ def read_posteriors(
             notify(f"encoding pictures: {finished} of {count}")
 
     def encode() -> LatentCache:
-        cache = LatentCache(folder, vae, data.side, data.center_crop, dtype, multiple)
+        digest = part_digest(models, "vae")
+        cache = LatentCache(folder, vae, data.side, data.center_crop, dtype, multiple, digest)
         encode_missing(cache, pictures, vae, ranks.local_rank, ranks.local_size, progress)
         return cache
 

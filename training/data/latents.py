@@ -42,6 +42,7 @@ class LatentCache:
         dtype: what the VAE computes in.
         multiple: pictures are cut to the aspect-ratio bucket that suits them, whose sides are
             multiples of this; None: to a square, all of them.
+        digest: the VAE's `weights_digest`, where it is known.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class LatentCache:
         center_crop: bool,
         dtype: torch.dtype,
         multiple: int | None = None,
+        digest: str | None = None,
     ) -> None:
         self.folder = folder
         self.resolution = resolution
@@ -59,7 +61,8 @@ class LatentCache:
         self.dtype = dtype
         self.multiple = multiple
         settings = {k: v for k, v in sorted(vae.config.items()) if not k.startswith("_")}
-        self._vae_key = weights_digest(vae) + json.dumps(settings, sort_keys=True, default=str)
+        weights = digest or weights_digest(vae)
+        self._vae_key = weights + json.dumps(settings, sort_keys=True, default=str)
 
     def path(self, picture: Picture, flip: bool) -> Path:
         """The entry's file: its name hashes everything that the posterior depends on."""

@@ -25,6 +25,7 @@ from training.models.loading import Models, divisor, tokenize
 from training.outputs.progress import StepProgress
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import all_reduce_sum, on_all_ranks
+from training.storage.compile_cost import PREPARED, note, place
 from training.storage.run_directory import RunRecord
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def build_step(
         config.output_dir,
         config.data,
         inputs.pictures,
-        models.vae,
+        models,
         dtype,
         ranks,
         notify,
@@ -96,6 +97,8 @@ def build_step(
         {name: inputs.method.first_step(name) for name in parameters},
     )
     step.compile()
+    if step.compiled and step.compiled.seconds:
+        note(place(inputs, ranks, dtype), **{PREPARED: step.compiled.seconds})
     return step
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +17,6 @@ from training.errors import UserError
 from training.loop.average import Average
 from training.method import Values
 from training.models.denoising import Batch
-from training.models.placed import placed
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import all_reduce_sum
 
@@ -121,12 +118,6 @@ class TrainingStep:
     def learned(self) -> Values:
         """What is kept of the run: the average, where there is one."""
         return self.parameters if self.average is None else self.average.values
-
-    def learned_in_place(self) -> AbstractContextManager[None]:
-        """Let the models hold what is learned, to draw and to be measured, inside the block."""
-        if self.average is None:
-            return contextlib.nullcontext()
-        return placed(self.parameters, self.average.values)
 
     def _choose(self, step: int) -> None:
         """Only what is trained in a step gets a gradient."""

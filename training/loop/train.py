@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -12,9 +14,15 @@ from training.config.groups import OutputsConfig, ValidationConfig
 from training.errors import SharedError, UserError
 from training.loop.step import TrainingStep
 from training.loop.stop_signal import StopSignal
+from training.method import Values
+from training.models.placed import placed
 from training.outputs.progress import StepProgress
+from training.outputs.ticking import ticking
 from training.outputs.writer import Outputs
 from training.storage.checkpoint import State
+
+COPIED_BYTES = 2**28
+"""A copy of more, such as of a whole UNet, is not made for the sake of an earlier first step."""
 
 
 def train(
@@ -37,46 +45,66 @@ def train(
     fixed = draws.evaluation(validation.num_evaluation_samples)
     done = start
 
-    def evaluate() -> None:
-        with step.learned_in_place():
+    def evaluate(at: int, values: Values) -> None:
+        with placed(step.parameters, values), ticking(progress.wait, "measuring the loss"):
             loss = step.evaluate(fixed)
         if not math.isfinite(loss):
-            raise _diverged(done, learning_rate(max(0, done - 1)))
-        outputs.evaluation(done, loss, learned)
+            raise _diverged(at, learning_rate(max(0, at - 1)))
+        outputs.evaluation(at, loss, values)
 
-    def draw() -> None:
-        with step.learned_in_place():
-            outputs.samples(done, learned)
+    def draw(at: int, values: Values) -> None:
+        with placed(step.parameters, values):
+            outputs.samples(at, values)
 
-    if start == 0:
-        evaluate()
-        draw()
+    # A person waits for the first step, so where training starts is looked at after it.
+    beginning = _copies(learned) if start == 0 and _is_small(learned) else None
+    if start == 0 and beginning is None:
+        evaluate(0, learned)
+        draw(0, learned)
     while done < max_train_steps:
         began = time.perf_counter()
         rate = learning_rate(done)
-        result = step(done, rate, stop=lambda: stop_signal.received)
+        with _first_ticks(done == start, progress):
+            result = step(done, rate, stop=lambda: stop_signal.received)
         if math.isnan(result.loss):
             raise _diverged(done + 1, rate)
         done += 1
         images_per_second = draws.global_batch / (time.perf_counter() - began)
         outputs.step(done, result.loss, rate, images_per_second)
         progress.step(done, f"loss {result.loss:.4f}  {images_per_second:.2f} images/s")
+        if beginning is not None:
+            evaluate(0, beginning)
+            draw(0, beginning)
+            beginning = None
         last = done == max_train_steps
 
         def due(every: int, done: int = done) -> bool:
             return done % every == 0
 
         if due(validation.evaluation_steps) or last:
-            evaluate()
+            evaluate(done, learned)
         if due(saving.save_steps):
             outputs.learned(done, learned)
         if due(saving.checkpointing_steps) or last or result.stop:
             outputs.checkpoint(state_of(done, step))
         if due(validation.validation_steps) or due(saving.checkpointing_steps) or last:
-            draw()
+            draw(done, learned)
         if result.stop:
             break
     return done
+
+
+def _first_ticks(first: bool, progress: StepProgress) -> AbstractContextManager[None]:
+    """The first step sets kernels up, and nothing tells yet how long one takes."""
+    return ticking(progress.wait, "the first step") if first else contextlib.nullcontext()
+
+
+def _is_small(values: Values) -> bool:
+    return sum(value.nbytes for value in values.values()) <= COPIED_BYTES
+
+
+def _copies(values: Values) -> Values:
+    return {name: value.detach().clone() for name, value in values.items()}
 
 
 def _diverged(step: int, rate: float) -> SharedError:

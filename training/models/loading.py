@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 import transformers
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from huggingface_hub import try_to_load_from_cache
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.config.groups import ModelConfig
 from training.errors import UserError, first_line
 from training.models.families import INDEX, refuse_other_architectures, refuse_other_pipelines
-from training.models.files import single_file
+from training.models.files import digests, single_file
 from training.models.files.hub_access import refuse_unreachable
 from training.models.files.weights import load_part, refuse_missing
 
@@ -32,16 +28,23 @@ Notify = Callable[[str], None]
 
 @dataclass
 class Models:
-    """The parts of a Stable Diffusion pipeline that training uses."""
+    """The parts of a Stable Diffusion pipeline that training uses.
+
+    Attributes:
+        sources: the files of parts that hold their weights just as they were read, by name.
+    """
 
     tokenizer: Any
     noise_scheduler: Any
     text_encoder: Any
     vae: Any
     unet: Any
+    sources: dict[str, digests.Source | None] = field(default_factory=dict)
 
     def pipeline(self, scheduler: Any) -> Any:
         """A StableDiffusionPipeline over these very parts, with `scheduler`; no safety checker."""
+        from diffusers import StableDiffusionPipeline  # a second to import
+
         return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
@@ -141,11 +144,33 @@ def _from_pipeline(model: ModelConfig, notify: Notify, dtype: torch.dtype) -> Mo
         "vae": from_diffusers(AutoencoderKL, "vae"),
         "unet": from_diffusers(UNet2DConditionModel, "unet"),
     }
-    parts = {}
+    parts, sources = {}, {}
     for part, load in loaders.items():
         with _part_named(name, part):
+            before = _source(model, part, dtype)
             parts[part] = load_part(model, part, load, notify)
-    return Models(tokenizer, noise_scheduler, **parts)
+            after = _source(model, part, dtype)  # the hub may have had a newer revision
+            sources[part] = after if before == after else None
+    return Models(tokenizer, noise_scheduler, **parts, sources=sources)
+
+
+def _source(model: ModelConfig, part: str, dtype: torch.dtype) -> digests.Source | None:
+    """A part's files as they are now: all in its folder, whichever of them are read.
+
+    None: the part is on the hub alone.
+    """
+    name = model.model_name
+    if Path(name).exists():
+        place = Path(name) / part if Path(name).is_dir() else Path(name)
+    else:
+        config = try_to_load_from_cache(name, f"{part}/config.json", revision=model.revision)
+        if not isinstance(config, str):
+            return None
+        place = Path(config).parent
+    files = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else [place]
+    versions = [str(module.__version__) for module in (torch, diffusers, transformers)]
+    chosen = [part, str(model.variant), str(model.allow_pickle), str(dtype)]
+    return digests.source_of(files, [*chosen, *versions])
 
 
 def _from_file(model: ModelConfig, dtype: torch.dtype) -> Models:
@@ -166,13 +191,14 @@ def _from_file(model: ModelConfig, dtype: torch.dtype) -> Models:
             f"(a pipeline folder's tokenizer/), or convert the file where the hub can be reached:\n"
             f"{single_file.convert(path)}"
         ) from error
-    parts = {}
+    parts, sources = {}, {}
     for part in ("text_encoder", "vae", "unet"):
         with _part_named(str(path), part):
+            sources[part] = _source(model, part, dtype)
             parts[part] = single_file.load(path, part, dtype)
             lacking = [key for key, value in parts[part].state_dict().items() if value.is_meta]
             refuse_missing(lacking)
-    return Models(tokenizer, single_file.scheduler(DDPMScheduler), **parts)
+    return Models(tokenizer, single_file.scheduler(DDPMScheduler), **parts, sources=sources)
 
 
 def load_tokenizer(name: str, **where: Any) -> Any:
@@ -240,6 +266,16 @@ def tokenize(tokenizer: Any, prompts: list[str]) -> torch.Tensor:
     )
     ids: torch.Tensor = encoded.input_ids
     return ids
+
+
+def part_digest(models: Models, part: str) -> str:
+    """`weights_digest` of a part whose weights are as they were read; remembered where it can be.
+
+    They may have another dtype by now, but are otherwise unchanged.
+    """
+    module = getattr(models, part)
+    now = str(next(module.parameters()).dtype)
+    return digests.remembered(models.sources.get(part), [now], lambda: weights_digest(module))
 
 
 def weights_digest(weights: torch.nn.Module | Mapping[str, torch.Tensor]) -> str:

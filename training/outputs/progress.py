@@ -74,6 +74,13 @@ class StepProgress:
         elif self.shown:
             self._line(figures)
 
+    def wait(self, text: str) -> None:
+        """Say what keeps the next step waiting: beside the bar, or in a line."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, figures=text)
+        else:
+            self.note(f"{self.title} {self.done}/{self.total}  {text}")
+
     def note(self, text: str) -> None:
         """A line of its own, above the bar."""
         if self._bar:

@@ -10,7 +10,6 @@ from training.inference.comparison import write_comparison
 from training.method import Values
 from training.outputs.hub import publish
 from training.outputs.pipeline import save_full_pipeline
-from training.outputs.report import write_report
 from training.outputs.writer import Outputs
 from training.storage.run_directory import COMPARISON_FILE
 
@@ -43,6 +42,8 @@ def write_results(
         paths += [comparison] if comparison else []
     except Exception as error:  # what was learned is saved: no picture's fault may fail the run
         progress.note(f"no {COMPARISON_FILE}: {first_line(error)}")
+    from training.outputs.report import write_report  # what draws it takes long to import
+
     paths.append(write_report(folder))
     for path in paths:
         progress.note(f"wrote {path}")

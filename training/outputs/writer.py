@@ -5,8 +5,9 @@ Checkpoints and what they learned are written once more on every machine whose d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from training.ranks.launcher import Ranks
 from training.storage.checkpoint import State, save_checkpoint
 from training.storage.events import EventLog
 from training.storage.run_directory import RunRecord
+
+TIMED_STEPS = 3
+"""The first of them, which sets kernels up, does not count."""
 
 
 def sample_name(step: int, prompt: int, seed: int, weight: float | None = None) -> str:
@@ -47,6 +51,7 @@ class Outputs:
         log: None on every rank but the first.
         method: writes what has been learned, and knows how far it has moved.
         saves_checkpoints: whether this rank writes checkpoints to the disk that it sees.
+        timed: told once what a step takes, in seconds, after a few of them.
     """
 
     saving: OutputsConfig
@@ -59,7 +64,9 @@ class Outputs:
     method: Method
     progress: StepProgress
     saves_checkpoints: bool
+    timed: Callable[[float], None] = lambda seconds: None
     _pipeline: Any = None
+    _seconds: list[float] = field(default_factory=list)
 
     def notice(self, text: str) -> None:
         """Tell the person, and note it in the events."""
@@ -128,6 +135,10 @@ class Outputs:
 
     def step(self, done: int, loss: float, rate: float, images_per_second: float) -> None:
         """Note a finished optimizer step."""
+        if len(self._seconds) < TIMED_STEPS:
+            self._seconds.append(self.record.global_batch / images_per_second)
+            if len(self._seconds) == TIMED_STEPS:
+                self.timed(statistics.median(self._seconds[1:]))
         if self.log:
             self.log.write(
                 "step", step=done, loss=loss, lr=rate,
@@ -190,6 +201,7 @@ class Outputs:
         if self._pipeline is None:
             self._pipeline = build_pipeline(self.models)
         seeds = [self.record.seed + i for i in range(self.validation.num_validation_images)]
+        at = max(done, self.progress.done)
         for number, prompt in enumerate(prompts):
             pictures = draw(
                 self._pipeline,
@@ -198,7 +210,7 @@ class Outputs:
                 self.resolution,
                 self.validation.num_inference_steps,
                 self.validation.guidance_scale,
-                lambda i, n: self.progress.step(done, f"drawing picture {i + 1} of {n}"),
+                lambda i, n: self.progress.step(at, f"drawing picture {i + 1} of {n}"),
             )
             for seed, picture in zip(seeds, pictures, strict=True):
                 yield number, prompt, seed, picture

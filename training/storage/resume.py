@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 
 from training.config.run import RunConfig
+from training.data.dataset import epoch_length
+from training.data.identity import hashed_anew
 from training.data.inputs import Inputs
 from training.machine.cpu import this_cpu
 from training.machine.precision import resolve_dtype
@@ -22,13 +24,15 @@ from training.ranks.process_group import (
     every_rank,
     on_all_ranks,
 )
-from training.storage import run_directory
+from training.storage import compile_cost, run_directory
 from training.storage.checkpoint import State, find_checkpoint
 from training.storage.run_directory import RunRecord
 
+Notify = Callable[[str], None]
+
 
 def start_or_resume(
-    inputs: Inputs, stack: Stack, ranks: Ranks, notify: Callable[[str], None]
+    inputs: Inputs, stack: Stack, ranks: Ranks, notify: Notify
 ) -> tuple[RunRecord, State | None]:
     """The run's record and the state to resume from (None: step 0), on every rank.
 
@@ -39,6 +43,7 @@ def start_or_resume(
     """
     config, folder = inputs.config, inputs.config.output_dir
     dtype = common_dtype(config.mixed_precision, ranks)
+    known = _known(inputs, stack, ranks, dtype)
 
     def on_first() -> tuple[str, State | None]:
         if not ranks.is_main_process:
@@ -47,11 +52,16 @@ def start_or_resume(
             run_directory.clear_for_new_run(folder)
             if config.resume_from_checkpoint is not None:
                 notify(f"{folder} holds no run: starting a new one")
-            record = _new_record(inputs, stack, ranks, dtype)
+            batch = config.global_batch(ranks.size)
+            how = _engine(inputs, stack, known, dtype, batch, notify)
+            record = _new_record(inputs, ranks, dtype, how)
             run_directory.write_config(folder, config, record)
             return record.model_dump_json(), None
         old = run_directory.read_config(folder)
-        run_directory.refuse_differences(folder, old, config, inputs.content)
+        content = inputs.content
+        if old[1].model != content["model"]:  # what is remembered of files is not to stop a run
+            content = {**content, "model": hashed_anew(inputs.models)}
+        run_directory.refuse_differences(folder, old, config, content)
         state = find_checkpoint(folder, config.resume_from_checkpoint or "latest", notify)
         if state is None:
             notify(f"{folder} has no complete checkpoint: its run starts again from step 0")
@@ -102,10 +112,37 @@ def common_dtype(mixed_precision: str, ranks: Ranks) -> torch.dtype:
     return torch.bfloat16 if set(found) == {_name(torch.bfloat16)} else torch.float32
 
 
-def _new_record(inputs: Inputs, stack: Stack, ranks: Ranks, dtype: torch.dtype) -> RunRecord:
+def _known(inputs: Inputs, stack: Stack, ranks: Ranks, dtype: torch.dtype) -> list[str]:
+    """What each rank's machine knows of compiling such a run; "" where it is not asked for."""
+    asked = inputs.config.frozen == "auto" and stack.optimize is None
+    place = compile_cost.place(inputs, ranks, dtype) if asked else None
+    return every_rank(compile_cost.knowledge(place), ranks)
+
+
+def _engine(
+    inputs: Inputs, stack: Stack, known: list[str], dtype: torch.dtype, batch: int, notify: Notify
+) -> str:
+    """How the frozen parts are prepared, decided for the whole of a new run.
+
+    Args:
+        known: `_known`.
+        batch: samples per optimizer step, over all ranks.
+    """
     config = inputs.config
-    latent_side = math.ceil(config.side / vae_scale_factor(inputs.models))
-    how = frozen.choose(config.frozen, stack, inputs.models, dtype, latent_side)
+    epoch = epoch_length(inputs.pictures, config.repeats)
+    found = compile_cost.sum_of(known, config.optimization.total_steps(epoch, batch))
+    if found is None:
+        return frozen.choose(config.frozen, stack, inputs.models, dtype, _latent_side(inputs))
+    notify(str(found))
+    return "compiled" if found.repays else "native"
+
+
+def _latent_side(inputs: Inputs) -> int:
+    return math.ceil(inputs.config.side / vae_scale_factor(inputs.models))
+
+
+def _new_record(inputs: Inputs, ranks: Ranks, dtype: torch.dtype, how: str) -> RunRecord:
+    config = inputs.config
     return RunRecord(
         seed=config.seed if config.seed is not None else secrets.randbelow(2**31),
         global_batch=config.global_batch(ranks.size),

@@ -155,7 +155,7 @@ def test_training_comes_closer_to_the_teacher(quantize_flags: Flags) -> None:
     before = step.evaluate(fixed)
     for number in range(20):
         step(number, 1e-5, lambda: False)
-    with step.learned_in_place():
+    with placed(step.parameters, step.learned):
         after = step.evaluate(fixed)
     assert after < 0.95 * before
 

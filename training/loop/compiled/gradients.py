@@ -24,11 +24,15 @@ class CompiledGradients:
         losses: the loss of each sample, a pure function of parameters and batch.
         parameters: what is trained; their values are read at each call.
         notify: told what is being compiled, and what cannot be.
+
+    Attributes:
+        seconds: that it took to have all code that there is.
     """
 
     def __init__(self, losses: Losses, parameters: Values, notify: Callable[[str], None]) -> None:
         self._losses, self._parameters, self._notify = losses, parameters, notify
         self._codes: dict[Shapes, Code | None] = {}
+        self.seconds = 0.0
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
         """The losses, [samples], and the gradient of their sum for each parameter.
@@ -60,5 +64,6 @@ class CompiledGradients:
                 "g++ and python3-dev)."
             )
             return None
+        self.seconds += time.perf_counter() - began
         self._notify(f"the training step is code after {time.perf_counter() - began:.0f} s")
         return code

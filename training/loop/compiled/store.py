@@ -27,6 +27,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from training import atomic_files
 from training.errors import UserError
+from training.machine.cache_folder import cache_folder
 from training.machine.cpu import this_cpu
 
 KERNELS = "TORCHINDUCTOR_CACHE_DIR"
@@ -36,8 +37,7 @@ SMALL = 8
 
 def folder() -> Path:
     """Where code is kept."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "xeon-diffusion" / "compiled"
+    return cache_folder() / "compiled"
 
 
 def keep_kernels() -> None:

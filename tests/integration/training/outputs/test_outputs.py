@@ -513,6 +513,6 @@ def test_every_event_is_a_line_of_json_with_its_time(flags: Flags, folder: Path)
     ran(flags(max_train_steps=2))
     found = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in found] == [
-        "start", "evaluation", "step", "step", "evaluation", "checkpoint", "done",
+        "start", "step", "evaluation", "step", "evaluation", "checkpoint", "done",
     ]  # fmt: skip
     assert all(event["time"] > 0 for event in found)

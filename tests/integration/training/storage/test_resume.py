@@ -18,6 +18,7 @@ from tests.processes import KillAt, SignalAt, run_ranks
 from tests.training_fixtures import Flags
 from training.loop.build_step import build_step
 from training.models import frozen
+from training.models.files import digests
 from training.textual_inversion import main
 
 STEP = "training.loop.step:TrainingStep.__call__"
@@ -83,6 +84,15 @@ def test_a_run_is_gone_on_with_by_its_folder_alone(flags: Flags, tmp_path: Path)
     (resumed,) = run_ranks(["--resume", str(tmp_path / "run")], tmp_path / "logs")
     assert resumed.code == 0, resumed.output
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+def test_a_remembered_digest_that_is_wrong_does_not_stop_a_run(
+    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(flags(max_train_steps=4)) == 0
+    monkeypatch.setattr(digests, "remembered", lambda *_: "of other weights")
+    assert main(flags(resume_from_checkpoint="latest")) == 0
+    assert (tmp_path / "run" / "checkpoint-6").is_dir()
 
 
 def test_killed_again_and_again_is_bit_identical(accumulating: Flags, tmp_path: Path) -> None:
