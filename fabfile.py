@@ -53,6 +53,14 @@ def check(words: list[str]) -> int:
 
 
 @command
+def tune(words: list[str]) -> int:
+    """Find out how the nodes train fastest, in some minutes; fab train takes it from then on."""
+    from bootstrap.commands.tuning import tune
+
+    return tune.main(words)
+
+
+@command
 def train(words: list[str]) -> int:
     """Start a training on all nodes and watch it; it continues when you detach."""
     from bootstrap.commands import train

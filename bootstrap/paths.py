@@ -70,6 +70,8 @@ class Layout:
     """To be sourced: the environment of a training."""
     runs = _Under("root", "runs")
     """Run directories."""
+    tuned = _Under("root", "tuned")
+    """What `fab tune` found, one file per method, on the head."""
     given = _Under("root", "given")
     """Files of the person's that programs on the head were given."""
     idle = _Under("root", "idle")

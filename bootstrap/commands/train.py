@@ -36,12 +36,14 @@ from bootstrap.runs import (
     runs_on_head,
 )
 from bootstrap.runs.flags import TrainOptions
-from bootstrap.runs.placement import rank_placement
+from bootstrap.runs.placement import rank_placement, tuned
 from bootstrap.runs.placement.core_pinning import too_little_memory
 from bootstrap.runs.placement.rank_placement import NodePlacement
+from bootstrap.runs.placement.tuned import Tuned
 from bootstrap.runs.run_names import check_name, free_name
 from bootstrap.runs.training_inputs import PICTURES, inputs_of, inputs_of_resumed
 from bootstrap.setup.cluster_lock import cluster_locked
+from bootstrap.setup.node_facts import NodeFacts
 from bootstrap.setup.python.rank_environment import MASTER_PORT
 from bootstrap.ssh.host import Host
 from bootstrap.terminal import exit_status, say, say_on
@@ -191,15 +193,40 @@ def _prepare(
         name = check_name(own["run"]) if "run" in own else free_name(token, runs)
         refuse_taken(name, runs, bool(asked.training.get("overwrite_output_dir")))
         values = inputs_of(asked, hosts, console, send=not own.get("dry_run"))
+    facts = rank_placement.examine(hosts, inventory.head.address)
+    found = None if own.get("resume") else _tuned(asked, head, values, facts, console)
+    ppn, threads = own.get("ppn"), None
+    if found is not None:
+        values = tuned.take(found, asked.training, values)
+        if "n" not in own and ppn is None:
+            ppn, threads = found.ranks, found.threads
     placed = rank_placement.place(
-        hosts, rank_placement.examine(hosts, inventory.head.address), own.get("n"), own.get("ppn"),
-        ccl, rank_placement.preloaded(head), asked.method,
+        hosts, facts, own.get("n"), ppn, ccl, rank_placement.preloaded(head), asked.method,
+        threads,
     )  # fmt: skip
     for each in placed:
         warning = too_little_memory(each.machine, each.node.ranks, asked.method)
         if warning:
             say_on(console, f"warning: {warning}")
     return make_job(asked, inventory, hosts, placed, name, values), placed
+
+
+def _tuned(
+    asked: TrainOptions,
+    head: Host,
+    values: dict[str, Any],
+    facts: Sequence[NodeFacts],
+    console: Console,
+) -> Tuned | None:
+    """What `fab tune` found, where it holds for this training; says so."""
+    found = tuned.read(head, asked.method)
+    if found is None:
+        return None
+    if unlike := tuned.unlike(found, values, facts):
+        say_on(console, f"what fab tune found is not taken: it is of {unlike}")
+        return None
+    say_on(console, f"from fab tune, where no flag says otherwise: {found}")
+    return found
 
 
 @exit_status()

@@ -49,7 +49,7 @@ def this_cpu() -> Cpu:
     return Cpu(
         model=entries.get("model name", platform.processor() or platform.machine()),
         flags=tuple(flag for flag in REPORTED if flag in flags),
-        cores=len(_physical_cores(_allowed_cpus())),
+        cores=len(physical_cores()),
     )
 
 
@@ -59,13 +59,13 @@ def _allowed_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def _physical_cores(cpus: list[int]) -> set[str]:
-    """One name per physical core among `cpus`: hyper-threads of a core share its name."""
-    names = set()
-    for cpu in cpus:
+def physical_cores() -> list[int]:
+    """One CPU number per physical core that this process may run on: the first of its threads."""
+    first: dict[str, int] = {}
+    for cpu in _allowed_cpus():
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        names.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
-    return names
+        first.setdefault(siblings.read_text().strip() if siblings.exists() else str(cpu), cpu)
+    return list(first.values())
 
 
 def threads_per_rank(cpu: Cpu, local_ranks: int) -> int:

@@ -167,12 +167,17 @@ def clear_for_new_run(folder: Path) -> None:
 
 def write_config(folder: Path, config: RunConfig, record: RunRecord) -> None:
     """Write config.toml: the configuration, and under [run] what was resolved from it."""
+    text = tomli_w.dumps({**values_of(config), "run": record.model_dump()})
+    atomic_files.write_text(folder / CONFIG_FILE, text)
+
+
+def values_of(config: RunConfig) -> dict[str, Any]:
+    """A configuration as TOML has it: what is None is left out, or "none" where that is a word."""
     values = {k: v for k, v in config.model_dump(mode="json").items() if v is not None}
     for name, field in type(config).model_fields.items():
         if name not in values and field.default is not None:
             values[name] = "none"
-    text = tomli_w.dumps({**values, "run": record.model_dump()})
-    atomic_files.write_text(folder / CONFIG_FILE, text)
+    return values
 
 
 @overload

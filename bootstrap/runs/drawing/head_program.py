@@ -12,8 +12,8 @@ from bootstrap.ssh.command import CommandResult, OnLine
 from bootstrap.ssh.host import Host
 
 MAKE_TARGET = "make environment-openvino"
-DRAWS_WITH_TORCH, OPENVINO = "training.generate", "--engine=openvino"
-"""The program that need not use OpenVINO, and the flag with which it does."""
+WITH_TORCH, OPENVINO = ("training.generate", "training.tune"), "--engine=openvino"
+"""The programs that need not use OpenVINO, and the flag with which one does."""
 
 
 def command(head: Host, module: str, words: Sequence[str]) -> str:
@@ -21,7 +21,7 @@ def command(head: Host, module: str, words: Sequence[str]) -> str:
     activate = shlex.quote(head.layout.activate)
     program = shlex.join([head.python, "-P", "-m", module, *words])
     steps = [f"[ ! -r {activate} ] || . {activate}", f"cd {shlex.quote(head.layout.root)}"]
-    if module != DRAWS_WITH_TORCH or OPENVINO in words:
+    if module not in WITH_TORCH or OPENVINO in words:
         steps.append("unset LD_PRELOAD")  # OpenVINO crashes where tcmalloc is preloaded
     line = "; ".join([*steps, f"exec {program}"])
     return shlex.join(["bash", "--norc", "-c", line])  # what it sources is bash's

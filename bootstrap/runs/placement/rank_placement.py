@@ -78,9 +78,12 @@ def preloaded(head: Host) -> str:
 
 def place(
     hosts: Sequence[Host], facts: Sequence[NodeFacts], n: int | None, ppn: int | None, ccl: bool,
-    preload: str, method: str = METHOD,
+    preload: str, method: str = METHOD, threads: int | None = None,
 ) -> list[NodePlacement]:  # fmt: skip
     """Ranks and cores of every node.
+
+    Args:
+        threads: of each rank, if fewer than it has cores.
 
     Raises:
         UserError: -n and -ppn do not go together.
@@ -95,6 +98,8 @@ def place(
     for host, found, machine, ranks in zip(hosts, facts, machines, counts, strict=True):
         placement = core_pinning.place(machine, ranks, ccl) if ranks else Placement(())
         environment = placement_environment(placement, preload) if ranks else {}
+        if ranks and threads is not None:
+            environment["OMP_NUM_THREADS"] = str(min(threads, placement.threads))
         interface = found.interface if len(hosts) > 1 else LOOPBACK
         if interface:
             environment["FI_TCP_IFACE"] = interface

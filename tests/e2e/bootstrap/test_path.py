@@ -149,6 +149,24 @@ def test_a_lora_is_trained_from_pictures_with_captions(trained: Person) -> None:
     assert (trained.folder / picture).exists()
 
 
+def test_what_tune_finds_on_the_head_is_what_train_takes(trained: Person) -> None:
+    asked = ("--frozen", "native", "--mixed-precision", "no", "-ppn", "1", "--budget", "600")
+    said = trained.fab("tune", *TRAINING, *asked)
+    assert "native, fp32, 1 rank of " in said
+    tuned = "~/.xeon-diffusion/tuned"
+    try:
+        found = json.loads(trained.rig.head.run(f"cat {tuned}/textual_inversion.json").stdout)
+        assert found["images_per_second"] > 0
+        said = trained.fab("train", *TRAINING, "--dry-run")
+        assert "from fab tune, where no flag says otherwise: native, fp32, 1 ranks" in said
+        assert "--frozen=native" in said
+        assert f"OMP_NUM_THREADS {found['threads']}" in said
+        assert " -n 3 " in " ".join(said.split())
+        assert not trained.rig.head.run("ls -d /tmp/tune-*", check=False).stdout
+    finally:
+        trained.rig.head.run(f"rm -r {tuned}", check=False)
+
+
 def test_an_export_comes_home_and_draws_on_the_head(trained: Person) -> None:
     trained.fab("export", "--run", "dicoo", "--weights", "bf16")
     home = trained.folder / "runs" / "dicoo" / "openvino"

@@ -19,6 +19,7 @@ import pytest
 
 from bootstrap.commands import destroy, fetch, logs, status, stop, train
 from bootstrap.commands.drawing import generate
+from bootstrap.commands.tuning import tune
 from bootstrap.errors import UserError
 from bootstrap.inventory.read_inventory import local_inventory
 from bootstrap.node import run_processes, run_state
@@ -270,6 +271,62 @@ def test_words_and_a_lora_are_learned_from_the_subfolders_that_are_sent_along(
     for name in ("learned_embeds.rex", "learned_embeds.teapot", "pytorch_lora_weights"):
         assert (at_home / "runs" / "both" / f"{name}.safetensors").is_file()
     assert (root / "data" / "ours" / "teapot" / "2.png").is_file()
+
+
+def test_what_tune_finds_is_taken_where_no_flag_says_otherwise(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*LOCAL, "--resolution", "32", "--placeholder-token", "<new>", "--stack", "upstream"]
+    asked = ["--frozen", "native", "--mixed-precision", "no", "-ppn", "2", "--budget", "600"]
+    assert tune.main([*words, *asked]) == 0
+    said = capsys.readouterr().err
+    assert "trial 1: native, fp32, 2 ranks of 1" in said
+    assert "images/s" in said
+    path = root / "tuned" / "textual_inversion.json"
+    found = json.loads(path.read_text())
+    try:
+        assert train.main([*words, "--dry-run"]) == 0
+        shown = capsys.readouterr()
+        assert "from fab tune, where no flag says otherwise: native, fp32, 2 ranks" in shown.err
+        assert "--frozen=native" in shown.out
+        assert "--mixed_precision=no" in shown.out
+        assert "-ppn 2" in shown.out
+        assert f"-genv OMP_NUM_THREADS {found['threads']}" in shown.out
+
+        more = ["-n", "1", "--frozen", "auto", "--mixed-precision", "auto", "--dry-run"]
+        assert train.main([*words, *more]) == 0
+        shown = capsys.readouterr()
+        assert "--frozen=auto" in shown.out
+        assert "--mixed_precision=auto" in shown.out
+        assert "-ppn 1" in shown.out
+
+        assert train.main([*words, "--resolution", "64", "--dry-run"]) == 0
+        shown = capsys.readouterr()
+        assert "what fab tune found is not taken: it is of resolution 32, not 64" in shown.err
+        assert "--frozen" not in shown.out
+        path.write_text(json.dumps({**found, "cpu": "another"}))
+        assert train.main([*words, "--dry-run"]) == 0
+        assert "not taken: it is of other processors than" in capsys.readouterr().err
+        path.write_text("torn")
+        assert train.main([*words, "--dry-run"]) == 0
+        assert "fab tune" not in capsys.readouterr().err
+    finally:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--budget", "long"], "--budget long: must be a number"),
+        (["--dry-run", "--run", "x"], "--dry-run, --run: fab train takes it, fab tune does not"),
+        (["--frozn", "native"], "did you mean --frozen?"),
+    ],
+)
+def test_what_tune_cannot_take_is_said(
+    words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune.main([*LOCAL, *words]) != 0
+    assert wanted in capsys.readouterr().err
 
 
 def test_destroy_asks_before_anything_unfetched_is_lost(

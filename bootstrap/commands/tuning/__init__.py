@@ -1,0 +1,1 @@
+"""`fab tune`: what the nodes train fastest with."""

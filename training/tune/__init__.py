@@ -1,0 +1,1 @@
+"""Which engine, precision, ranks and threads train fastest on this machine: tried, not guessed."""
