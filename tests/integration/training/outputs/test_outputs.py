@@ -24,6 +24,7 @@ from tests.training_fixtures import Flags
 from training.config.groups import LrScheduler
 from training.generate import main as generate_main
 from training.inference.generate import learned
+from training.loop import train
 from training.storage.events import read_events
 from training.storage.run_directory import read_config
 from training.textual_inversion import main
@@ -507,6 +508,24 @@ def test_the_record_of_a_run_starts_the_same_run_again(
     again = ["--config", str(folder / "config.toml"), f"--output_dir={tmp_path / 'again'}"]
     ran([*again, f"--seed={seed}"])
     assert torch.equal(rows(folder), rows(tmp_path / "again"))
+
+
+def test_where_training_starts_is_looked_at_after_the_first_step_and_is_what_it_was_before(
+    flags: Flags, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is trained is copied for it, unless it is too large for that."""
+    picture = folder / "samples" / "step-000000" / "prompt-0-seed-3.png"
+    drawing = {"validation_prompt": "a <new>", "num_validation_images": 1, "num_inference_steps": 1}
+    seen = []
+    for most, first in ((2**28, "step"), (0, "evaluation")):
+        monkeypatch.setattr(train, "COPIED_BYTES", most)
+        ran(flags(max_train_steps=1, overwrite_output_dir=True, **drawing))
+        found = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        assert found[1]["event"] == first
+        seen.append(([e["loss"] for e in events(folder, "evaluation")], picture.read_bytes()))
+    assert seen[0] == seen[1]
+    before, after = seen[0][0]
+    assert before != after
 
 
 def test_every_event_is_a_line_of_json_with_its_time(flags: Flags, folder: Path) -> None:
