@@ -39,6 +39,18 @@ LEFT_OUT = ("frozen", "mixed_precision", "save_as_full_pipeline", "checkpointing
 TAKEN = {"inventory", "config", "method", "ppn", "accept_host_keys"}
 """Of fab train's own flags."""
 
+FLAGS = """
+  --budget SECONDS      for all trials together [120]; the compiled engine needs ten minutes, as its
+                        first trial compiles
+  --method METHOD       what is trained [textual_inversion]
+  -ppn N                try this number of ranks per node alone
+  --frozen, --mixed-precision
+                        try this engine, this precision alone
+  --config FILE         a TOML file with the training's keys; flags win over it
+  --inventory FILE      cluster.json, a nodefile, or local
+  --accept-host-keys    pin new host keys without asking
+All other flags are the training's: fab train --flags."""
+
 
 def words(head: Host, asked: TrainOptions, values: dict[str, Any], budget: float) -> list[str]:
     """The program's flags."""
@@ -97,9 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`fab tune`."""
     typed = list(sys.argv[1:] if argv is None else argv)
     if any(word in ("-h", "--help") for word in typed):
-        say(f"{__doc__}\n  --budget SECONDS  for all trials together [120]\n\n"
-            "Give the compiled engine ten minutes: its first trial compiles. "
-            "All other flags: fab train --flags.")  # fmt: skip
+        say(f"{__doc__}{FLAGS}")
         return 0
     own, asked = read(typed)
     chosen = argparse.Namespace(
