@@ -29,6 +29,12 @@ echo "error: welcome to $(hostname)"; echo careful >&2; printf 'no line end'
 trap 'echo good-bye' EXIT
 """
 """On the head and the worker that trains with it: nothing that is read depends on a quiet shell."""
+QUANTIZING = [
+    *("--method", "quantize", "--train-data-dir", str(MINIATURE / "style"), "--resolution", "64"),
+    *("--max-train-steps", "2", "--checkpointing-steps", "1", "--calibration-samples", "4"),
+    *("--merge-tokens", "0.4", "--num-evaluation-samples", "2", "--report-to", "none"),
+]
+"""A UNet in 8 bits, as short as it can be; it goes through the checkpoints as a long one does."""
 PLANTED = ("packages", "data/dicoo", "disk", "clock", "ssh between nodes")
 
 pytestmark = pytest.mark.rig
@@ -174,6 +180,43 @@ def test_an_export_comes_home_and_draws_on_the_head(trained: Person) -> None:
     assert list((home / "unet").glob("*.bin"))
     asked = ("--run", "dicoo", "--prompt", "a <dicoo>", "--num-inference-steps", "2")
     said = trained.fab("generate", *asked, "--engine", "openvino", "--guidance-scale", "2")
+    (picture,) = (line for line in said.splitlines() if line.endswith(".png"))
+    with Image.open(trained.folder / picture) as image:
+        assert image.size == (64, 64)
+
+
+def test_quantizing_is_refused_where_a_node_has_no_nncf(trained: Person) -> None:
+    packages = "~/.xeon-diffusion/env/lib/python3*/site-packages"
+    worker = trained.rig.workers[1]
+    worker.run(f"cd {packages} && mv nncf nncf.away")
+    try:
+        said = trained.fab("train", *QUANTIZING, "--run", "int8", code=1)
+    finally:
+        worker.run(f"cd {packages} && mv nncf.away nncf")
+    outputs = json.loads((trained.folder / "outputs.json").read_text())
+    name = outputs["nodes"][2]["name"]
+    assert f"error: {name}: NNCF is missing" in said
+    assert "`fab bootstrap --with openvino` brings it" in said
+    for host in trained.rig.hosts:
+        assert host.run("ls ~/.xeon-diffusion/runs/int8", check=False).returncode != 0
+
+
+def test_a_unet_is_quantized_on_two_hosts_exported_and_draws(trained: Person) -> None:
+    trained.fab("train", *QUANTIZING, "-n", "2", "-ppn", "1", "--run", "int8")
+    run = trained.folder / "runs" / "int8"
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    (start,) = (event for event in events if event["event"] == "start")
+    assert (start["ranks"], start["backend"]) == (2, "gloo")
+    assert events[-1]["event"] == "done"
+    command = "sha256sum ~/.xeon-diffusion/runs/int8/checkpoint-2/state.safetensors"
+    digests = {host.run(command).stdout.split()[0] for host in trained.rig.hosts[:2]}
+    assert len(digests) == 1
+    assert (run / "quantized_unet.safetensors").exists()
+    trained.fab("export", "--run", "int8")
+    exported = json.loads((run / "openvino" / "export.json").read_text())
+    assert (exported["weights"], exported["merge_tokens"]) == ("qat", 0.4)
+    asked = ("--run", "int8", "--prompt", "a heart", "--num-inference-steps", "2")
+    said = trained.fab("generate", *asked, "--engine", "openvino")
     (picture,) = (line for line in said.splitlines() if line.endswith(".png"))
     with Image.open(trained.folder / picture) as image:
         assert image.size == (64, 64)
