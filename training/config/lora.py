@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from training.config.captions import IDENTIFIED_AS_CAPTIONS, CaptionConfig
+from training.config.captioned import CaptionedRunConfig
 from training.config.groups import Group, key
-from training.config.run import RunConfig, Sampling, register
-from training.config.words import (
-    LearnedEmbedsConfig,
-    WordConfig,
-    loading_lines,
-    refuse_no_start,
-    words_of_folders,
-)
+from training.config.run import Sampling, register
+from training.config.words import WordConfig, WordRunConfig, loading_lines, refuse_no_start
 
 LORA_NAME = "pytorch_lora_weights"
 KOHYA_FILE = "kohya_lora.safetensors"
@@ -112,42 +107,27 @@ class PivotalConfig(WordConfig):
 
 
 @register
-class LoraConfig(
-    LoraFileConfig, LearnedEmbedsConfig, RunConfig, CaptionConfig, AdapterConfig, PivotalConfig
-):
+class LoraConfig(LoraFileConfig, CaptionedRunConfig, WordRunConfig, AdapterConfig, PivotalConfig):
     """Everything that decides what a LoRA run computes and what it writes.
 
     Defaults are those of diffusers' train_text_to_image_lora.py.
     """
 
     method: ClassVar[str] = "lora"
-    may_differ_on_resume: ClassVar[frozenset[str]] = RunConfig.may_differ_on_resume | {
-        "lora_format",
-        "no_safe_serialization",
-        "embeds_format",
+    may_differ_on_resume: ClassVar[frozenset[str]] = WordRunConfig.may_differ_on_resume | {
+        "lora_format"
     }
     identified_by_content: ClassVar[dict[str, str]] = {
-        **RunConfig.identified_by_content,
-        **IDENTIFIED_AS_CAPTIONS,
-        "initializer_token": "rows",
-        "initial_embeds": "rows",
+        **CaptionedRunConfig.identified_by_content,
+        **WordRunConfig.identified_by_content,
     }
 
-    train_data_dir: Path = key("data", ..., "Folder with the pictures and their captions.")
-    repeats: int = key("data", 1, "Times the pictures are seen in one epoch.", ge=1)
-    center_crop: bool = key(
-        "data",
-        True,
-        "Crop the central square (pictures are encoded once, so the crop is never a random one); "
-        "--center_crop=false squeezes the whole picture into the square.",
-    )
     aspect_ratio_buckets: bool = key(
         "data",
         False,
         "Keep the shape of pictures: each is cut to the one of a few sizes that suits it, none "
         "with more pixels than the square.",
     )
-    random_flip: bool = key("data", False, "Learn from mirror images, too, half of the time.")
     noise_offset: float = key(
         "training", 0.0, "Scale of a noise that is the same for all of a channel.", ge=0
     )
@@ -160,34 +140,12 @@ class LoraConfig(
     max_train_steps: int | None = key(
         "training", None, "Optimizer steps; default: those of num_train_epochs.", ge=1
     )
-    max_grad_norm: float | None = key(
-        "training", 1.0, "Clip the gradient's norm to this; 'none' does not.", gt=0
-    )
     output_dir: Path = key("outputs", Path("sd-model-finetuned-lora"), "The run folder.")
 
     @property
     def adapter(self) -> AdapterConfig:
         """The adapters' keys."""
         return self.group(AdapterConfig)
-
-    @property
-    def embeds(self) -> LearnedEmbedsConfig:
-        """The keys of the learned_embeds files' form."""
-        return self.group(LearnedEmbedsConfig)
-
-    @property
-    def subfolders(self) -> tuple[str, ...] | None:
-        """Of several new words the folder of each."""
-        return self.subfolders_of_words
-
-    def with_subfolders(self, names: list[str]) -> Self:
-        """The words named, where they are called like the subfolders."""
-        return self.model_copy(update={"placeholder_token": words_of_folders(names)})
-
-    @property
-    def captions(self) -> CaptionConfig:
-        """The captions' keys."""
-        return self.group(CaptionConfig)
 
     @property
     def in_buckets(self) -> bool:
@@ -197,7 +155,7 @@ class LoraConfig(
     @property
     def sampling(self) -> Sampling:
         """As the keys of the same names say."""
-        return Sampling(self.random_flip, self.noise_offset, self.proportion_empty_prompts)
+        return replace(super().sampling, noise_offset=self.noise_offset)
 
     @property
     def title(self) -> str:

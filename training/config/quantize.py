@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from training.config.captions import IDENTIFIED_AS_CAPTIONS, CaptionConfig
+from training.config.captioned import CaptionedRunConfig
 from training.config.groups import Group, key
-from training.config.run import RunConfig, Sampling, register
+from training.config.run import register
 
 QUANTIZED_NAME = "quantized_unet"
 """What the file with the quantized UNet is called, without its suffix."""
@@ -73,27 +73,14 @@ class QuantizationConfig(Group):
 
 
 @register
-class QuantizeConfig(RunConfig, CaptionConfig, QuantizationConfig):
+class QuantizeConfig(CaptionedRunConfig, QuantizationConfig):
     """Everything that decides what quantization-aware training computes and what it writes.
 
     Defaults are those of diffusers' train_text_to_image.py, but for what the fields say.
     """
 
     method: ClassVar[str] = "quantize"
-    identified_by_content: ClassVar[dict[str, str]] = {
-        **RunConfig.identified_by_content,
-        **IDENTIFIED_AS_CAPTIONS,
-    }
 
-    train_data_dir: Path = key("data", ..., "Folder with the pictures and their captions.")
-    repeats: int = key("data", 1, "Times the pictures are seen in one epoch.", ge=1)
-    center_crop: bool = key(
-        "data",
-        True,
-        "Crop the central square (pictures are encoded once, so the crop is never a random one); "
-        "--center_crop=false squeezes the whole picture into the square.",
-    )
-    random_flip: bool = key("data", False, "Learn from mirror images, too, half of the time.")
     proportion_empty_prompts: float = key(
         "captions",
         0.1,
@@ -108,9 +95,6 @@ class QuantizeConfig(RunConfig, CaptionConfig, QuantizationConfig):
     learning_rate: float = key(
         "training", 1e-5, "Learning rate after warmup; diffusers' default is 1e-4.", gt=0
     )
-    max_grad_norm: float | None = key(
-        "training", 1.0, "Clip the gradient's norm to this; 'none' does not.", gt=0
-    )
     mixed_precision: Literal["no"] = key(
         "machine", "no", "fp32 alone: bf16 is as coarse as the 8-bit steps that are learned."
     )
@@ -123,16 +107,6 @@ class QuantizeConfig(RunConfig, CaptionConfig, QuantizationConfig):
     def quantization(self) -> QuantizationConfig:
         """The keys of quantizers, losses and average."""
         return self.group(QuantizationConfig)
-
-    @property
-    def captions(self) -> CaptionConfig:
-        """The captions' keys."""
-        return self.group(CaptionConfig)
-
-    @property
-    def sampling(self) -> Sampling:
-        """As the keys of the same names say."""
-        return Sampling(self.random_flip, 0.0, self.proportion_empty_prompts)
 
     @property
     def title(self) -> str:

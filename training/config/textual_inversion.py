@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from pydantic import ValidationInfo, field_validator
 
 from training.config.groups import key
-from training.config.run import RunConfig, register
+from training.config.run import register
 from training.config.words import (
     PLACEHOLDER_TOKEN,
-    LearnedEmbedsConfig,
     WordConfig,
+    WordRunConfig,
     loading_lines,
     refuse_no_start,
-    words_of_folders,
 )
 
 
@@ -41,38 +40,16 @@ class ConceptConfig(WordConfig):
 
 
 @register
-class TextualInversionConfig(LearnedEmbedsConfig, RunConfig, ConceptConfig):
+# Of a field that several bases have, pydantic takes the first's: here the word is required.
+class TextualInversionConfig(ConceptConfig, WordRunConfig):
     """Everything that decides what a run computes and what it writes."""
 
     method: ClassVar[str] = "textual_inversion"
-    may_differ_on_resume: ClassVar[frozenset[str]] = RunConfig.may_differ_on_resume | {
-        "no_safe_serialization",
-        "embeds_format",
-    }
-    identified_by_content: ClassVar[dict[str, str]] = {
-        **RunConfig.identified_by_content,
-        "initializer_token": "rows",
-        "initial_embeds": "rows",
-    }
 
     @property
     def concept(self) -> ConceptConfig:
         """The new words' keys."""
         return self.group(ConceptConfig)
-
-    @property
-    def embeds(self) -> LearnedEmbedsConfig:
-        """The keys of the learned_embeds files' form."""
-        return self.group(LearnedEmbedsConfig)
-
-    @property
-    def subfolders(self) -> tuple[str, ...] | None:
-        """Of several words the folder of each."""
-        return self.subfolders_of_words
-
-    def with_subfolders(self, names: list[str]) -> Self:
-        """The words named, where they are called like the subfolders."""
-        return self.model_copy(update={"placeholder_token": words_of_folders(names)})
 
     @property
     def title(self) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import field_validator
 
 from training.config.groups import Group, key
+from training.config.run import RunConfig
 from training.errors import UserError
 
 EMBEDS_NAME = "learned_embeds"
@@ -138,14 +139,6 @@ class WordConfig(Group):
             for name, start in zip(names, starts, strict=True)
         )
 
-    @property
-    def subfolders_of_words(self) -> tuple[str, ...] | None:
-        """The subfolders that the pictures of several words are in; (): all; None: of one word."""
-        if self.placeholder_token == EACH_FOLDER:
-            return ()
-        names = words_in(self.placeholder_token or "")
-        return tuple(map(_folder, names)) if len(names) > 1 else None
-
 
 def _folder(word: str) -> str:
     return word.strip("<>")
@@ -214,3 +207,34 @@ class LearnedEmbedsConfig(Group):
         "diffusers",
         "a1111: also write <word>.safetensors as A1111, ComfyUI and kohya read it.",
     )
+
+
+class WordRunConfig(LearnedEmbedsConfig, RunConfig, WordConfig):
+    """A run that learns new words, or may learn them beside something else."""
+
+    may_differ_on_resume: ClassVar[frozenset[str]] = RunConfig.may_differ_on_resume | {
+        "no_safe_serialization",
+        "embeds_format",
+    }
+    identified_by_content: ClassVar[dict[str, str]] = {
+        **RunConfig.identified_by_content,
+        "initializer_token": "rows",
+        "initial_embeds": "rows",
+    }
+
+    @property
+    def embeds(self) -> LearnedEmbedsConfig:
+        """The keys of the learned_embeds files' form."""
+        return self.group(LearnedEmbedsConfig)
+
+    @property
+    def subfolders(self) -> tuple[str, ...] | None:
+        """The subfolders that the pictures of several words are in; (): all; None: of one word."""
+        if self.placeholder_token == EACH_FOLDER:
+            return ()
+        names = words_in(self.placeholder_token or "")
+        return tuple(map(_folder, names)) if len(names) > 1 else None
+
+    def with_subfolders(self, names: list[str]) -> Self:
+        """The words named, where they are called like the subfolders."""
+        return self.model_copy(update={"placeholder_token": words_of_folders(names)})
