@@ -50,14 +50,18 @@ class CaptionConfig(Group):
     @field_validator("caption_extension")
     @classmethod
     def _with_its_dot(cls, value: str) -> str:
-        return value if value.startswith(".") else f".{value}"
+        suffix = value.removeprefix(".")
+        if not suffix or "/" in suffix:
+            raise ValueError("must be a suffix, for example .caption")
+        return f".{suffix}"
 
     @field_validator("caption_encoding")
     @classmethod
     def _known(cls, value: str) -> str:
         try:
+            "".encode(value)  # raises for what is no encoding of text, as base64, too
             return codecs.lookup(value).name
-        except LookupError as error:
+        except (LookupError, UnicodeError) as error:
             raise ValueError("is no encoding that Python knows; utf-8 or latin-1?") from error
 
     @property

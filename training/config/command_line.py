@@ -202,7 +202,11 @@ def describe(problem: Any, config: type[BaseModel]) -> str:
         field = config.model_fields[key]
         return f"{key}: is required. {field.description}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    message = f"{message[0].lower()}{message[1:]}"
+    if not key:  # it is about several keys, and names them
+        return message
+    given = "" if problem["input"] is None else f" = {problem['input']!r}"
+    return f"{key}{given}: {message}"
 
 
 def _unknown_flag(flag: str, config: type[BaseModel]) -> str:

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from training.config.captioned import CaptionedRunConfig
+from training.config.captioned_run import CaptionedRunConfig
 from training.config.groups import Group, key
 from training.config.run import Sampling, register
-from training.config.words import WordConfig, WordRunConfig, loading_lines, refuse_no_start
+from training.config.word_run import WordRunConfig
+from training.config.words import WordConfig, loading_lines, refuse_no_start
 
 LORA_NAME = "pytorch_lora_weights"
 KOHYA_FILE = "kohya_lora.safetensors"
@@ -103,6 +104,12 @@ class PivotalConfig(WordConfig):
                 f"placeholder_token {words} is learned with it alone: give "
                 "--train_text_encoder_ti, or leave the word out"
             )
+        for name in ("initializer_token", "initial_embeds"):
+            if words is None and info.data.get(name) is not None:
+                raise ValueError(
+                    f"{name} {info.data[name]} is what a new word starts from, and none is "
+                    "learned: give --train_text_encoder_ti and --placeholder_token, or leave it out"
+                )
         return value
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from training.config.captioned import CaptionedRunConfig
+from training.config.captioned_run import CaptionedRunConfig
 from training.config.groups import Group, key
 from training.config.run import register
 

@@ -9,13 +9,8 @@ from pydantic import ValidationInfo, field_validator
 
 from training.config.groups import key
 from training.config.run import register
-from training.config.words import (
-    PLACEHOLDER_TOKEN,
-    WordConfig,
-    WordRunConfig,
-    loading_lines,
-    refuse_no_start,
-)
+from training.config.word_run import WordRunConfig
+from training.config.words import PLACEHOLDER_TOKEN, WordConfig, loading_lines, refuse_no_start
 
 
 class ConceptConfig(WordConfig):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Literal
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
 from training.config.groups import Group, key
-from training.config.run import RunConfig
 from training.errors import UserError
 
 EMBEDS_NAME = "learned_embeds"
@@ -88,13 +88,20 @@ def refuse_wrong_words(text: str) -> str:
     words = words_in(text)
     if not words:
         raise ValueError("must be a word")
+    if any(len(re.findall("<[^<>]+>", word)) > 1 for word in words):
+        raise ValueError("must be one word; several have commas between")
     for place, word in enumerate(words):
+        if words.count(word) > 1:
+            raise ValueError(f"{word} is there twice")
         for other in words[:place] + words[place + 1 :]:
             if word in other:
                 raise ValueError(f"{word} is a part of {other}: prompts could not be read for sure")
         alike = [each for each in words[:place] if _file_name(each) == _file_name(word)]
         if alike:
             raise ValueError(f"{alike[0]} and {word} would have one file; write one another way")
+    unnamed = [word for word in words if not subfolder_of(word)]
+    if unnamed and len(words) > 1:
+        raise ValueError(f"{unnamed[0]} names no subfolder")
     return ",".join(words)
 
 
@@ -118,6 +125,24 @@ class WordConfig(Group):
     def _words(cls, value: str | None) -> str | None:
         return None if value is None else refuse_wrong_words(value)
 
+    @field_validator("initializer_token")
+    @classmethod
+    def _for_each_word(cls, value: str | None, info: ValidationInfo) -> str | None:
+        words, starts = info.data.get("placeholder_token"), words_in(value or "")
+        if words == EACH_FOLDER and len(starts) > 1:
+            raise ValueError("must be one for all: the words are not named here")
+        number = len(words_in(words or ""))
+        if number > 1 and len(starts) not in (0, 1, number):
+            raise ValueError(f"has {len(starts)} words for {number}: give one for all, or one each")
+        return value
+
+    @field_validator("initial_embeds")
+    @classmethod
+    def _of_one_word(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and are_several(info.data.get("placeholder_token")):
+            raise ValueError("is for one word; several start from words (initializer_token)")
+        return value
+
     @property
     def concepts(self) -> tuple[Concept, ...]:
         """Each new word.
@@ -135,33 +160,28 @@ class WordConfig(Group):
         if len(starts) == 1:
             starts *= len(names)
         return tuple(
-            Concept(name, start or _folder(name), None, self.num_vectors, _folder(name))
+            Concept(name, start or subfolder_of(name), None, self.num_vectors, subfolder_of(name))
             for name, start in zip(names, starts, strict=True)
         )
 
 
-def _folder(word: str) -> str:
+def subfolder_of(word: str) -> str:
+    """The name of the subfolder that a word of several is learned from."""
     return word.strip("<>")
 
 
+def are_several(words: str | None) -> bool:
+    """Whether a placeholder_token stands for several words, or may do so."""
+    return words == EACH_FOLDER or len(words_in(words or "")) > 1
+
+
 def refuse_no_start(words: str, initializer: str | None, embeds: Path | None) -> None:
-    """Make sure that each word has something to start from.
+    """Make sure that one word alone has something to start from; several have their names.
 
     Raises:
         ValueError: says what to give.
     """
-    several = len(words_in(words)) > 1 or words == EACH_FOLDER
-    if several and embeds is not None:
-        raise ValueError("is for one word; several start from words (initializer_token)")
-    starts = words_in(initializer or "")
-    if several and words != EACH_FOLDER and len(starts) not in (0, 1, len(words_in(words))):
-        raise ValueError(
-            f"initializer_token has {len(starts)} words for {len(words_in(words))}: give one for "
-            "all, or one each"
-        )
-    if several and words == EACH_FOLDER and len(starts) > 1:
-        raise ValueError("initializer_token must be one for all: the words are not named here")
-    if not several and embeds is None and initializer is None:
+    if not are_several(words) and embeds is None and initializer is None:
         raise ValueError("give initializer_token (a word) or initial_embeds (a file)")
 
 
@@ -178,7 +198,7 @@ def words_of_folders(names: Sequence[str]) -> str:
         )
     try:
         words = refuse_wrong_words(",".join(f"<{name}>" for name in names))
-        if [_folder(word) for word in words_in(words)] != list(names):
+        if [subfolder_of(word) for word in words_in(words)] != list(names):
             raise ValueError("has a comma or an angle bracket in it")
         return words
     except ValueError as error:
@@ -207,34 +227,3 @@ class LearnedEmbedsConfig(Group):
         "diffusers",
         "a1111: also write <word>.safetensors as A1111, ComfyUI and kohya read it.",
     )
-
-
-class WordRunConfig(LearnedEmbedsConfig, RunConfig, WordConfig):
-    """A run that learns new words, or may learn them beside something else."""
-
-    may_differ_on_resume: ClassVar[frozenset[str]] = RunConfig.may_differ_on_resume | {
-        "no_safe_serialization",
-        "embeds_format",
-    }
-    identified_by_content: ClassVar[dict[str, str]] = {
-        **RunConfig.identified_by_content,
-        "initializer_token": "rows",
-        "initial_embeds": "rows",
-    }
-
-    @property
-    def embeds(self) -> LearnedEmbedsConfig:
-        """The keys of the learned_embeds files' form."""
-        return self.group(LearnedEmbedsConfig)
-
-    @property
-    def subfolders(self) -> tuple[str, ...] | None:
-        """The subfolders that the pictures of several words are in; (): all; None: of one word."""
-        if self.placeholder_token == EACH_FOLDER:
-            return ()
-        names = words_in(self.placeholder_token or "")
-        return tuple(map(_folder, names)) if len(names) > 1 else None
-
-    def with_subfolders(self, names: list[str]) -> Self:
-        """The words named, where they are called like the subfolders."""
-        return self.model_copy(update={"placeholder_token": words_of_folders(names)})

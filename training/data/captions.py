@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,10 +39,11 @@ def read_captions(
     problems: list[str] = []
     if metadata.is_file():
         found = _from_metadata(metadata, config, pictures, problems, notify)
-        where = METADATA
+        where, elsewhere = METADATA, ""
     else:
         found = _from_files(folder, config, pictures, problems, notify)
         where = f"its {config.caption_extension} file"
+        elsewhere = ", or --caption_extension where they are in files of another suffix"
     captions = []
     for picture in pictures:
         caption = found.get(picture.path)
@@ -50,11 +53,11 @@ def read_captions(
         captions.append(caption or config.caption_fallback or "")
     if problems:
         lines = "\n".join(f"  - {problem}" for problem in problems[:SHOWN])
+        number = f"{len(problems)} caption{'s' if len(problems) > 1 else ''}"
         more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(
-            f"train_data_dir {folder}: {len(problems)} captions cannot be used:\n{lines}{more}\n"
-            "  Mend them; or give --caption_fallback TEXT for pictures without one, or "
-            "--caption_extension where they are in files of another suffix."
+            f"train_data_dir {folder}: {number} cannot be used:\n{lines}{more}\n"
+            f"  Mend them; or give --caption_fallback TEXT for pictures without one{elsewhere}."
         )
     return captions
 
@@ -97,15 +100,27 @@ def captions_with_words(
     found = [[set(tokenizer.convert_tokens_to_ids(word)) <= ids for word in words] for ids in read]
     for word, inside in zip(words, zip(*found, strict=True), strict=True):
         if not any(inside):
+            there = any(word[0] in caption for caption in captions)
             raise UserError(
                 f"placeholder_token {word[0]}: no caption has it among the tokens that the model "
-                f"reads ({tokenizer.model_max_length}), so that it cannot be learned. Write it "
-                f"into the captions; or, for pictures without one, give --caption_fallback "
-                f'"a photo of {word[0]}".'
+                f"reads ({tokenizer.model_max_length}), so that it cannot be learned. "
+                + (_nearer(word) if there else _written(word))
             )
     if number := sum(not any(inside) for inside in found):
         notify(f"{number} of {len(captions)} captions have no new word in them.")
     return texts
+
+
+def _written(word: Sequence[str]) -> str:
+    return (
+        "Write it into the captions; or, for pictures without one, give --caption_fallback "
+        f'"a photo of {word[0]}".'
+    )
+
+
+def _nearer(word: Sequence[str]) -> str:
+    fewer = f" It stands for {len(word)} tokens: fewer (--num_vectors) may fit."
+    return f"Put it nearer to the beginning of captions.{fewer if len(word) > 1 else ''}"
 
 
 def _name(folder: Path, path: Path) -> str:
@@ -146,10 +161,13 @@ def _decoded(file: Path, name: str, encoding: str, problems: list[str]) -> str |
         problems.append(f"{name}: cannot be read ({error.strerror}).")
     except UnicodeDecodeError as error:
         byte, place = data[error.start], error.start + 1
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         problems.append(
             f"{name}: is not {encoding}: byte {place} is 0x{byte:02x}. Save it as UTF-8, or say "
-            "what it is, for example --caption_encoding latin-1."
+            f"what it is, for example --caption_encoding {'utf-16' if wide else 'latin-1'}."
         )
+    except UnicodeError as error:  # idna and punycode say no byte
+        problems.append(f"{name}: is not {encoding} ({error}). Save it as UTF-8.")
     return None
 
 
@@ -167,10 +185,12 @@ def _from_metadata(
 ) -> dict[Path, str]:
     """The captions of metadata.jsonl's lines; "" for an empty one."""
     text = _decoded(metadata, METADATA, config.caption_encoding, problems)
+    if text is None:  # one problem, not one for each picture, too
+        return {picture.path: "?" for picture in pictures}
     used = {picture.path.resolve(): picture.path for picture in pictures}
     found = {}
     # By newlines alone: JSON may have other line separators inside its strings.
-    for number, line in enumerate((text or "").replace("\r\n", "\n").split("\n"), 1):
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if not line.strip():
             continue
         where = f"{METADATA}, line {number}"
@@ -182,6 +202,7 @@ def _from_metadata(
         if not isinstance(entry, dict):
             problems.append(f"{where}: is not an object with keys.")
             continue
+        name = entry.get(config.image_column)
         lacking = [
             f"{key} (--{flag})"
             for flag, key in (
@@ -191,16 +212,20 @@ def _from_metadata(
             if not isinstance(entry.get(key), str)
         ]
         if lacking:
+            if isinstance(name, str):  # whose picture is no second problem
+                found[metadata.parent / name] = "?"
             problems.append(
                 f"{where}: has no text under {' and '.join(lacking)}; its keys are "
-                f"{', '.join(entry)}."
+                f"{', '.join(entry) or 'none'}."
             )
             continue
-        path = metadata.parent / entry[config.image_column]
-        if not path.is_file():
-            problems.append(f"{where}: there is no picture {entry[config.image_column]}.")
+        path = metadata.parent / str(name)
+        if not os.path.isfile(path):  # whatever is no name of a file, too long a one included
+            problems.append(f"{where}: there is no picture {name}.")
         elif path.resolve() in used:
+            if used[path.resolve()] in found:
+                notify(f"{where}: {name} has a line before; this one is taken.")
             found[used[path.resolve()]] = joined(entry[config.caption_column])
         else:
-            notify(f"{where} is skipped: {entry[config.image_column]} is not learned from.")
+            notify(f"{where} is skipped: {name} is not learned from.")
     return found

@@ -73,7 +73,9 @@ def read_inputs(
     content = identify(models, pictures, trained.start, captions)
     trained.prepare(models, notify)
     sentences = trained.sentences(captions)
-    tell_of_long_captions(models.tokenizer, captions or [], notify)
+    if config.captions:  # as they are read: new words in them as all of their rows
+        read = [sentences.texts[place] for place in sentences.of_picture or ()]
+        tell_of_long_captions(models.tokenizer, read, notify)
     return Inputs(config, models, pictures, trained, sentences, content, dtype)
 
 

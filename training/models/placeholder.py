@@ -34,10 +34,15 @@ def starting_rows(concept: Concept, models: Models) -> torch.Tensor:
     ids = models.tokenizer.encode(concept.initializer_token, add_special_tokens=False)
     if len(ids) not in (1, concept.num_vectors):
         many = f", or {concept.num_vectors} (num_vectors)" if concept.num_vectors > 1 else ""
+        fix = (
+            "That is the word's own name: give --initializer_token, one for all words or one each"
+            if concept.initializer_token == concept.folder
+            else "Choose a simpler word"
+        )
         raise UserError(
             f"initializer_token {concept.initializer_token!r} is {len(ids)} tokens "
             f"({', '.join(models.tokenizer.convert_ids_to_tokens(ids))}); it must be one{many}. "
-            "Choose a simpler word, for example toy."
+            f"{fix}, for example toy."
         )
     return table[ids].repeat(concept.num_vectors // len(ids), 1).float()
 

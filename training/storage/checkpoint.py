@@ -159,12 +159,15 @@ def refuse_foreign_checkpoints(folder: Path) -> None:
     foreign = [path for _, path in list_checkpoints(folder) if not (path / MANIFEST_FILE).exists()]
     if foreign:
         rows = sorted(folder.glob("learned_embeds*"), key=lambda path: path.stat().st_mtime_ns)
-        start = rows[-1] if rows else f"{folder}/learned_embeds-steps-<n>.safetensors"
+        start = (
+            f"; its learned word can be started from with --initial_embeds {rows[-1]}"
+            if rows
+            else ""
+        )
         raise UserError(
             f"output_dir {folder}: {foreign[-1].name} is another tool's checkpoint (diffusers' "
             "own script writes such), which this one can neither resume from nor overwrite. "
-            f"Choose another --output_dir; its learned word can be started from with "
-            f"--initial_embeds {start}."
+            f"Choose another --output_dir{start}."
         )
 
 

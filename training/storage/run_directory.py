@@ -241,14 +241,15 @@ def refuse_differences(
             if value in (None, was):
                 continue
         differences.append(f"{key}: {was!r} then, {value!r} now")
+    told = bool(differences)
     for what, found in content.items():
         noted = getattr(record, what)
         if noted is None or noted == found:
             continue
         keys = [key for key, kind in new.identified_by_content.items() if kind == what]
         own = [key for key in keys if _given(new, key)]
-        if what == "rows" and not own and record.model != content.get("model"):
-            continue  # what is trained starts from the model alone, which is named
+        if what == "rows" and not own and (told or record.model != content.get("model")):
+            continue  # what is trained starts from the model and from keys, which are named
         named = " / ".join(own) or MODEL
         differences += (
             [f"{named}: not the same {what} as when the run started"]

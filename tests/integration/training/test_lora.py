@@ -290,9 +290,9 @@ def test_what_is_refused(
     capsys.readouterr()
     resumed = lora_flags("c", lora_layers="to_q", resume_from_checkpoint="latest")
     assert main(resumed) == 2
-    assert "lora_layers: ['to_k', 'to_q', 'to_v', 'to_out.0'] then, ['to_q'] now" in (
-        capsys.readouterr().err
-    )
+    found = capsys.readouterr().err
+    assert "lora_layers: ['to_k', 'to_q', 'to_v', 'to_out.0'] then, ['to_q'] now" in found
+    assert found.count("\n  - ") == 1
     record = tomllib.loads((tmp_path / "c" / "config.toml").read_text())["run"]
     assert record["method"] == "lora"
     assert len(record["captions"]) == 64

@@ -23,7 +23,7 @@ from training.lora import main as train_lora
 from training.methods.textual_inversion import TextualInversion
 from training.textual_inversion import main
 
-STEP = "training.loop.step:TrainingStep.__call__"
+STEP, LORA = "training.loop.step:TrainingStep.__call__", "training.lora:main"
 WORDS = ("<cat-1>", "<dog-1>")
 FILES = tuple(f"learned_embeds.{word.strip('<>')}.safetensors" for word in WORDS)
 
@@ -177,15 +177,21 @@ def test_a_word_without_a_start_of_its_own_starts_from_its_folders_name(
     [
         ({"placeholder_token": "<cat-1>,<bird>"},
          "has no subfolder bird/ (with pictures it has: 2_dog-1/, cat-1/)"),
-        ({"placeholder_token": "<cat-1>,<dog-1>,<cat-1>"}, "<cat-1> is a part of <cat-1>"),
+        ({"placeholder_token": "<cat-1>,<dog-1>,<cat-1>"}, "<cat-1> is there twice"),
+        ({"placeholder_token": "<cat-1>,<>"}, "<> names no subfolder"),
         ({"placeholder_token": "cat-1,dog-1,dog-12"}, "dog-1 is a part of dog-12"),
         ({"placeholder_token": "<cat-1>,cat-1!"}, "would have one file"),
         ({"placeholder_token": "<cat 1>,<dog-1>"}, "must be one word, without spaces"),
-        ({"initializer_token": "cat,dog,toy"}, "initializer_token has 3 words for 2"),
+        ({"initializer_token": "cat,dog,toy"},
+         "initializer_token = 'cat,dog,toy': has 3 words for 2"),
+        ({"initializer_token": "cat,zebra"}, "initializer_token 'zebra' is 5 tokens"),
         ({"initializer_token": None}, "initializer_token 'cat-1' is"),
+        ({"initializer_token": None}, "the word's own name: give --initializer_token, one for all"),
+        ({"placeholder_token": "<cat-1>;<dog-1>"}, "must be one word; several have commas between"),
         ({"initial_embeds": "rows.safetensors"}, "is for one word"),
-        ({"placeholder_token": "auto"}, "initializer_token must be one for all"),
+        ({"placeholder_token": "auto"}, "initializer_token = 'cat,dog': must be one for all"),
         ({"num_vectors": 30}, "num_vectors 30: the longest sentence"),
+        ({"num_vectors": "two"}, "num_vectors = 'two': input should be a valid integer"),
         ({"validation_prompt": "a <cat-2>"}, "<cat-2> is no word that this model knows"),
     ],
 )  # fmt: skip
@@ -238,4 +244,19 @@ def test_several_words_and_a_lora_in_one_run(
     assert train_lora(argv) == 0
     found = learned(tmp_path / "run")
     assert not torch.equal(found[WORDS[0]], found[WORDS[1]])
-    assert (tmp_path / "run" / "pytorch_lora_weights.safetensors").is_file()
+    cut = short_lora(tiny_model, folders, latents, tmp_path / "cut", **changes)
+    assert run_ranks(cut, tmp_path / "logs", 1, KillAt(STEP, 5), LORA)[0].code < 0
+    assert train_lora([*cut, "--resume_from_checkpoint=latest"]) == 0
+    assert_same(learned(tmp_path / "cut"), found)
+    adapters = "pytorch_lora_weights.safetensors"
+    wanted = (tmp_path / "run" / adapters).read_bytes()
+    assert (tmp_path / "cut" / adapters).read_bytes() == wanted
+
+
+def test_a_folder_of_a_long_name_is_no_long_caption(
+    several: Flags, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "-".join(["cat"] * 30)
+    (folders / "cat-1").rename(folders / long)
+    assert main(several("run", placeholder_token=f"<{long}>,<dog-1>", max_train_steps=1)) == 0
+    assert "captions" not in capsys.readouterr().err

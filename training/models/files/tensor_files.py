@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from training.errors import UserError
+from training.errors import UserError, first_line
 
 
 def read(path: Path, named: str, what: str) -> Any:
@@ -28,11 +27,9 @@ def read(path: Path, named: str, what: str) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{named}: cannot be read ({error.strerror or error}).") from error
-    except (SafetensorError, ValueError, AttributeError, RuntimeError, EOFError) as error:
-        raise UserError(f"{named}: not {what} ({error}).") from error
-    except Exception as error:
+    except Exception as error:  # a file that is no pickle ends the unpickler in many ways
         if type(error).__name__ != "UnpicklingError":
-            raise
+            raise UserError(f"{named}: not {what} ({first_line(error)}).") from error
         raise UserError(
             f"{named}: a pickle with more than tensors in it; convert it to "
             "safetensors with the tool that made it."

@@ -199,6 +199,9 @@ def test_files_of_another_base_model_are_refused(
     assert f"--lora {other}: is no LoRA for this model" in refused(f"--lora={other}")
     save_file({"weight": torch.ones(2)}, tmp_path / "none.safetensors")
     assert "is no LoRA for this model" in refused(f"--lora={tmp_path / 'none.safetensors'}")
+    for text in ("a red cat", "a dog"):  # torch's unpickler ends in another way each
+        (tmp_path / "caption.txt").write_text(text)
+        assert "caption.txt: " in refused(f"--lora={tmp_path / 'caption.txt'}")
     AutoencoderTiny(latent_channels=16).save_pretrained(tmp_path / "vae16")
     assert "a VAE of another base model: its latents have channels: 16" in refused(
         f"--vae={tmp_path / 'vae16'}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from training.config.command_line import GPU_ONLY, SUPERSEDED, build_parser, parse
+from training.config.quantize import QuantizeConfig
 from training.config.textual_inversion import TextualInversionConfig
 from training.errors import UserError
 from training.method import Method
@@ -59,6 +60,19 @@ def test_every_error_is_in_one_message_with_the_nearest_name() -> None:
     assert "seed = '-4': input should be greater than or equal to 0" in found
     assert "resolution = '12': must be a multiple of 8; the nearest is 16" in found
     assert "prog --help lists every key." in found
+
+
+def test_an_error_of_several_keys_is_told_without_their_values() -> None:
+    flags = [*REQUIRED[:2], "--task_loss_weight=0", "--distillation_loss_weight=0"]
+    with pytest.raises(UserError) as raised:
+        parse(QuantizeConfig, flags, "prog", "")
+    assert "\n  - task_loss_weight and distillation_loss_weight are both 0: " in str(raised.value)
+
+
+def test_a_key_without_a_value_is_told_without_one() -> None:
+    with pytest.raises(UserError) as raised:
+        parse(TextualInversionConfig, REQUIRED[:3], "prog", "")
+    assert "\n  - initial_embeds: give initializer_token (a word) or" in str(raised.value)
 
 
 def test_an_abbreviation_is_not_a_flag() -> None:

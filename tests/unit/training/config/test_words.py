@@ -92,6 +92,12 @@ def test_a_lora_with_a_word_has_both() -> None:
     assert 'pipeline.load_textual_inversion("me/style")' in config.usage("me/style")
 
 
+@pytest.mark.parametrize("key", ["initializer_token", "initial_embeds"])
+def test_a_start_without_a_word_is_refused(key: str) -> None:
+    with pytest.raises(ValidationError, match=f"{key} toy is what a new word starts from"):
+        LoraConfig.model_validate({**REQUIRED, key: "toy"})
+
+
 def test_what_is_wrong_with_words_is_told_once() -> None:
     with pytest.raises(ValidationError) as raised:
         LoraConfig(**REQUIRED, train_text_encoder_ti=True, placeholder_token="two words")

@@ -52,6 +52,13 @@ def test_latin_1_is_named_with_its_byte_and_read_when_said(folder: Path) -> None
     assert "--caption_encoding latin-1" in str(refused.value)
     assert "has no caption" not in str(refused.value)
     assert read(folder, caption_encoding="latin-1")[0] == ["caf\u00e9", "a dog"]
+    (folder / "0.txt").write_bytes("a cat".encode("utf-16"))
+    with pytest.raises(UserError, match=r"1 caption cannot be used:\n.*--caption_encoding utf-16"):
+        read(folder)
+    (folder / "1.txt").write_bytes("a dog".encode("utf-16"))
+    assert read(folder, caption_encoding="utf-16")[0] == ["a cat", "a dog"]
+    with pytest.raises(UserError, match=r"0\.txt: is not idna"):
+        read(folder, caption_encoding="idna")
 
 
 def test_every_picture_without_a_caption_is_named(folder: Path) -> None:
@@ -92,14 +99,37 @@ def test_metadata_with_keys_of_its_own(folder: Path) -> None:
 
 
 def test_every_wrong_line_of_metadata_is_named(folder: Path) -> None:
-    metadata(folder, "{", '["0.png"]', {"file_name": "9.png", "text": "a cat"})
+    long = "a" * 300
+    metadata(folder, "{", '["0.png"]', {"file_name": "9.png", "text": "a cat"},
+             {"file_name": long, "text": "a cat"}, {"file_name": "\0", "text": "a cat"}, {},
+             {"file_name": "1.png", "text": ["a cat"]})  # fmt: skip
     with pytest.raises(UserError) as refused:
         read(folder)
     said = str(refused.value)
     assert "line 1: is not JSON" in said
     assert "line 2: is not an object with keys" in said
     assert "line 3: there is no picture 9.png" in said
+    assert f"line 4: there is no picture {long}" in said
+    assert "line 5: there is no picture" in said
+    assert "line 6: has no text under file_name" in said
+    assert "its keys are none." in said
+    assert "line 7: has no text under text (--caption_column)" in said
     assert "0.png: has no caption (metadata.jsonl)" in said
+    assert "1.png" not in said
+    assert "--caption_extension" not in said
+
+
+def test_metadata_that_is_not_utf_8_is_one_problem(folder: Path) -> None:
+    (folder / "metadata.jsonl").write_bytes(b'{"file_name": "0.png", "text": "caf\xe9"}')
+    with pytest.raises(UserError, match=r"1 caption cannot be used:\n  - metadata\.jsonl: is not"):
+        read(folder)
+
+
+def test_of_two_lines_for_a_picture_the_last_is_taken_and_told(folder: Path) -> None:
+    metadata(folder, *({"file_name": f"{n}.png", "text": "a cat"} for n in (0, 1)),
+             {"file_name": "0.png", "text": "a dog"})  # fmt: skip
+    told = "metadata.jsonl, line 3: 0.png has a line before; this one is taken."
+    assert read(folder) == (["a dog", "a cat"], [told])
 
 
 def test_captions_in_subfolders_with_repeats(folder: Path) -> None:
@@ -123,7 +153,13 @@ def test_long_captions_are_counted_and_said_once(tmp_path: Path) -> None:
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("name", ["utf8x", "klingon"])
+@pytest.mark.parametrize("extension", ["", ".", " . ", "captions/txt"])
+def test_what_is_no_suffix_is_refused(extension: str) -> None:
+    with pytest.raises(ValueError, match=r"must be a suffix, for example \.caption"):
+        CaptionConfig(caption_extension=extension)
+
+
+@pytest.mark.parametrize("name", ["utf8x", "klingon", "base64", "undefined"])
 def test_an_unknown_encoding_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="no encoding that Python knows"):
         CaptionConfig(caption_encoding=name)
