@@ -100,10 +100,8 @@ def make_job(
     head, own = hosts[0], asked.own
     values = {**values, "output_dir": head.layout.run(name)}
     afterwards = deallocation.command(head, inventory) if own.get("then_pause") else ()
-    environment = {"MASTER_ADDR": head.node.address}
-    if asked.method == QUANTIZE:  # NNCF loads OpenVINO, which crashes where tcmalloc is preloaded
-        preload = rank_placement.preloaded(head).split(":")
-        environment["LD_PRELOAD"] = ":".join(path for path in preload if "tcmalloc" not in path)
+    own_environment = rank_placement.method_environment(head, asked.method)
+    environment = {"MASTER_ADDR": head.node.address, **own_environment}
     return Job(
         name=name,
         root=head.layout.root,

@@ -118,7 +118,8 @@ def _tune(chosen: argparse.Namespace, config: RunConfig) -> int:
         (folder / "trial.toml").write_text(tomli_w.dumps(_values(config, folder)))
         program = [*training_program(config.method), "--config", str(folder / "trial.toml")]
         end = time.monotonic() + chosen.budget
-        tried = search(space, Trials(program, folder, mpirun, cores, end, _say))
+        trials = Trials(program, folder, mpirun, cores, end, _say, _placement(chosen.placement))
+        tried = search(space, trials)
     winner = best(tried)
     Console().print(_table(tried, winner))
     if winner is None:
@@ -182,6 +183,21 @@ def _engines() -> list[str]:
     return [name for name in ENGINES if there[name]]
 
 
+def _placement(path: Path | None) -> dict[str, dict[str, str]]:
+    """What `fab tune` says of the ranks' environment.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if path is None:
+        return {}
+    try:
+        found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--placement {path}: cannot be read ({error}).") from error
+    return found
+
+
 def _mpirun(given: str | None) -> str | None:
     """The one that is asked for, this environment's, or the one on the path."""
     own = Path(sys.executable).with_name("mpirun")
@@ -209,6 +225,8 @@ def _parser() -> argparse.ArgumentParser:
         help="try these numbers of ranks [one per 32 cores, then more while it gains]")  # fmt: skip
     add("--threads", type=int, nargs="+", metavar="N",
         help="try these threads per rank [a rank's share of the cores, then fewer]")  # fmt: skip
+    add("--placement", type=Path, metavar="FILE",
+        help="JSON: variables of the ranks, by their number, as fab tune gives them")  # fmt: skip
     add("--mpirun", help="[that of this environment, or on the PATH]")
     return parser
 

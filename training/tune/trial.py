@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Trials:
         mpirun: its path; None: there is none, and one rank runs by itself.
         cores: one CPU number per physical core.
         deadline: by time.monotonic().
+        placement: variables of a rank's environment, by the number of ranks; where it has none,
+            cores are shared out here.
     """
 
     program: Sequence[str]
@@ -46,6 +48,7 @@ class Trials:
     cores: Sequence[int]
     deadline: float
     notify: Callable[[str], None]
+    placement: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     _peaks: dict[tuple[str, str], int] = field(default_factory=dict)
     _number: int = 0
 
@@ -72,7 +75,7 @@ class Trials:
         # Started by a copy of mpirun and not through ssh, ranks are among what it has started.
         own = {"TMPDIR": str(self.folder), "I_MPI_HYDRA_BOOTSTRAP": "fork"}
         variables = {**os.environ, **own}
-        words = [*self._launcher(setting), *self.program, f"--output_dir={run}",
+        words = [*self.launcher(setting), *self.program, f"--output_dir={run}",
                  f"--frozen={setting.frozen}", f"--mixed_precision={setting.mixed_precision}",
                  ]  # fmt: skip
         if self.mpirun is None:
@@ -91,10 +94,15 @@ class Trials:
             finally:
                 family.end()
 
-    def _launcher(self, setting: Setting) -> list[str]:
+    def launcher(self, setting: Setting) -> list[str]:
+        """What a trial's command begins with: mpirun, and what its ranks have."""
         if self.mpirun is None:
             return []
-        return [self.mpirun, *pinning(setting, self.cores), "-n", str(setting.ranks)]
+        placed = self.placement.get(str(setting.ranks)) or pinning(setting, self.cores)
+        most = int(placed.get("OMP_NUM_THREADS", setting.threads))
+        placed = {**placed, "OMP_NUM_THREADS": str(min(most, setting.threads))}
+        words = [word for name, value in placed.items() for word in ("-genv", name, value)]
+        return [self.mpirun, *words, "-n", str(setting.ranks)]
 
     def _watch(
         self, setting: Setting, process: psutil.Popen, family: Family, run: Path, log: Path
@@ -159,17 +167,14 @@ class Family:
         self.process.wait()
 
 
-def pinning(setting: Setting, cores: Sequence[int]) -> list[str]:
-    """mpirun's words: threads, and the cores of each rank, as `fab train` shares them out."""
+def pinning(setting: Setting, cores: Sequence[int]) -> dict[str, str]:
+    """The cores of each rank: equal shares, one after the other."""
     size = max(1, len(cores) // setting.ranks)
     masks = [
         hex(sum(1 << core for core in cores[start : start + size]))
         for start in range(0, size * setting.ranks, size)
     ]
-    return [
-        "-genv", "OMP_NUM_THREADS", str(setting.threads),
-        "-genv", "I_MPI_PIN_DOMAIN", f"[{','.join(masks)}]",
-    ]  # fmt: skip
+    return {"I_MPI_PIN_DOMAIN": f"[{','.join(masks)}]"}
 
 
 def kept_free() -> int:

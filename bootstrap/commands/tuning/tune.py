@@ -15,6 +15,7 @@ resolution, batch and processors are the same, and says so; flags that are given
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,7 @@ from bootstrap.inventory.inventory import Inventory
 from bootstrap.runs import flags, runs_on_head
 from bootstrap.runs.drawing import head_program
 from bootstrap.runs.flags import TrainOptions
-from bootstrap.runs.placement import tuned
+from bootstrap.runs.placement import rank_placement, tuned
 from bootstrap.runs.training_inputs import inputs_of
 from bootstrap.setup.cluster_lock import cluster_locked
 from bootstrap.ssh.host import Host
@@ -53,9 +54,12 @@ All other flags are the training's: fab train --flags."""
 
 
 def words(head: Host, asked: TrainOptions, values: dict[str, Any], budget: float) -> list[str]:
-    """The program's flags."""
-    found = [f"--method={asked.method}", f"--budget={budget:g}",
-             f"--output={tuned.path(head, asked.method)}"]  # fmt: skip
+    """The program's flags; the file that they name is on the head after this."""
+    output = tuned.path(head, asked.method)
+    placement = f"{output}.placement"
+    head.write(placement, json.dumps(environments(head, asked.method)).encode())
+    found = [f"--method={asked.method}", f"--budget={budget:g}", f"--output={output}",
+             f"--placement={placement}"]  # fmt: skip
     if asked.training.get("frozen", "auto") != "auto":
         found += ["--frozen", str(asked.training["frozen"])]
     if asked.training.get("mixed_precision", "auto") != "auto":
@@ -64,6 +68,18 @@ def words(head: Host, asked: TrainOptions, values: dict[str, Any], budget: float
         found += ["--ranks", str(asked.own["ppn"])]
     kept = {key: value for key, value in values.items() if key not in LEFT_OUT}
     return [*found, *flags.arguments(kept)]
+
+
+def environments(head: Host, method: str) -> dict[int, dict[str, str]]:
+    """What ranks would have on the head in a training on it alone, by their number."""
+    (facts,) = rank_placement.examine([head], head.node.address)
+    ccl, preload = rank_placement.uses_ccl(head), rank_placement.preloaded(head)
+    more = rank_placement.method_environment(head, method)
+    found = {}
+    for ranks in range(1, facts.cores + 1):
+        (placed,) = rank_placement.place([head], [facts], None, ranks, ccl, preload, method)
+        found[ranks] = {**more, **placed.node.environment}
+    return found
 
 
 def tune(asked: TrainOptions, budget: float, hosts: list[Host]) -> int:
@@ -78,7 +94,10 @@ def tune(asked: TrainOptions, budget: float, hosts: list[Host]) -> int:
         values = inputs_of(asked, [head], console)
         say_on(console, f"{head.name}: trying what trains fastest, {budget:g} s at most")
         program = words(head, asked, values, budget)
-        head_program.run(head, MODULE, program, lambda line: say_on(console, line))
+        try:
+            head_program.run(head, MODULE, program, lambda line: say_on(console, line))
+        finally:
+            head.run(["rm", "-f", f"{tuned.path(head, asked.method)}.placement"], check=False)
     say(f"fab train takes this from now on, where no flag says otherwise "
         f"({tuned.path(head, asked.method)} on {head.name})")  # fmt: skip
     return 0

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bootstrap.errors import UserError
-from bootstrap.node.job import METHOD, JobNode
+from bootstrap.node.job import METHOD, QUANTIZE, JobNode
 from bootstrap.runs.placement import core_pinning
 from bootstrap.runs.placement.core_pinning import Machine, Placement
 from bootstrap.setup.node_facts import NodeFacts, gather_facts
@@ -74,6 +74,15 @@ def preloaded(head: Host) -> str:
         if name == "LD_PRELOAD":
             return " ".join(shlex.split(value))
     return ""
+
+
+def method_environment(head: Host, method: str) -> dict[str, str]:
+    """What the ranks of a method have beside their placement."""
+    if method != QUANTIZE:
+        return {}
+    # NNCF loads OpenVINO, which crashes where tcmalloc is preloaded.
+    libraries = preloaded(head).split(":")
+    return {"LD_PRELOAD": ":".join(path for path in libraries if "tcmalloc" not in path)}
 
 
 def place(

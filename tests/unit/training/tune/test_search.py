@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from training.tune.search import Measured, Setting, Space, best, search
-from training.tune.trial import pinning
+from training.tune.trial import Trials, pinning
 
 
 def tried(space: Space, speed: Callable[[Setting], float]) -> list[tuple[str, str, int, int]]:
@@ -65,5 +66,17 @@ def test_where_nothing_can_be_measured_the_search_ends() -> None:
 
 
 def test_each_rank_gets_its_share_of_the_cores() -> None:
-    words = pinning(Setting("native", "no", 2, 1), [0, 1, 2, 3, 4])
-    assert words == ["-genv", "OMP_NUM_THREADS", "1", "-genv", "I_MPI_PIN_DOMAIN", "[0x3,0xc]"]
+    setting = Setting("native", "no", 2, 1)
+    assert pinning(setting, [0, 1, 2, 3, 4]) == {"I_MPI_PIN_DOMAIN": "[0x3,0xc]"}
+
+
+def test_ranks_have_what_fab_train_would_give_them(tmp_path: Path) -> None:
+    placement = {"2": {"OMP_NUM_THREADS": "3", "CCL_WORKER_AFFINITY": "3,7"}}
+    trials = Trials([], tmp_path, "mpirun", range(8), 0.0, print, placement)
+    kept = ["-genv", "CCL_WORKER_AFFINITY", "3,7", "-n", "2"]
+    for threads, wanted in ((4, "3"), (2, "2")):
+        words = trials.launcher(Setting("native", "no", 2, threads))
+        assert words == ["mpirun", "-genv", "OMP_NUM_THREADS", wanted, *kept]
+    assert trials.launcher(Setting("native", "no", 1, 8)) == [
+        "mpirun", "-genv", "I_MPI_PIN_DOMAIN", "[0xff]", "-genv", "OMP_NUM_THREADS", "8", "-n", "1",
+    ]  # fmt: skip
