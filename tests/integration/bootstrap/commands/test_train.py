@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -312,6 +313,38 @@ def test_what_tune_finds_is_taken_where_no_flag_says_otherwise(
         assert "fab tune" not in capsys.readouterr().err
     finally:
         path.unlink()
+
+
+def test_ctrl_c_ends_what_tune_tries(root: Path, at_home: Path) -> None:
+    words = ["--frozen", "native", "--budget", "600", "--resolution", "32", "--stack", "upstream"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bootstrap.commands.tuning.tune", *LOCAL, *words],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(at_home)},
+    )  # fmt: skip
+    assert process.stderr is not None
+    while not commands_with(str(at_home)):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert "interrupted: the trial is ended on the head" in process.stderr.read()
+    assert process.wait() == 130
+    until = time.monotonic() + 60
+    while commands_with(str(at_home)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert commands_with(str(at_home)) == []
+    assert not list((root / "tuned").glob("*"))
+    assert not list(at_home.glob("tune-*"))
+
+
+def commands_with(text: str) -> list[str]:
+    """The command lines of this machine's trainings that have `text` in them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if text in line and "training.textual_inversion" in line:
+                found.append(line)
+    return found
 
 
 @pytest.mark.parametrize(
