@@ -237,6 +237,12 @@ class MachineConfig(Group):
         "takes compiled where it is known to repay; "
         "compiled: the step as one graph in C++, which takes minutes and a compiler (g++).",
     )
+    attention: Literal["auto", "torch", "fused"] = key(
+        "machine",
+        "auto",
+        "The UNet's self-attention: torch: PyTorch's; fused: our own kernel for AVX-512, compiled "
+        "once (g++); auto: the faster one on this CPU, which is timed.",
+    )
     ddp_timeout: int = key(
         "machine",
         1800,

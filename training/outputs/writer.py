@@ -102,6 +102,7 @@ class Outputs:
             cpu=this_cpu().model,
             dtype=self.record.dtype,
             frozen=self.record.frozen,
+            attention=self.record.attention,
             threads=threads,
         )
         if ranks.notice:

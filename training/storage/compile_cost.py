@@ -116,7 +116,7 @@ def place(inputs: Inputs, ranks: Ranks, dtype: torch.dtype) -> Path | None:
         str(torch.__version__), cpu.model, cpu.flags, torch.get_num_threads(), ranks.size,
         ranks.local_size, config.method, str(dtype), config.side, config.train_batch_size,
         config.gradient_accumulation_steps, config.gradient_checkpointing,
-        inputs.content["settings"], shapes,
+        config.attention, inputs.content["settings"], shapes,
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
     return cache_folder() / "compiled" / f"{name}.times"

@@ -12,6 +12,7 @@ from training.config.run import RunConfig
 from training.data.dataset import epoch_length
 from training.data.identity import hashed_anew
 from training.data.inputs import Inputs
+from training.machine.attention import choice
 from training.machine.cpu import this_cpu
 from training.machine.precision import resolve_dtype
 from training.machine.stack import Stack
@@ -44,6 +45,10 @@ def start_or_resume(
     config, folder = inputs.config, inputs.config.output_dir
     dtype = common_dtype(config.mixed_precision, ranks)
     known = _known(inputs, stack, ranks, dtype)
+    goes_on = on_all_ranks(ranks, lambda: "yes" if _goes_on_first(config, ranks) else "")
+    attention = choice.TORCH
+    if not broadcast_text(goes_on, ranks):
+        attention = common_attention(inputs, dtype, ranks, notify)
 
     def on_first() -> tuple[str, State | None]:
         if not ranks.is_main_process:
@@ -54,7 +59,7 @@ def start_or_resume(
                 notify(f"{folder} holds no run: starting a new one")
             batch = config.global_batch(ranks.size)
             how = _engine(inputs, stack, known, dtype, batch, notify)
-            record = _new_record(inputs, ranks, dtype, how)
+            record = _new_record(inputs, ranks, dtype, how, attention)
             run_directory.write_config(folder, config, record)
             return record.model_dump_json(), None
         old = run_directory.read_config(folder)
@@ -76,6 +81,10 @@ def start_or_resume(
         return record, state
     payload = broadcast_bytes(b"" if state is None else state.to_bytes(), ranks)
     return record, state or State.from_bytes(int(step), payload)
+
+
+def _goes_on_first(config: RunConfig, ranks: Ranks) -> bool:
+    return ranks.is_main_process and _goes_on(config)
 
 
 def _goes_on(config: RunConfig) -> bool:
@@ -137,11 +146,29 @@ def _engine(
     return "compiled" if found.repays else "native"
 
 
+def common_attention(
+    inputs: Inputs, dtype: torch.dtype, ranks: Ranks, notify: Notify
+) -> str:
+    """The kernel where it suits every rank's processor, PyTorch's attention elsewhere."""
+    requested = inputs.config.attention
+    shape = choice.largest(inputs.models.unet, _latent_side(inputs))
+    found = every_rank(choice.why_torch(requested, shape, dtype, notify), ranks)
+    reasons = [reason for reason in found if reason]
+    if not reasons:
+        notify("self-attention: our own kernel (--attention fused)")
+        return choice.FUSED
+    if requested == choice.FUSED:
+        notify(f"--attention fused: {reasons[0]}: PyTorch's attention is used")
+    return choice.TORCH
+
+
 def _latent_side(inputs: Inputs) -> int:
     return math.ceil(inputs.config.side / vae_scale_factor(inputs.models))
 
 
-def _new_record(inputs: Inputs, ranks: Ranks, dtype: torch.dtype, how: str) -> RunRecord:
+def _new_record(
+    inputs: Inputs, ranks: Ranks, dtype: torch.dtype, how: str, attention: str
+) -> RunRecord:
     config = inputs.config
     return RunRecord(
         seed=config.seed if config.seed is not None else secrets.randbelow(2**31),
@@ -150,6 +177,7 @@ def _new_record(inputs: Inputs, ranks: Ranks, dtype: torch.dtype, how: str) -> R
         dtype=_name(dtype),
         loaded_as=_name(inputs.loaded_as),
         frozen=how,
+        attention=attention,
         method=config.method,
         **inputs.content,
     )

@@ -37,6 +37,7 @@ PIPELINE_PARTS = (
 MODEL = "pretrained_model_name_or_path"
 FIRST_METHOD = "textual_inversion"
 FIRST_LOADED_AS = "float32"
+FIRST_ATTENTION = "torch"
 
 
 class RunRecord(BaseModel):
@@ -50,6 +51,8 @@ class RunRecord(BaseModel):
         loaded_as: the dtype that VAE and UNet were read and identified in; not written where it is
             float32, as there was nothing else when runs got their records.
         frozen: how the frozen parts are prepared ("native", "ipex" or "compiled").
+        attention: what computes the UNet's self-attention ("torch" or "fused"); not written where
+            it is torch, as there was nothing else when runs got their records.
         model, pictures, rows: digests of the weights, the pictures, and what the parameters start
             from (a new word's rows, when this got its name).
         method: what is trained; not written where it is textual inversion, as there was nothing
@@ -75,10 +78,15 @@ class RunRecord(BaseModel):
     captions: str | None = None
     method: str = FIRST_METHOD
     loaded_as: str = FIRST_LOADED_AS
+    attention: str = FIRST_ATTENTION
 
     @model_serializer(mode="wrap")
     def _without_what_was_not_noted(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        left_out = {"method": FIRST_METHOD, "loaded_as": FIRST_LOADED_AS}
+        left_out = {
+            "method": FIRST_METHOD,
+            "loaded_as": FIRST_LOADED_AS,
+            "attention": FIRST_ATTENTION,
+        }
         return {
             key: value
             for key, value in dump(self).items()

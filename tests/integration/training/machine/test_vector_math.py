@@ -25,6 +25,7 @@ CALLED, USED_BEFORE = 70, 71
 COMPUTE_NOT = {"training.miniature.concept", "training.miniature.style"}
 """They draw without PyTorch; a module that they import computes."""
 ENTRIES: dict[str, list[str]] = {
+    "benchmarks.attention": [],
     "benchmarks.export_accuracy": [],
     "benchmarks.inference_ladder.__main__": [],
     "benchmarks.inference_ladder.process": ["torch-fp32", "folder", "out.json"],

@@ -1,0 +1,155 @@
+"""How fast is attention, PyTorch's and our own kernel, beside this machine's matrix product?
+
+    python -m benchmarks.attention
+    python -m benchmarks.attention --precision bf16
+
+The shapes are those of Stable Diffusion 1.5's UNet at 512 x 512 pixels, batch 1: self-attention at
+each resolution, and cross-attention to 77 tokens at the highest. Forward is 4 N M d operations per
+head, backward 10 N M d, for N queries, M keys and d channels. The kernels take turns; each figure
+is the median, with the slowest and the fastest in brackets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.floor import peak_tflops
+from benchmarks.results import finish, machine, middle
+from training.machine import vector_math
+from training.machine.attention.choice import FUSED, TORCH, why_not
+from training.machine.attention.operation import attention
+from training.machine.cpu import this_cpu
+
+HEADS = 8
+SHAPES = ((4096, 4096, 40), (1024, 1024, 80), (256, 256, 160), (64, 64, 160), (4096, 77, 40))
+"""Queries, keys and channels of a head."""
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
+OPERATIONS = {"forward": 4, "backward": 10}
+"""Per query, key and channel."""
+AT_LEAST = 0.02
+"""Seconds that are timed together: what takes less is repeated."""
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+Seconds = dict[str, list[float]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print a row per shape and direction, end with a line of JSON."""
+    chosen = _parser().parse_args(argv)
+    vector_math.resolve_kernels()
+    kernels: dict[str, Kernel] = {TORCH: F.scaled_dot_product_attention}
+    if problem := why_not(_say):
+        _say(f"PyTorch's alone: {problem}")
+    else:
+        kernels[FUSED] = attention
+    dtype = DTYPES[chosen.precision]
+    peak = 1000 * peak_tflops(dtype)
+    threads = torch.get_num_threads()
+    print(f"matrix product: {peak:.0f} GFLOP/s, {chosen.precision}, {threads} threads")
+    rows = []
+    for shape in SHAPES:
+        _say(f"{shape[0]} queries, {shape[1]} keys, {shape[2]} channels")
+        for direction, seconds in _take_turns(kernels, shape, dtype, chosen.rounds).items():
+            rows.append(_row(shape, direction, seconds, peak))
+    peak_after = 1000 * peak_tflops(dtype)
+    finish(
+        {
+            "benchmark": "attention",
+            "machine": {**machine(), "instructions": this_cpu().flags},
+            "torch": str(torch.__version__),
+            "threads": threads,
+            "precision": chosen.precision,
+            "peak_gflops": [peak, peak_after],
+            "rows": rows,
+        },
+        chosen.output,
+    )
+    return 0
+
+
+def _take_turns(
+    kernels: dict[str, Kernel], shape: tuple[int, int, int], dtype: torch.dtype, rounds: int
+) -> dict[str, Seconds]:
+    """Seconds by direction and kernel; the first round, which warms up, is left out."""
+    queries, keys, channels = shape
+    torch.manual_seed(0)
+    inputs = [
+        torch.randn(1, rows, HEADS, channels).to(dtype).transpose(1, 2).requires_grad_()
+        for rows in (queries, keys, keys)
+    ]
+    grad = torch.randn(1, queries, HEADS, channels).to(dtype).transpose(1, 2)
+    found: dict[str, Seconds] = {key: {name: [] for name in kernels} for key in OPERATIONS}
+    repeats = 1
+    for number in range(rounds + 1):
+        for name, kernel in kernels.items():
+            began = time.perf_counter()
+            for _ in range(repeats):
+                out = kernel(*inputs)
+            between = time.perf_counter()
+            for _ in range(repeats):
+                torch.autograd.grad(out, inputs, grad, retain_graph=True)
+            ended = time.perf_counter()
+            if number:
+                found["forward"][name].append((between - began) / repeats)
+                found["backward"][name].append((ended - between) / repeats)
+        if not number:
+            repeats = max(1, round(AT_LEAST / (between - began)))
+    return found
+
+
+def _row(
+    shape: tuple[int, int, int], direction: str, seconds: Seconds, peak: float
+) -> dict[str, object]:
+    queries, keys, channels = shape
+    gflop = OPERATIONS[direction] * HEADS * queries * keys * channels / 1e9
+    cells = []
+    for name, each in seconds.items():
+        typical = middle(each)
+        cells.append(
+            f"{name} {1000 * typical:7.2f} ms ({1000 * min(each):.2f} to {1000 * max(each):.2f}), "
+            f"{gflop / typical:4.0f} GFLOP/s, {gflop / typical / peak:4.0%}"
+        )
+    ratio = middle(seconds[TORCH]) / middle(seconds[FUSED]) if FUSED in seconds else None
+    print(
+        f"{queries:>4} x {keys:>4} x {channels:>3} {direction:<8}  " + "   ".join(cells)
+        + (f"   {ratio:.2f}x" if ratio else ""),
+        flush=True,
+    )  # fmt: skip
+    return {
+        "queries": queries,
+        "keys": keys,
+        "channels": channels,
+        "direction": direction,
+        "gflop": gflop,
+        "seconds": seconds,
+        "gflops": {name: gflop / middle(each) for name, each in seconds.items()},
+        "share_of_peak": {name: gflop / middle(each) / peak for name, each in seconds.items()},
+        "times_as_fast": ratio,
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.attention",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--precision", choices=tuple(DTYPES), default="no", help="[no: fp32]")
+    parser.add_argument("--rounds", type=int, default=9, help="per kernel and shape [9]")
+    parser.add_argument("--output", type=Path, help="a file for the figures as JSON")
+    return parser
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

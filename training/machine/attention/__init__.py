@@ -1,0 +1,1 @@
+"""Attention by a kernel of our own, where that is faster than PyTorch's."""
