@@ -1,7 +1,7 @@
 """The kernel as a shared library: compiled once on a machine, found again by later processes.
 
-`kernel.cpp` uses neither Python's nor PyTorch's headers, so that a C++ compiler is all it needs and
-two seconds are enough.
+What is in `kernel/` uses neither Python's nor PyTorch's headers, so that a C++ compiler is all it
+needs and two seconds are enough.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from training.errors import UserError, first_line
 from training.machine.cache_folder import cache_folder
 from training.machine.cpu import this_cpu
 
-SOURCE = Path(__file__).with_name("kernel.cpp")
+SOURCE = Path(__file__).with_name("kernel") / "kernel.cpp"
 FLAGS = ("-std=c++17", "-O3", "-mavx512f", "-fopenmp", "-fPIC", "-shared")
 NEEDED = "avx512f"
 Pointer, Size = ctypes.c_void_p, ctypes.c_int64
@@ -86,7 +86,8 @@ def load(notify: Callable[[str], None] = lambda text: None) -> ctypes.CDLL:
 
 def _key() -> str:
     """A digest of what the library depends on."""
-    parts = (SOURCE.read_bytes(), FLAGS, _compiler(), str(torch.__version__), this_cpu().flags)
+    sources = [path.read_bytes() for path in sorted(SOURCE.parent.iterdir())]
+    parts = (sources, FLAGS, _compiler(), str(torch.__version__), this_cpu().flags)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 

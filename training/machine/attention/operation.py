@@ -17,7 +17,7 @@ from training.machine.attention import library
 FORWARD, BACKWARD = "xeon_diffusion::attention", "xeon_diffusion::attention_backward"
 DTYPES = (torch.float32, torch.bfloat16)
 CHANNELS = 256
-"""The most that a head may have: `MOST_CHANNELS` of `kernel.cpp`."""
+"""The most that a head may have: `MOST_CHANNELS` of `kernel/forward.h`."""
 
 torch.library.define(
     FORWARD, "(Tensor query, Tensor key, Tensor value, float scale) -> (Tensor, Tensor)"
