@@ -49,6 +49,18 @@ def folder() -> Path:
     return cache_folder() / "attention"
 
 
+def kernel() -> ctypes.CDLL:
+    """The library that this process has loaded; loaded now, if it has none.
+
+    Raises:
+        CannotBuild: as `load` says.
+    """
+    return _kept[-1] if _kept else load()
+
+
+_kept: list[ctypes.CDLL] = []
+
+
 @cache
 def _loaded(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
@@ -79,7 +91,8 @@ def load(notify: Callable[[str], None] = lambda text: None) -> ctypes.CDLL:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not path.exists():
                     _build(path, notify)
-        return _loaded(path)
+        _kept[:] = [_loaded(path)]
+        return _kept[-1]
     except (OSError, UserError) as error:
         raise CannotBuild(first_line(error)) from error
 

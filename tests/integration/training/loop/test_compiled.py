@@ -118,6 +118,7 @@ def differences(
 
 CASES: dict[str, tuple[type[Method], dict[str, object]]] = {
     "a word": (TextualInversion, {"num_vectors": 2}),
+    "a word, our own attention": (TextualInversion, {"attention": "fused"}),
     "LoRA": (Lora, {"snr_gamma": 5, "train_batch_size": 2}),
     "LoRA and a word": (
         Lora,
@@ -168,6 +169,7 @@ def test_steps_are_those_of_native_and_go_on_bit_for_bit(
         "gradient_accumulation_steps": 2,
         "resume_from_checkpoint": None,
         "overwrite_output_dir": "true",
+        "attention": "fused",  # an operation that inductor has not heard of
     }
 
     def build_as(frozen: str) -> TrainingStep:
