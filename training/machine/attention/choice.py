@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ WORTH = 1.1
 
 Shape = tuple[int, int, int]
 """Heads, tokens, channels of a head."""
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def largest(unet: nn.Module, side: int) -> Shape | None:
@@ -78,18 +78,15 @@ def measured_gain(shape: Shape, dtype: torch.dtype) -> float:
     """
     heads, tokens, channels = shape
     size = (1, tokens, min(heads, torch.get_num_threads()), channels)
-    operands = [torch.linspace(-1, 1, size[1] * size[2] * size[3], dtype=dtype)] * 3
-    inputs = [each.view(size).transpose(1, 2).detach().requires_grad_() for each in operands]
-    seconds: dict[str, list[float]] = {TORCH: [], FUSED: []}
+    rows = torch.linspace(-1, 1, size[1] * size[2] * size[3], dtype=dtype).view(size)
+    kernels: dict[str, Kernel] = {TORCH: F.scaled_dot_product_attention, FUSED: attention}
+    seconds: dict[str, list[float]] = {name: [] for name in kernels}
     for _ in range(ROUNDS):
-        for name, run in ((TORCH, F.scaled_dot_product_attention), (FUSED, attention)):
+        for name, kernel in kernels.items():
+            query, key, value = (rows.transpose(1, 2).detach().requires_grad_() for _ in range(3))
             began = time.perf_counter()
-            _both_ways(partial(run, *inputs), inputs)
+            with torch.enable_grad():
+                out = kernel(query, key, value)
+                torch.autograd.grad(out, (query, key, value), torch.ones_like(out))
             seconds[name].append(time.perf_counter() - began)
     return min(seconds[TORCH]) / min(seconds[FUSED])
-
-
-def _both_ways(run: Callable[[], Tensor], inputs: list[Tensor]) -> None:
-    with torch.enable_grad():
-        out = run()
-        torch.autograd.grad(out, inputs, torch.ones_like(out))

@@ -97,7 +97,6 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[T
     return out, logsumexp
 
 
-@torch.library.register_fake(FORWARD)
 def _forward_shapes(
     query: Tensor, key: Tensor, value: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -127,7 +126,6 @@ def _backward(
     return grads
 
 
-@torch.library.register_fake(BACKWARD)
 def _backward_shapes(
     grad: Tensor,
     query: Tensor,
@@ -154,4 +152,6 @@ def _derivative(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, Tensor, Tensor,
     return *gradients, None
 
 
+torch.library.register_fake(FORWARD, _forward_shapes)
+torch.library.register_fake(BACKWARD, _backward_shapes)
 torch.library.register_autograd(FORWARD, _derivative, setup_context=_setup)

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 from training.machine.attention.operation import CHANNELS, DTYPES, attention
 
+FEWEST = 512
+"""Tokens. Over fewer PyTorch's is as fast, or faster: `python -m benchmarks.attention`."""
+
 
 class FusedAttnProcessor(AttnProcessor2_0):
-    """Self-attention by `operation.attention`; what else is asked of it, as diffusers does it."""
+    """Self-attention over many tokens by our own operation; all else as diffusers does it."""
 
     def __call__(
         self,
@@ -25,7 +28,7 @@ class FusedAttnProcessor(AttnProcessor2_0):
     ) -> Tensor:
         """Attention of float [B, N, C] over itself; the same shape comes out."""
         plain = encoder_hidden_states is None and attention_mask is None and temb is None
-        if not plain or hidden_states.ndim != 3:
+        if not plain or hidden_states.ndim != 3 or hidden_states.shape[1] < FEWEST:
             return super().__call__(
                 attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs
             )
@@ -41,7 +44,7 @@ class FusedAttnProcessor(AttnProcessor2_0):
 
 
 def use_fused(unet: nn.Module) -> int:
-    """Let a UNet's self-attention be computed by the kernel, from now on.
+    """Let a UNet's self-attention over many tokens be computed by the kernel, from now on.
 
     Returns:
         How many layers are: those of the form that Stable Diffusion's have.

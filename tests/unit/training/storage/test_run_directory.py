@@ -52,6 +52,7 @@ OTHER: dict[str, Any] = {
     "mixed_precision": "bf16",
     "stack": "upstream",
     "frozen": "native",
+    "attention": "torch",
 }
 """Another value of every key that must stay the same."""
 
