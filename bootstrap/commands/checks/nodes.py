@@ -106,9 +106,12 @@ def files(name: str, report: Mapping[str, Any], head: Mapping[str, Any]) -> list
 
 
 def compiler(name: str, report: Mapping[str, Any]) -> CheckResult:
-    """What `--frozen compiled` needs; nothing else does, so a node without it passes."""
+    """What `--frozen compiled` and the attention kernel need: a node without it passes."""
     there = report["compiler"]
-    without = "none: --frozen compiled computes natively (Debian: apt install g++ python3-dev)"
+    without = (
+        "none: --frozen compiled computes natively, and attention is PyTorch's "
+        "(Debian: apt install g++ python3-dev)"
+    )
     return CheckResult("C++ compiler", name, True, there or without)
 
 
