@@ -59,13 +59,15 @@ def _rows_in_order(value: Tensor) -> Tensor:
 
 
 def _strides(*tensors: Tensor) -> Any:
-    numbers = [number for tensor in tensors for number in tensor.stride()[:3]]
+    """Of each tensor's samples: head and row."""
+    numbers = [number for tensor in tensors for number in tensor.stride()[1:3]]
     return (library.Size * len(numbers))(*numbers)
 
 
 def _sizes(query: Tensor, key: Tensor) -> Any:
-    batch, heads, queries, channels = query.shape
-    return (library.Size * 5)(batch, heads, queries, key.shape[2], channels)
+    """Of one sample: the kernel is given one at a time, so that its scratch memory stays small."""
+    _, heads, queries, channels = query.shape
+    return (library.Size * 4)(heads, queries, key.shape[2], channels)
 
 
 _kept = threading.local()
@@ -88,12 +90,13 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[T
     kernel, threads = library.kernel(), torch.get_num_threads()
     query, key, value = (_rows_in_order(each) for each in (query, key, value))
     out, logsumexp = _forward_shapes(query, key, value, scale)
-    sizes = _sizes(query, key)
+    sizes, strides = _sizes(query, key), _strides(query, key, value, out)
     scratch = _scratch(kernel.attention_forward_scratch(sizes))
-    kernel.attention_forward(
-        query.dtype == torch.bfloat16, sizes, _strides(query, key, value, out),
-        *_pointers(query, key, value, out, logsumexp, scratch), scale, threads,
-    )  # fmt: skip
+    for sample in zip(query, key, value, out, logsumexp, strict=True):
+        kernel.attention_forward(
+            query.dtype == torch.bfloat16, sizes, strides, *_pointers(*sample, scratch),
+            scale, threads,
+        )  # fmt: skip
     return out, logsumexp
 
 
@@ -117,12 +120,13 @@ def _backward(
     grad, query, key, value, out = (_rows_in_order(each) for each in (grad, query, key, value, out))
     logsumexp = logsumexp.contiguous()
     grads = _backward_shapes(grad, query, key, value, out, logsumexp, scale)
-    sizes = _sizes(query, key)
+    sizes, strides = _sizes(query, key), _strides(query, key, value, grad, out, *grads)
     scratch = _scratch(kernel.attention_backward_scratch(sizes, threads))
-    kernel.attention_backward(
-        query.dtype == torch.bfloat16, sizes, _strides(query, key, value, grad, out, *grads),
-        *_pointers(query, key, value, grad, out, logsumexp, *grads, scratch), scale, threads,
-    )  # fmt: skip
+    for sample in zip(query, key, value, grad, out, logsumexp, *grads, strict=True):
+        kernel.attention_backward(
+            query.dtype == torch.bfloat16, sizes, strides, *_pointers(*sample, scratch),
+            scale, threads,
+        )  # fmt: skip
     return grads
 
 

@@ -215,6 +215,7 @@ def test_several_that_ask_at_once_compile_once(
         built.append(path)
         path.write_bytes(b"")
 
+    monkeypatch.setattr(library, "_kept", [])
     monkeypatch.setattr(library, "_build", build)
     monkeypatch.setattr(library, "_loaded", lambda path: ctypes.CDLL(None))
     with ThreadPoolExecutor(4) as threads:

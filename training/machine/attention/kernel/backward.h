@@ -157,26 +157,26 @@ void backward(const Problem& problem, const Strides* strides, const T* query, co
   const Size chunk = packed.chunk, chunks = packed.chunks;
   const Size part = problem.queries * width;
   float* heads = scratch;
-  float* parts = heads + problem.tasks() * packed.total;
-  float* sums = parts + problem.tasks() * chunks * part;
+  float* parts = heads + problem.heads * packed.total;
+  float* sums = parts + problem.heads * chunks * part;
   constexpr Size PIECE = 4 * PANEL;  // rows that are packed, or added up, in one task
   const Size key_pieces = (problem.keys + PIECE - 1) / PIECE;
   const Size query_pieces = (problem.queries + PIECE - 1) / PIECE;
-  in_parallel(problem.tasks() * (key_pieces + query_pieces), threads, [&](Size number, int) {
+  in_parallel(problem.heads * (key_pieces + query_pieces), threads, [&](Size number, int) {
     const Size index = number / (key_pieces + query_pieces);
     const Size piece = number % (key_pieces + query_pieces);
     float* to = heads + index * packed.total;
     if (piece >= key_pieces) {
       const Size first = (piece - key_pieces) * PIECE;
-      pack_queries(problem, packed, to, head_of(query, strides[0], problem, index),
-                   head_of(grad, strides[3], problem, index),
-                   head_of(out, strides[4], problem, index), strides,
+      pack_queries(problem, packed, to, query + index * strides[0].head,
+                   grad + index * strides[3].head,
+                   out + index * strides[4].head, strides,
                    logsumexp + index * problem.queries, first,
                    std::min(PIECE, problem.queries - first));
       return;
     }
-    const T* keys = head_of(key, strides[1], problem, index);
-    const T* values = head_of(value, strides[2], problem, index);
+    const T* keys = key + index * strides[1].head;
+    const T* values = value + index * strides[2].head;
     const Size end = std::min(problem.keys, (piece + 1) * PIECE);
     for (Size first = piece * PIECE; first < end; first += PANEL) {
       const Size rows = std::min(PANEL, end - first);
@@ -188,19 +188,19 @@ void backward(const Problem& problem, const Strides* strides, const T* query, co
                 strides[1].row, rows, channels);
     }
   });
-  in_parallel(problem.tasks() * chunks, threads, [&](Size number, int thread) {
+  in_parallel(problem.heads * chunks, threads, [&](Size number, int thread) {
     const Size index = number / chunks, first = number % chunks * chunk;
     float* own = sums + thread * packed.sums;
     backward_chunk(problem, packed, heads + index * packed.total, first,
                    std::min(packed.panels, first + chunk), own, own + packed.sums / 2,
-                   parts + number * part, head_of(key_grad, strides[6], problem, index),
-                   strides[6].row, head_of(value_grad, strides[7], problem, index),
+                   parts + number * part, key_grad + index * strides[6].head,
+                   strides[6].row, value_grad + index * strides[7].head,
                    strides[7].row, scale);
   });
-  in_parallel(problem.tasks() * query_pieces, threads, [&](Size number, int) {
+  in_parallel(problem.heads * query_pieces, threads, [&](Size number, int) {
     const Size index = number / query_pieces, first = number % query_pieces * PIECE;
     const Size end = std::min(problem.queries, first + PIECE);
-    T* to = head_of(query_grad, strides[5], problem, index);
+    T* to = query_grad + index * strides[5].head;
     for (Size row = first; row < end; ++row)
       for (Size channel = 0; channel < channels; channel += LANES) {
         const float* from = parts + index * chunks * part + row * width + channel;

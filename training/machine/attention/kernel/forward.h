@@ -117,24 +117,24 @@ void forward(const Problem& problem, const Strides* strides, const T* query, con
   const Size panels = (problem.queries + PANEL - 1) / PANEL;
   const Size head = forward_floats(problem);
   float* packed_keys = scratch;
-  float* packed_values = scratch + problem.tasks() * head;
+  float* packed_values = scratch + problem.heads * head;
   constexpr Size PIECE = 256;  // rows that are packed in one task
   const Size pieces = (problem.keys + PIECE - 1) / PIECE;
-  in_parallel(problem.tasks() * pieces, threads, [&](Size number, int) {
+  in_parallel(problem.heads * pieces, threads, [&](Size number, int) {
     const Size index = number / pieces, first = number % pieces * PIECE;
     const Size rows = std::min(PIECE, problem.keys - first), channels = problem.channels;
     pack_rows(packed_keys + index * head + first * channels, channels,
-              head_of(key, strides[1], problem, index) + first * strides[1].row, strides[1].row,
+              key + index * strides[1].head + first * strides[1].row, strides[1].row,
               rows, channels);
     pack_rows(packed_values + index * head + first * channels, channels,
-              head_of(value, strides[2], problem, index) + first * strides[2].row, strides[2].row,
+              value + index * strides[2].head + first * strides[2].row, strides[2].row,
               rows, channels);
   });
-  in_parallel(problem.tasks() * panels, threads, [&](Size number, int) {
+  in_parallel(problem.heads * panels, threads, [&](Size number, int) {
     const Size index = number / panels, first = number % panels * PANEL;
-    forward_panel(problem, head_of(query, strides[0], problem, index) + first * strides[0].row,
+    forward_panel(problem, query + index * strides[0].head + first * strides[0].row,
                   strides[0].row, packed_keys + index * head, packed_values + index * head,
-                  head_of(out, strides[3], problem, index) + first * strides[3].row,
+                  out + index * strides[3].head + first * strides[3].row,
                   strides[3].row, logsumexp + index * problem.queries + first,
                   std::min(PANEL, problem.queries - first), scale * LOG2_E);
   });

@@ -18,20 +18,20 @@
 
 #include "backward.h"
 
-// Problem: batch, heads, queries, keys, channels. Strides: batch, head and row of each tensor.
+// Sizes: heads, queries, keys, channels of a head. Strides: head and row of each tensor.
 extern "C" {
 
 // Floats of the scratch memory that `attention_forward` needs.
 Size attention_forward_scratch(const Size* sizes) {
-  const Problem problem{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
-  return 2 * problem.tasks() * forward_floats(problem);
+  const Problem problem{sizes[0], sizes[1], sizes[2], sizes[3]};
+  return 2 * problem.heads * forward_floats(problem);
 }
 
 // Floats of the scratch memory that `attention_backward` needs.
 Size attention_backward_scratch(const Size* sizes, int threads) {
-  const Problem problem{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
+  const Problem problem{sizes[0], sizes[1], sizes[2], sizes[3]};
   const Packed packed(problem);
-  return problem.tasks() * (packed.total + packed.chunks * problem.queries * packed.width) +
+  return problem.heads * (packed.total + packed.chunks * problem.queries * packed.width) +
          threads * packed.sums;
 }
 
@@ -39,7 +39,7 @@ Size attention_backward_scratch(const Size* sizes, int threads) {
 void attention_forward(int bfloat16, const Size* sizes, const Size* strides, const void* query,
                        const void* key, const void* value, void* out, float* logsumexp,
                        float* scratch, float scale, int threads) {
-  const Problem problem{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
+  const Problem problem{sizes[0], sizes[1], sizes[2], sizes[3]};
   const auto* steps = reinterpret_cast<const Strides*>(strides);
   const auto run = [&](auto* typed) {
     using T = std::remove_pointer_t<decltype(typed)>;
@@ -54,7 +54,7 @@ void attention_backward(int bfloat16, const Size* sizes, const Size* strides, co
                         const void* key, const void* value, const void* grad, const void* out,
                         const float* logsumexp, void* query_grad, void* key_grad, void* value_grad,
                         float* scratch, float scale, int threads) {
-  const Problem problem{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
+  const Problem problem{sizes[0], sizes[1], sizes[2], sizes[3]};
   const auto* steps = reinterpret_cast<const Strides*>(strides);
   const auto run = [&](auto* typed) {
     using T = std::remove_pointer_t<decltype(typed)>;

@@ -9,19 +9,13 @@
 
 namespace {
 
-// Lengths and strides, in elements. Each head's rows are contiguous.
+// Of one sample, in elements. The channels of a row are contiguous.
 struct Strides {
-  Size batch, head, row;
+  Size head, row;
 };
 struct Problem {
-  Size batch, heads, queries, keys, channels;
-  Size tasks() const { return batch * heads; }
+  Size heads, queries, keys, channels;
 };
-
-template <typename T>
-T* head_of(T* tensor, const Strides& strides, const Problem& problem, Size index) {
-  return tensor + (index / problem.heads) * strides.batch + (index % problem.heads) * strides.head;
-}
 
 Size rounded(Size number, Size multiple) { return (number + multiple - 1) / multiple * multiple; }
 
