@@ -23,6 +23,8 @@ from training.data.inputs import read_inputs
 from training.data.latents import LatentCache, encode_missing, read_all
 from training.data.prompts import prompts_for
 from training.loop.build_step import build_step
+from training.machine.attention import library
+from training.machine.attention.processor import use_fused
 from training.machine.cpu import this_cpu
 from training.machine.precision import resolve_dtype
 from training.machine.stack import resolve_stack
@@ -126,6 +128,25 @@ def test_gradients_without_an_autograd_kernel_are_those_of_the_definition(name: 
     assert found.grad is not None
     assert wanted.grad is not None
     assert float((found.grad - wanted.grad).norm() / wanted.grad.norm()) < 1e-6
+
+
+def test_its_modules_take_our_own_attention(flags: Flags) -> None:
+    config, _ = parse(TextualInversionConfig, flags(stack="intel"), "test", "")
+    models = read_inputs(TextualInversion, config, lambda text: None).models
+    unet = frozen.prepare(models, "ipex", resolve_stack("intel"), DTYPE).unet
+    latents, text = torch.randn(1, 4, 32, 32, dtype=DTYPE), torch.randn(1, 5, 32, dtype=DTYPE)
+
+    def gradient() -> torch.Tensor:
+        hidden = text.clone().requires_grad_()
+        unet(latents, torch.tensor(1), encoder_hidden_states=hidden).sample.sum().backward()
+        assert hidden.grad is not None
+        return hidden.grad
+
+    wanted = gradient()
+    assert use_fused(unet) > 0
+    found = gradient()
+    assert float((found - wanted).norm() / wanted.norm()) < 10 * TOLERANCE
+    assert torch.equal(found, wanted) != (library.NEEDED in this_cpu().flags)
 
 
 def test_auto_measures_and_chooses(flags: Flags) -> None:

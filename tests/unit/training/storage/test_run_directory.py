@@ -228,6 +228,14 @@ def test_a_folder_without_a_run_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint-2").exists()
 
 
+def test_a_record_of_before_the_kernel_goes_on_with_pytorchs_attention() -> None:
+    written = RECORD.model_dump()
+    assert "attention" not in written
+    assert RunRecord.model_validate(written).attention == "torch"
+    fused = RECORD.model_copy(update={"attention": "fused"})
+    assert RunRecord.model_validate(fused.model_dump()).attention == "fused"
+
+
 def test_every_key_is_free_fixed_or_known_by_content() -> None:
     assert set(OTHER) | MAY_DIFFER_ON_RESUME | set(IDENTIFIED_BY_CONTENT) == set(
         TextualInversionConfig.model_fields
