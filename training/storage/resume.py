@@ -146,9 +146,7 @@ def _engine(
     return "compiled" if found.repays else "native"
 
 
-def common_attention(
-    inputs: Inputs, dtype: torch.dtype, ranks: Ranks, notify: Notify
-) -> str:
+def common_attention(inputs: Inputs, dtype: torch.dtype, ranks: Ranks, notify: Notify) -> str:
     """The kernel where it suits every rank's processor, PyTorch's attention elsewhere."""
     requested = inputs.config.attention
     shape = choice.largest(inputs.models.unet, _latent_side(inputs))
