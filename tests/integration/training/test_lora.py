@@ -62,20 +62,25 @@ def apart(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> fl
     return float(away / torch.cat([value.flatten() for value in wanted.values()]).norm())
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("ranks", "moment"),
+    [(1, KillAt(STEP, 4)), (2, KillAt(STEP, 4)), (2, KillAt("accelerate:Accelerator.backward", 6))],
+    ids=["1", "2", "2, amid accumulation"],
+)
 def test_killed_and_resumed_is_bit_identical(
-    lora_flags: Flags, precision: str, ranks: int, tmp_path: Path
+    lora_flags: Flags, precision: str, ranks: int, moment: KillAt, tmp_path: Path
 ) -> None:
     changes: dict[str, Any] = {
         "mixed_precision": precision,
         "train_text_encoder": "true",
         "lora_dropout": 0.1,
         "proportion_empty_prompts": 0.2,
+        "gradient_accumulation_steps": 2,
     }
     whole = lora_flags("whole", **changes)
     assert {p.code for p in run_ranks(whole, tmp_path / "logs", ranks, main=MAIN)} == {0}
     cut = lora_flags("cut", **changes)
-    killed = run_ranks(cut, tmp_path / "logs", ranks, KillAt(STEP, 4), main=MAIN)
+    killed = run_ranks(cut, tmp_path / "logs", ranks, moment, main=MAIN)
     assert killed[0].code < 0
     assert not (tmp_path / "cut" / FILE).exists()
     again = [*cut, "--resume_from_checkpoint=latest"]
@@ -102,6 +107,14 @@ def test_ranks_accumulation_and_batch_size_do_not_matter(lora_flags: Flags, tmp_
     assert {p.code for p in run_ranks(two, tmp_path / "logs", 2, main=MAIN)} == {0}
     for folder in ("one", "two"):
         assert apart(weights(tmp_path / folder), weights(tmp_path / "four")) < 1e-4
+
+
+def test_another_number_of_ranks_carries_the_run_on(lora_flags: Flags, tmp_path: Path) -> None:
+    assert main(lora_flags("whole", train_batch_size=2)) == 0
+    cut = lora_flags("cut")
+    run_ranks(cut, tmp_path / "logs", 2, KillAt(STEP, 4), main=MAIN)
+    assert main([*cut, "--resume_from_checkpoint=latest"]) == 0
+    assert apart(weights(tmp_path / "cut"), weights(tmp_path / "whole")) < 1e-4
 
 
 def test_pictures_of_several_shapes_are_learned_alike_by_any_ranks(

@@ -77,15 +77,21 @@ def apart(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor])
     )
 
 
-@pytest.mark.parametrize(("ranks", "killed_at", "newest"), [(1, 4, 2), (2, 6, 4)])
+@pytest.mark.parametrize(
+    ("ranks", "moment", "newest"),
+    [(1, KillAt(STEP, 4), 2), (2, KillAt(STEP, 6), 4),
+     (2, KillAt("accelerate:Accelerator.backward", 10), 4)],
+    ids=["1, before", "2, after", "2, after, amid accumulation"],
+)  # fmt: skip
 def test_killed_before_and_after_the_adapters_begin_and_resumed_is_bit_identical(
-    both: Flags, precision: str, ranks: int, killed_at: int, newest: int, tmp_path: Path
+    both: Flags, precision: str, ranks: int, moment: KillAt, newest: int, tmp_path: Path
 ) -> None:
-    changes = {"mixed_precision": precision, "train_text_encoder": "true", "lora_dropout": 0.1}
+    changes = {"mixed_precision": precision, "train_text_encoder": "true", "lora_dropout": 0.1,
+               "gradient_accumulation_steps": 2}  # fmt: skip
     whole = both("whole", **changes)
     assert {p.code for p in run_ranks(whole, tmp_path / "logs", ranks, main=MAIN)} == {0}
     cut = both("cut", **changes)
-    killed = run_ranks(cut, tmp_path / "logs", ranks, KillAt(STEP, killed_at), main=MAIN)
+    killed = run_ranks(cut, tmp_path / "logs", ranks, moment, main=MAIN)
     assert killed[0].code < 0
     again = [*cut, "--resume_from_checkpoint=latest"]
     ended = run_ranks(again, tmp_path / "logs", ranks, main=MAIN)
@@ -110,6 +116,14 @@ def test_ranks_accumulation_and_batch_size_do_not_matter(both: Flags, tmp_path: 
     assert {p.code for p in run_ranks(two, tmp_path / "logs", 2, main=MAIN)} == {0}
     for folder in ("one", "two"):
         assert apart(learned(tmp_path / folder), learned(tmp_path / "four")) < 1e-3
+
+
+def test_another_number_of_ranks_carries_the_run_on(both: Flags, tmp_path: Path) -> None:
+    assert main(both("whole", train_batch_size=2)) == 0
+    cut = both("cut")
+    run_ranks(cut, tmp_path / "logs", 2, KillAt(STEP, 4), main=MAIN)
+    assert main([*cut, "--resume_from_checkpoint=latest"]) == 0
+    assert apart(learned(tmp_path / "cut"), learned(tmp_path / "whole")) < 1e-3
 
 
 def built(argv: list[str]) -> tuple[TrainingStep, Any, Any]:
@@ -268,7 +282,10 @@ def test_both_files_load_and_are_drawn_with_together(
         ({"train_text_encoder_ti": None}, "placeholder_token <new> is learned with it alone"),
         ({"placeholder_token": "<nwe>"}, "placeholder_token <nwe>: no caption has it among"),
         ({"placeholder_token": "toy"}, "placeholder_token 'toy' is already a token of this model"),
-        ({"num_vectors": 30}, "placeholder_token <new>: no caption has it among the tokens"),
+        ({"num_vectors": 30},
+         "placeholder_token <new>: no caption has it among the tokens that the model reads (24), "
+         "so that it cannot be learned. Put it nearer to the beginning of "
+         "captions. It stands for 30 tokens: fewer (--num_vectors) may fit."),
         ({"max_train_steps_ti": 6}, "max_train_steps_ti 6: the new words alone would be learned"),
         ({"validation_prompt": "a <nwe>"}, "<nwe> is no word that this model knows; did you mean"),
     ],
@@ -299,3 +316,11 @@ def test_captions_without_the_word_are_counted(
 ) -> None:
     assert main(both("run", max_train_steps=4)) == 0
     assert "1 of 5 captions have no new word in them." in capsys.readouterr().err
+
+
+def test_a_caption_is_as_long_as_it_is_read(
+    both: Flags, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(both("run", num_vectors=20, max_train_steps=4)) == 0
+    # "a dog in the style of <new>": 7 words as they are written, and 20 tokens for the last.
+    assert "1 of 5 captions have more tokens than the model reads (24)" in capsys.readouterr().err
