@@ -19,7 +19,6 @@ from training.config.command_line import parse
 from training.config.textual_inversion import TextualInversionConfig
 from training.data.inputs import read_inputs
 from training.generate import main as generate
-from training.lora import main as train_lora
 from training.methods.textual_inversion import TextualInversion
 from training.textual_inversion import main
 
@@ -241,12 +240,13 @@ def test_several_words_and_a_lora_in_one_run(
         "max_train_steps_ti": 3,
     }
     argv = short_lora(tiny_model, folders, latents, tmp_path / "run", **changes)
-    assert train_lora(argv) == 0
+    assert [each.code for each in run_ranks(argv, tmp_path / "logs", main=LORA)] == [0]
     found = learned(tmp_path / "run")
     assert not torch.equal(found[WORDS[0]], found[WORDS[1]])
     cut = short_lora(tiny_model, folders, latents, tmp_path / "cut", **changes)
     assert run_ranks(cut, tmp_path / "logs", 1, KillAt(STEP, 5), LORA)[0].code < 0
-    assert train_lora([*cut, "--resume_from_checkpoint=latest"]) == 0
+    (again,) = run_ranks([*cut, "--resume_from_checkpoint=latest"], tmp_path / "logs", 1, main=LORA)
+    assert again.code == 0, again.output
     assert_same(learned(tmp_path / "cut"), found)
     adapters = "pytorch_lora_weights.safetensors"
     wanted = (tmp_path / "run" / adapters).read_bytes()
