@@ -1,10 +1,11 @@
-"""Hosts with networks and disks of their own, and what may befall a training on them."""
+"""Hosts with networks and disks of their own: words and a LoRA learned on them, and faults."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from bootstrap.commands import forget_host, logs, stop, train
+from bootstrap.commands.drawing import generate
 from bootstrap.inventory.inventory import Inventory
 from bootstrap.node import run_state
 from bootstrap.node.job import Job
@@ -135,6 +137,57 @@ def test_each_rank_has_the_environment_and_the_cores_that_were_said(
     for worker in workers:
         assert checkpoints(worker, "looked-at") == checkpoints(head, "looked-at")
     assert not any(ranks(host) for host in rig.hosts)
+
+
+FILES_OF_WORDS = {f"learned_embeds.{word}.safetensors" for word in ("rex", "teapot")}
+
+
+@pytest.fixture(scope="module")
+def two_words(home: Path, inventory: Inventory) -> Path:
+    """Pictures of two words with captions, a folder a word."""
+    for number, word in enumerate(("rex", "rex", "teapot")):
+        of_word = home / "ours" / word
+        of_word.mkdir(parents=True, exist_ok=True)
+        shutil.copy(home / "inputs" / "data" / "five" / f"{number}.png", of_word)
+        (of_word / f"{number}.txt").write_text(f"a red <{word}>")
+    return home / "ours"
+
+
+def learned_on_two_hosts(rig: Rig, home: Path, name: str, *flags: str) -> set[str]:
+    """Train four steps, a rank on each of two hosts; returns what has come home, by name."""
+    shared = ("--initializer-token", "toy", "--max-train-steps", "4", "-n", "2", "-ppn", "1")
+    assert train.main([*FLAGS, *flags, *shared, "--run", name]) == 0
+    (start,) = events(rig.head, name, "start")
+    assert start["ranks"] == 2
+    assert checkpoints(rig.head, name) == checkpoints(rig.hosts[1], name) != []
+    return {path.name for path in (home / "runs" / name).iterdir()}
+
+
+def is_drawn(name: str, prompt: str, capsys: pytest.CaptureFixture[str]) -> bool:
+    words = ["--run", name, "--prompt", prompt, "--num-inference-steps", "2"]
+    capsys.readouterr()
+    assert generate.main([*INVENTORY, *words]) == 0
+    return Path(capsys.readouterr().out.strip()).is_file()
+
+
+def test_words_and_a_lora_are_learned_in_one_run(
+    rig: Rig, home: Path, two_words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--train-text-encoder-ti", "--placeholder-token", "<rex>,<teapot>", "--rank", "2")
+    more = ("--max-train-steps-ti", "2", "--train-data-dir", str(two_words))
+    there = learned_on_two_hosts(rig, home, "both", "--method", "lora", *words, *more)
+    assert there >= {"pytorch_lora_weights.safetensors", *FILES_OF_WORDS}
+    assert is_drawn("both", "a <rex> and a <teapot>", capsys)
+
+
+def test_each_subfolder_is_a_word_of_one_run(
+    rig: Rig, home: Path, two_words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--placeholder-token", "auto", "--train-data-dir", str(two_words))
+    assert learned_on_two_hosts(rig, home, "words", *words) >= FILES_OF_WORDS
+    record = (home / "runs" / "words" / "config.toml").read_text()
+    assert 'placeholder_token = "<rex>,<teapot>"' in record
+    assert is_drawn("words", "a red <teapot>", capsys)
 
 
 def test_a_host_cut_off_the_network_is_left_out_and_the_rest_goes_on(
