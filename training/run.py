@@ -145,7 +145,8 @@ def _read(method: type[Method], config: RunConfig, process: Process) -> Run:
     optimization, epoch = inputs.config.optimization, _epoch(inputs)
     batch = optimization.global_batch(process.ranks.size)
     inputs.method.refuse_too_few_steps(optimization.total_steps(epoch, batch))
-    record, state = start_or_resume(inputs, process.stack, process.ranks, process.print_rank_0)
+    with ticking(process.print_rank_0, "choosing engine and attention"):
+        record, state = start_or_resume(inputs, process.stack, process.ranks, process.print_rank_0)
     return Run(inputs, record, state)
 
 
@@ -201,8 +202,10 @@ def _train(run: Run, process: Process, step: TrainingStep) -> Trained:
 
 def _timed(run: Run, process: Process, step: TrainingStep) -> Callable[[float], None]:
     """What keeps a step's time, for `--frozen auto` of later runs: one rank per machine does."""
-    place = None
-    if process.ranks.is_local_main_process and run.record.frozen in compile_cost.ENGINES:
+    place, batch = None, run.inputs.config.global_batch(process.ranks.size)
+    # A run that other ranks started has other samples per rank than its configuration says.
+    as_started = run.record.global_batch == batch and run.record.frozen in compile_cost.ENGINES
+    if process.ranks.is_local_main_process and as_started:
         place = compile_cost.place(run.inputs, process.ranks, DTYPES[run.record.dtype])
     engine = "native" if step.compiled is None else "compiled"
     return lambda seconds: compile_cost.note(place, **{engine: seconds})

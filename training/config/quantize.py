@@ -101,6 +101,9 @@ class QuantizeConfig(CaptionedRunConfig, QuantizationConfig):
     frozen: Literal["native"] = key(
         "machine", "native", "ipex.optimize cannot prepare a UNet that is trained."
     )
+    attention: Literal["torch"] = key(
+        "machine", "torch", "NNCF's quantizers are in PyTorch's own attention."
+    )
     output_dir: Path = key("outputs", Path("sd-model-quantized"), "The run folder.")
 
     @property

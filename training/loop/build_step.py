@@ -27,7 +27,7 @@ from training.models.loading import Models, divisor, tokenize
 from training.outputs.progress import StepProgress
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import all_reduce_sum, every_rank, on_all_ranks
-from training.storage.compile_cost import PREPARED, note, place
+from training.storage.compile_cost import PREPARED, known, note, place
 from training.storage.run_directory import RunRecord
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ def build_step(
     )
     step.compile()
     if step.compiled and step.compiled.seconds:
-        note(place(inputs, ranks, dtype), **{PREPARED: step.compiled.seconds})
+        kept = place(inputs, ranks, dtype)
+        longest = max(step.compiled.seconds, known(kept).get(PREPARED, 0))  # not found, compiled
+        note(kept, **{PREPARED: longest})
     return step
 
 

@@ -76,6 +76,7 @@ def train(
             evaluate(0, beginning)
             draw(0, beginning)
             beginning = None
+        outputs.track(done, result.loss, rate)
         last = done == max_train_steps
 
         def due(every: int, done: int = done) -> bool:

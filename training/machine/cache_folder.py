@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/xeon-diffusion, by default ~/.cache/xeon-diffusion; it may not exist."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "xeon-diffusion"
+    """$XDG_CACHE_HOME/xeon-diffusion, by default ~/.cache/xeon-diffusion; it may not exist.
+
+    An account without a home folder has one among the temporary files.
+    """
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "xeon-diffusion"
+    try:
+        return Path.home() / ".cache" / "xeon-diffusion"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"xeon-diffusion-{os.getuid()}"

@@ -145,6 +145,10 @@ class Outputs:
                 "step", step=done, loss=loss, lr=rate,
                 images_per_second=round(images_per_second, 4),
             )  # fmt: skip
+
+    def track(self, done: int, loss: float, rate: float) -> None:
+        """Tell the trackers of an optimizer step; they (wandb) take no step before the last one."""
+        if self.log:
             self.accelerator.log({"loss": loss, "lr": rate}, step=done)
 
     def evaluation(self, done: int, loss: float, values: Values) -> None:

@@ -252,7 +252,7 @@ def broadcast_bytes(payload: bytes, ranks: Ranks) -> bytes:
         received = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
     for part in received.split(PART) if len(received) else ():
         dist.broadcast(part, 0)
-    return received.numpy().tobytes()
+    return payload if ranks.is_main_process else received.numpy().tobytes()
 
 
 def _of_every_rank(value: str | None, ranks: Ranks) -> list[str | None]:

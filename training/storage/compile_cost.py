@@ -15,14 +15,15 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from training import atomic_files
 from training.data.inputs import Inputs
+from training.errors import UserError
 from training.machine.cache_folder import cache_folder
 from training.machine.cpu import this_cpu
 from training.ranks.launcher import Ranks
@@ -89,12 +90,8 @@ def note(path: Path | None, **figures: float) -> None:
     """
     if path is None:
         return
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({**known(path), **figures}, file)
-        os.rename(temporary, path)
+    with contextlib.suppress(OSError, UserError):
+        atomic_files.write_text(path, json.dumps({**known(path), **figures}))
 
 
 def known(path: Path | None) -> dict[str, float]:

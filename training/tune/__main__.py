@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -215,20 +216,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--method", default="textual_inversion", help="what is trained [textual_inversion]")
-    add("--budget", type=float, default=120.0, metavar="SECONDS",
+    add("--budget", type=_seconds, default=120.0, metavar="SECONDS",
         help="for all trials together; the one that runs then is ended [120]")  # fmt: skip
     add("--output", type=Path, default=Path("tuned.json"), help="[tuned.json]")
     add("--frozen", choices=ENGINES, nargs="+", help="try these engines [all that are here]")
     add("--precision", choices=PRECISIONS, nargs="+",
         help="try these precisions; no is fp32 [those that the CPU computes in]")  # fmt: skip
-    add("--ranks", type=int, nargs="+", metavar="N",
+    add("--ranks", type=_count, nargs="+", metavar="N",
         help="try these numbers of ranks [one per 32 cores, then more while it gains]")  # fmt: skip
-    add("--threads", type=int, nargs="+", metavar="N",
+    add("--threads", type=_count, nargs="+", metavar="N",
         help="try these threads per rank [a rank's share of the cores, then fewer]")  # fmt: skip
     add("--placement", type=Path, metavar="FILE",
         help="JSON: variables of the ranks, by their number, as fab tune gives them")  # fmt: skip
     add("--mpirun", help="[that of this environment, or on the PATH]")
     return parser
+
+
+def _count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """More than none, and not forever."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return seconds
 
 
 def _say(text: str) -> None:

@@ -151,7 +151,8 @@ def shown(placed: Sequence[NodePlacement]) -> str:
             workers = each.placement.workers
             kept = f", oneCCL on core {workers[number]}" if workers else ""
             lines.append(
-                f"{each.node.name} rank {number}: {len(domain)} threads on cores "
+                f"{each.node.name} rank {number}: "
+                f"{each.node.environment['OMP_NUM_THREADS']} threads on cores "
                 f"{ranges(domain)}{kept}"
             )
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from training.machine.attention import library
 from training.machine.attention.operation import CHANNELS, attention
-from training.machine.attention.processor import self_attention
+from training.machine.attention.processor import FEWEST, self_attention
 
 TORCH, FUSED = "torch", "fused"
 TOKENS = 1024
@@ -52,11 +52,13 @@ def why_torch(
         return "it was asked for"
     if requested == "auto" and (shape is None or shape[1] < TOKENS):
         return f"the UNet has no self-attention over {TOKENS} tokens or more"
-    if shape is not None and shape[2] > CHANNELS:
+    if shape is None or shape[1] < FEWEST:
+        return f"the UNet has no self-attention over {FEWEST} tokens or more"
+    if shape[2] > CHANNELS:
         return f"heads have {shape[2]} channels, more than {CHANNELS}"
     if problem := why_not(notify):
         return problem
-    if requested == FUSED or shape is None:
+    if requested == FUSED:
         return ""
     gain = measured_gain(shape, dtype)
     return "" if gain >= WORTH else f"on this processor the kernel is {gain:.2f} times as fast"

@@ -85,8 +85,24 @@ def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
 
 
+def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Make sure that the kernel can take these: it reads memory by what it is told of it."""
+    alike = query.dtype == key.dtype == value.dtype and key.shape == value.shape
+    fits = alike and query.ndim == key.ndim == 4 and key.shape[2] > 0
+    if (
+        not fits
+        or query.dtype not in DTYPES
+        or query.shape[:2] != key.shape[:2]
+        or query.shape[3] != key.shape[3]
+        or query.shape[3] > CHANNELS
+    ):
+        shapes = ", ".join(f"{each.dtype} {list(each.shape)}" for each in (query, key, value))
+        raise RuntimeError(f"attention: query, key and value do not fit: {shapes}")
+
+
 @torch.library.impl(FORWARD, "CPU")
 def _forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    _check(query, key, value)
     kernel, threads = library.kernel(), torch.get_num_threads()
     query, key, value = (_rows_in_order(each) for each in (query, key, value))
     out, logsumexp = _forward_shapes(query, key, value, scale)

@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from training import atomic_files
+from training.errors import UserError
 from training.machine.cache_folder import cache_folder
 
 SETTLED_NANOSECONDS = 2_000_000_000
@@ -72,8 +72,10 @@ def remembered(
     digest = compute()
     newest = max(max(state[3:]) for state in source.files)
     if newest < clock() - SETTLED_NANOSECONDS and _unchanged(source):
-        with contextlib.suppress(OSError):  # where it cannot be kept, it is computed again
-            _write(path, {"key": key, "digest": digest, "check": _check(key, digest)})
+        entry = {"key": key, "digest": digest, "check": _check(key, digest)}
+        # Where it cannot be kept, it is computed again.
+        with contextlib.suppress(OSError, UserError):
+            atomic_files.write_text(path, json.dumps(entry))
             _forget_oldest(path.parent)
     return digest
 
@@ -90,15 +92,6 @@ def _unchanged(source: Source) -> bool:
         return all(_state(Path(state[0])) == state for state in source.files)
     except OSError:
         return False
-
-
-def _write(path: Path, entry: object) -> None:
-    """Whole or not at all, unless the power fails: then the entry's check does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(entry, file)
-    os.rename(temporary, path)
 
 
 def _forget_oldest(folder: Path) -> None:

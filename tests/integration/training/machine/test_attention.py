@@ -254,7 +254,9 @@ def test_without_avx512_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ("auto", (8, 256, 40), 3.0, "no self-attention over 1024 tokens"),
         ("auto", None, 3.0, "no self-attention over 1024 tokens"),
         ("auto", (1, 4096, 320), 3.0, "320 channels, more than 256"),
-        ("fused", (8, 256, 40), 0.5, ""),
+        ("fused", (8, 512, 40), 0.5, ""),
+        ("fused", (8, 256, 40), 3.0, "no self-attention over 512 tokens"),
+        ("fused", None, 3.0, "no self-attention over 512 tokens"),
     ],
 )
 def test_auto_takes_the_faster(
@@ -268,6 +270,21 @@ def test_auto_takes_the_faster(
     monkeypatch.setattr(library, "load", lambda notify: None)
     found = choice.why_torch(requested, shape, torch.float32, print)
     assert (found == "") if not why else (why in found)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "keys"),
+    [((torch.float16,) * 3, 8), ((torch.bfloat16, torch.float32, torch.float32), 8),
+     ((torch.float32,) * 3, 0)],
+    ids=["float16", "two types", "no key"],
+)  # fmt: skip
+def test_what_it_would_misread_is_refused(dtypes: tuple[torch.dtype, ...], keys: int) -> None:
+    query, key, value = (
+        torch.zeros(1, 1, rows, 8, dtype=dtype)
+        for rows, dtype in zip((8, keys, keys), dtypes, strict=True)
+    )
+    with pytest.raises(RuntimeError, match="attention: query, key and value do not fit"):
+        attention(query, key, value)
 
 
 def test_both_are_timed() -> None:

@@ -207,7 +207,14 @@ class Image:
 
 
 class Run:
+    last = 0
+
     def log(self, values, step=None):
+        if step is not None and step < self.last:
+            return  # as wandb does
+        self.last = step or self.last
+        if "evaluation_loss" in values:
+            note("wandb", "evaluation_loss", step)
         for key in values.keys() & {{"validation"}}:
             note("wandb", key, step, [image.shown for image in values[key]])
 
@@ -249,7 +256,11 @@ def test_pictures_reach_the_tracker_with_their_captions(
     found = [json.loads(line) for line in log.read_text().splitlines()]
     if tracker == "wandb":
         shown = [[[32, 32], "0: a <new>"], [[32, 32], "1: a dog"]]
-        assert found == [["wandb", "validation", step, shown] for step in (0, 1)]
+        assert found == [
+            each
+            for step in (0, 1)
+            for each in (["wandb", "evaluation_loss", step], ["wandb", "validation", step, shown])
+        ]
     else:
         assert found == [
             ["comet_ml", f"validation {caption}", step, [32, 32]]
