@@ -1,4 +1,4 @@
-"""Put what was measured into docs/: plots and tables of scaling, bootstrap and the ladder.
+"""Put what was measured into docs/: plots and tables of scaling, bootstrap, ladder and step.
 
 .venv/bin/python -m benchmarks.plot
 """
@@ -18,12 +18,14 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 
 from benchmarks.inference_ladder.chart import ladder_plot, ladder_table
+from benchmarks.train_step.chart import breakdown_plot, breakdown_table, step_table
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "benchmarks" / "figures"
 DOCS = ROOT / "docs"
 PAGE = DOCS / "scaling.md"
 LADDER, LADDER_PAGE = "inference-ladder", DOCS / "openvino.md"
+STEP_PAGE = DOCS / "performance.md"
 SHOWN = {"rows_ms": "the word's embedding vectors", "table_ms": "the whole embedding table"}
 COLORS = {"rows_ms": "C0", "table_ms": "C1"}
 
@@ -170,6 +172,16 @@ def tables() -> dict[str, str]:
     return found
 
 
+def step_tables() -> dict[str, str]:
+    """Of the page about a training step, by the name of their place in it."""
+    found = {
+        name: step_table(json.loads((FIGURES / f"{name}.json").read_text()))
+        for name in ("train-step", "train-step-lora")
+    }
+    breakdown = json.loads((FIGURES / "step-breakdown.json").read_text())
+    return {**found, "step-breakdown": breakdown_table(breakdown)}
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -197,7 +209,14 @@ def main() -> int:
     ladder = json.loads((FIGURES / f"{LADDER}.json").read_text())
     _save(ladder_plot(ladder), DOCS / f"{LADDER}.svg")
     LADDER_PAGE.write_text(put(LADDER_PAGE.read_text(), LADDER, ladder_table(ladder)))
-    print(f"wrote plots into docs/, and the tables of {PAGE.name} and {LADDER_PAGE.name}")
+    breakdown = json.loads((FIGURES / "step-breakdown.json").read_text())
+    _save(breakdown_plot(breakdown), DOCS / "step-breakdown.svg")
+    text = STEP_PAGE.read_text()
+    for name, table in step_tables().items():
+        text = put(text, name, table)
+    STEP_PAGE.write_text(text)
+    pages = ", ".join(page.name for page in (PAGE, LADDER_PAGE, STEP_PAGE))
+    print(f"wrote plots into docs/, and the tables of {pages}")
     return 0
 
 

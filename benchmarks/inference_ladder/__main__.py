@@ -31,7 +31,7 @@ from benchmarks.inference_ladder.measure import measure
 from benchmarks.inference_ladder.prepare import prepare
 from benchmarks.inference_ladder.rungs import BASE, RUNGS
 from benchmarks.results import finish
-from benchmarks.train_step import ROOT
+from benchmarks.train_step.model import ROOT
 from training.machine import vector_math
 
 MEASURED = "measured.jsonl"

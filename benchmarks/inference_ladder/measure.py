@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.inference_ladder.rungs import BASE, DPM, Rung
-from benchmarks.train_step import ROOT
+from benchmarks.train_step.model import ROOT
 
 LIBRARIES = {"tcmalloc": ("tcmalloc", "tcmalloc_minimal"), "jemalloc": ("jemalloc",)}
 AFFINITY = {

@@ -13,7 +13,7 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTokenizer
 
 from benchmarks.inference_ladder.rungs import LORA_WEIGHT, Rung
-from benchmarks.train_step import CONFIGS, ROOT, make_model
+from benchmarks.train_step.model import CONFIGS, ROOT, make_model
 from tests.tiny_model import make_kohya_lora, make_tokenizer
 from training.miniature.check import MODEL
 

@@ -1,6 +1,6 @@
 """The training step of diffusers' scripts, timed: what `benchmarks.train_step` compares with.
 
-    python -m benchmarks.reference_step MODEL lora bf16 5 512
+    python -m benchmarks.train_step.reference MODEL lora bf16 5 512
 
 Each step encodes the picture with the VAE and the caption with the text encoder, as the scripts do.
 For a word it trains the whole embedding table and restores all other rows (textual_inversion.py);
@@ -30,7 +30,7 @@ LEARNING_RATE = 1e-4
 def main(argv: Sequence[str] | None = None) -> int:
     """Time the steps; prints {"seconds": one for each, "peak_gb": of the process}."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.reference_step",
+        prog="python -m benchmarks.train_step.reference",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -5,9 +5,10 @@
 
 Trains at 512 x 512 pixels, batch 1, with random weights in the shapes of Stable Diffusion 1.5, a
 process for each precision and engine (`--frozen native compiled`); beside them
-`benchmarks.reference_step` does what diffusers' script does. The processes take turns, as machines
-drift; the median leaves out each process's first step, which sets kernels up. A step's operations
-over its seconds are set against the fastest matrix product that this machine does in the same run.
+`benchmarks.train_step.reference` does what diffusers' script does. The processes take turns, as
+machines drift; the median leaves out each process's first step, which sets kernels up. A step's
+operations over its seconds are set against the fastest matrix product that this machine does in the
+same run.
 Needs 8 GB of memory and 5 GB of disk.
 """
 
@@ -22,26 +23,19 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.floor import peak_tflops, step_tflop
 from benchmarks.results import finish, machine, middle
+from benchmarks.train_step.floor import peak_tflops, step_tflop
+from benchmarks.train_step.model import ROOT, WORD, make_model
 from tests.captioned import make_captioned
-from tests.tiny_model import make_tokenizer
 from training.machine import vector_math
 from training.machine.cpu import this_cpu
 from training.storage.events import events_of, read_events
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "training" / "models" / "files" / "stable_diffusion_1"
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS = tuple(DTYPES)
-WORD = {"textual_inversion": ("--placeholder_token", "<toy>", "--initializer_token", "toy")}
-"""What a method needs beside the flags of all."""
 REFERENCE = "reference"
 Measured = dict[str, float]
 
@@ -135,26 +129,6 @@ def _ratios(
     }
 
 
-def make_model(folder: Path) -> None:
-    """Write a pipeline of Stable Diffusion 1.5's shapes with random weights, in bf16."""
-    torch.manual_seed(0)
-
-    def config(model: type[Any], part: str) -> Any:
-        return model.from_config(model.load_config(str(CONFIGS / part)))
-
-    text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(CONFIGS / "text_encoder"))
-    StableDiffusionPipeline(
-        vae=config(AutoencoderKL, "vae").to(torch.bfloat16),
-        text_encoder=text_encoder.to(torch.bfloat16),
-        tokenizer=make_tokenizer(folder / "tokenizer"),
-        unet=config(UNet2DConditionModel, "unet").to(torch.bfloat16),
-        scheduler=config(DDIMScheduler, "scheduler"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-
-
 def measure(
     folder: Path, run: Path, precision: str, engine: str, chosen: argparse.Namespace
 ) -> Measured:
@@ -203,7 +177,7 @@ def measure_reference(folder: Path, precision: str, chosen: argparse.Namespace) 
     """
     words = (folder / "model", chosen.method, precision, chosen.steps, chosen.resolution)
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.reference_step", *map(str, words)],
+        [sys.executable, "-m", "benchmarks.train_step.reference", *map(str, words)],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = json.loads(done.stdout.splitlines()[-1])
