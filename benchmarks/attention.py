@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.floor import peak_tflops
 from benchmarks.results import finish, machine, middle
+from benchmarks.train_step.floor import peak_tflops
 from training.machine import vector_math
 from training.machine.attention.choice import FUSED, TORCH, why_not
 from training.machine.attention.operation import attention
