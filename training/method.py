@@ -138,6 +138,13 @@ class Method(ABC):
         """
         del max_train_steps
 
+    def project(self, parameters: Values) -> None:
+        """Bring parameters back, in place, to where they may be, after an optimizer step.
+
+        Most may be anywhere.
+        """
+        del parameters
+
     def losses(self, denoising: Denoising, parameters: Values, batch: Batch) -> torch.Tensor:
         """The loss of each sample, [samples]: a pure function of `parameters` and `batch`."""
         return denoising.losses(parameters, batch)

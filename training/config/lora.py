@@ -110,6 +110,11 @@ class PivotalConfig(WordConfig):
                     f"{name} {info.data[name]} is what a new word starts from, and none is "
                     "learned: give --train_text_encoder_ti and --placeholder_token, or leave it out"
                 )
+        if words is None and info.data.get("keep_embedding_norm"):
+            raise ValueError(
+                "keep_embedding_norm is for the rows of a new word, and none is learned: give "
+                "--train_text_encoder_ti and --placeholder_token, or leave it out"
+            )
         return value
 
 

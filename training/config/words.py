@@ -119,6 +119,12 @@ class WordConfig(Group):
         "concept", None, "Start from an earlier learned_embeds file instead of a word."
     )
     num_vectors: int = key("concept", 1, "Embedding rows that each new word stands for.", ge=1)
+    keep_embedding_norm: bool = key(
+        "concept",
+        False,
+        "After each step, scale each row back to the length that it started with: fewer steps, "
+        "and words that grow no stronger than others in a prompt.",
+    )
 
     @field_validator("placeholder_token")
     @classmethod

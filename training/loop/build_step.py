@@ -98,6 +98,7 @@ def build_step(
         inputs.method.ema_decay,
         _compiled(inputs, record, losses, parameters, ranks, notify),
         {name: inputs.method.first_step(name) for name in parameters},
+        inputs.method.project,
     )
     step.compile()
     if step.compiled and step.compiled.seconds:

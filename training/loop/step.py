@@ -53,6 +53,7 @@ class TrainingStep:
         compiled: what computes losses and gradients in the place of autograd, where it can.
         first_steps: in which a parameter is trained for the first time; of others the first, 0.
             Before that it stays as it is, and nothing of it travels.
+        project: brings the parameters back to where they may be, after each optimizer step.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class TrainingStep:
         ema_decay: float | None = None,
         compiled: CompiledGradients | None = None,
         first_steps: Mapping[str, int] | None = None,
+        project: Callable[[Values], None] = lambda parameters: None,
     ) -> None:
         self.losses = losses
+        self.project = project
         self.parameters = parameters
         self.optimizer = optimizer
         self.data = data
@@ -107,6 +110,7 @@ class TrainingStep:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate * group.get("rate_factor", 1.0)
             self.optimizer.step()
+            self.project(self.parameters)
             if self.average is not None:
                 self.average.update(self.parameters, step)
         else:

@@ -65,7 +65,7 @@ class Lora(Method):
         self.start = _by_part(self._starts)
         self.words, self._table = None, None
         if config.train_text_encoder_ti:
-            self.words = Words(config.concepts, config.embeds, models)
+            self.words = Words(config.concepts, config.embeds, models, config.keep_embedding_norm)
             self.start[ROWS] = self.words.start
             self._table = table_of(models)
         self.words_alone = config.max_train_steps_ti if self.words else 0
@@ -126,6 +126,11 @@ class Lora(Method):
         for row in rows.values():
             row.requires_grad_()  # PEFT has frozen all but its own
         return _by_part(parameters) | rows
+
+    def project(self, parameters: Values) -> None:
+        """Rows of words keep their length, where that is asked for."""
+        if self.words is not None:
+            self.words.project(parameters[ROWS])
 
     def losses(self, denoising: Denoising, parameters: Values, batch: Batch) -> torch.Tensor:
         """The loss of each sample, weighted by its signal-to-noise ratio where asked for."""

@@ -26,7 +26,7 @@ class TextualInversion(Method):
         assert isinstance(config, TextualInversionConfig)
         self.model, self.learnable_property = config.model, config.learnable_property
         self.validation_prompts = config.validation_prompt or []
-        self.words = Words(config.concepts, config.embeds, models)
+        self.words = Words(config.concepts, config.embeds, models, config.keep_embedding_norm)
         self.start = {ROWS: self.words.start}
         self._table: torch.Tensor | None = table_of(models)
 
@@ -60,6 +60,10 @@ class TextualInversion(Method):
         """Put the rows over the text encoder's table."""
         table, self._table = self._table, None
         return {ROWS: self.words.inject(models, table)}
+
+    def project(self, parameters: Values) -> None:
+        """Rows keep their length, where that is asked for."""
+        self.words.project(parameters[ROWS])
 
     def write_step(self, folder: Path, step: int, values: Values) -> None:
         """Write each word's learned_embeds-steps-<step>."""

@@ -35,6 +35,7 @@ class Words:
 
     Args:
         models: as loaded, in float32.
+        keep_norm: whether each row keeps the length that it starts with.
 
     Attributes:
         start: what the rows start from, float32.
@@ -42,9 +43,13 @@ class Words:
     """
 
     def __init__(
-        self, concepts: Sequence[Concept], embeds: LearnedEmbedsConfig, models: Models
+        self,
+        concepts: Sequence[Concept],
+        embeds: LearnedEmbedsConfig,
+        models: Models,
+        keep_norm: bool = False,
     ) -> None:
-        self.concepts, self.embeds = concepts, embeds
+        self.concepts, self.embeds, self.keep_norm = concepts, embeds, keep_norm
         self.start = torch.cat([starting_rows(concept, models) for concept in concepts])
         self.token_ids: list[int] = []
 
@@ -82,6 +87,17 @@ class Words:
         """
         assert table is not None
         return install(models.text_encoder, table, self.start, self.token_ids).rows
+
+    @torch.no_grad()
+    def project(self, rows: torch.Tensor) -> None:
+        """Scale each row back to its first length, where that is asked for.
+
+        Lengths are taken in float64, so that ranks on unlike processors round to the same rows.
+        """
+        if not self.keep_norm:
+            return
+        wanted, found = (each.double().norm(dim=-1, keepdim=True) for each in (self.start, rows))
+        rows.mul_(torch.where((wanted > 0) & (found > 0), wanted / found, 1.0).to(rows.dtype))
 
     def write_step(self, folder: Path, step: int, rows: torch.Tensor) -> None:
         """Write <learned_embeds>-steps-<step> of each word, named as `write` does."""

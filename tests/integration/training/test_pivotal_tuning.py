@@ -274,9 +274,20 @@ def test_both_files_load_and_are_drawn_with_together(
     assert len(set(pictures)) == 3
 
 
+def test_rows_keep_their_length_where_it_is_asked_for(both: Flags, tmp_path: Path) -> None:
+    for folder, changes in (("kept", {"keep_embedding_norm": "true"}), ("free", {})):
+        assert main(both(folder, **changes)) == 0
+    kept, free = (load_file(tmp_path / folder / WORD)["<new>"] for folder in ("kept", "free"))
+    lengths = kept.norm(dim=-1)
+    torch.testing.assert_close(lengths[0], lengths[1])  # both began as that of "toy"
+    assert (free.norm(dim=-1) - lengths).abs().min() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"placeholder_token": None, "initializer_token": None, "train_text_encoder_ti": None,
+          "keep_embedding_norm": "true"}, "keep_embedding_norm is for the rows of a new word"),
         ({"placeholder_token": None}, "train_text_encoder_ti = 'true': needs placeholder_token"),
         ({"initializer_token": None}, "give initializer_token (a word) or initial_embeds (a file)"),
         ({"train_text_encoder_ti": None}, "placeholder_token <new> is learned with it alone"),

@@ -32,6 +32,7 @@ ENTRIES: dict[str, list[str]] = {
     "benchmarks.train_step.reference": ["nowhere", "lora", "no", "1", "64"],
     "benchmarks.restarts": [],
     "benchmarks.restarts_process": ["folder", "2"],
+    "benchmarks.steps_to_quality": [],
     "benchmarks.scaling_rank": ["folder", "model", "pictures"],
     "benchmarks.train_step.__main__": [],
     "benchmarks.train_step.breakdown": [],
