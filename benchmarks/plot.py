@@ -18,7 +18,7 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 
 from benchmarks.inference_ladder.chart import ladder_plot, ladder_table
-from benchmarks.train_step.chart import breakdown_plot, breakdown_table, step_table
+from benchmarks.train_step.chart import breakdown_plot, breakdown_table, quality_table, step_table
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "benchmarks" / "figures"
@@ -178,8 +178,9 @@ def step_tables() -> dict[str, str]:
         name: step_table(json.loads((FIGURES / f"{name}.json").read_text()))
         for name in ("train-step", "train-step-lora")
     }
-    breakdown = json.loads((FIGURES / "step-breakdown.json").read_text())
-    return {**found, "step-breakdown": breakdown_table(breakdown)}
+    for name, table in (("step-breakdown", breakdown_table), ("steps-to-quality", quality_table)):
+        found[name] = table(json.loads((FIGURES / f"{name}.json").read_text()))
+    return found
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

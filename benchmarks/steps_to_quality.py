@@ -4,9 +4,9 @@
     python -m benchmarks.steps_to_quality --variant "double rate: --learning_rate 1e-2"
 
 Trains the bundled miniature on its five pictures, as `make demo` does but in one process, with
-batch 1 and a learning rate of 5e-3, once for each variant and seed, and keeps the word every few steps.
-The judge then looks at the pictures that each kept word draws, the same seeds for all, until it
-finds the concept in nearly all of two kept words in a row: the first of these is the variant's
+batch 1 and a learning rate of 5e-3, once for each variant and seed, and keeps the word every few
+steps. The judge then looks at the pictures that each kept word draws, the same seeds for all, until
+it finds the concept in nearly all of two kept words in a row: the first of these is the variant's
 figure for that seed. Takes half an hour on two cores.
 """
 

@@ -47,6 +47,14 @@ def step_table(figures: Figures) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def quality_table(figures: Figures) -> str:
+    """A row per variant of `benchmarks.steps_to_quality`: the median, and each seed's steps."""
+    lines = [("flags", "steps, the median", "of each seed"), ("---",) * 3]
+    for name, steps in figures["steps"].items():
+        lines.append((f"{name}", f"{middle(steps):g}", ", ".join(map(str, steps))))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
 def breakdown_table(figures: Figures) -> str:
     """Seconds by kind of operation, a row per engine of `benchmarks.train_step.breakdown`."""
     kinds = list(next(iter(figures["seconds"].values())))
