@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     vector_math.resolve_kernels()
     variants = dict(_named(text) for text in chosen.variant or VARIANTS)
     found: dict[str, list[int]] = {name: [] for name in variants}
-    for seed in range(chosen.seeds):
+    for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
         for name, flags in variants.items():
             with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
                 run = train(Path(folder) / "run", seed, flags, chosen)
@@ -127,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--variant", action="append", metavar='"NAME: FLAGS"',
                         help="flags of training.textual_inversion; may be repeated")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=8, help="runs per variant [8]")
+    parser.add_argument("--first_seed", type=int, default=0, help="of those runs [0]")
     parser.add_argument("--max_train_steps", type=int, default=120, help="per run [120]")
     parser.add_argument("--every", type=int, default=5, help="steps between kept words [5]")
     parser.add_argument("--pictures", type=int, default=12, help="per kept word [12]")
