@@ -122,8 +122,8 @@ class WordConfig(Group):
     keep_embedding_norm: bool = key(
         "concept",
         False,
-        "After each step, scale each row back to the length that it started with: fewer steps, "
-        "and words that grow no stronger than others in a prompt.",
+        "After each step, scale each row back to the length that it started with: it turns, "
+        "and grows no stronger than other words in a prompt.",
     )
 
     @field_validator("placeholder_token")
