@@ -2,9 +2,9 @@
 
 What compiling gains depends on processor, precision and size, and can be nothing at all: in float32
 with AVX512 a step of Stable Diffusion 1.5's size took 8.0 s native and 8.4 s compiled in one hour,
-7.9 s and 6.6 s in another (docs/performance.md). So nothing is assumed. What a step takes is kept, by engine, of every run
-that is large enough; where both engines' times are known for a run like the one that begins,
-`--frozen auto` takes the sum, and elsewhere native.
+7.9 s and 6.6 s in another (docs/performance.md). So nothing is assumed. What a step takes is kept,
+by engine, of every run that is large enough; where both engines' times are known for a run like the
+one that begins, `--frozen auto` takes the sum, and elsewhere native.
 """
 
 from __future__ import annotations
