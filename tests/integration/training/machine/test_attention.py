@@ -344,15 +344,23 @@ def test_without_a_compiler_pytorch_computes(flags: Flags, tmp_path: Path) -> No
     without = Environment(
         (("CXX", "no-such-compiler"), ("XDG_CACHE_HOME", str(tmp_path / "empty")))
     )
-    (first,) = run_ranks(flags(attention="fused", max_train_steps=2), tmp_path / "logs")
+    (first,) = run_ranks(
+        flags(attention="fused", resolution=MANY, max_train_steps=2), tmp_path / "logs"
+    )
     assert first.code == 0, first.output
     (resumed,) = run_ranks(
-        flags(attention="fused", resume_from_checkpoint="latest"), tmp_path / "logs", 1, without
+        flags(attention="fused", resolution=MANY, resume_from_checkpoint="latest"),
+        tmp_path / "logs",
+        1,
+        without,
     )
     assert resumed.code == 0, resumed.output
     assert ("PyTorch's is used, whose last bits differ" in resumed.output) == HAS_IT
     (fresh,) = run_ranks(
-        flags(attention="fused", output_dir=tmp_path / "fresh"), tmp_path / "logs", 1, without
+        flags(attention="fused", resolution=MANY, output_dir=tmp_path / "fresh"),
+        tmp_path / "logs",
+        1,
+        without,
     )
     assert fresh.code == 0, fresh.output
     assert "--attention fused: th" in fresh.output

@@ -29,6 +29,7 @@ CONTENT = {"model": "m", "pictures": "p", "rows": "r"}
 OTHER: dict[str, Any] = {
     "placeholder_token": "<other>",
     "num_vectors": 2,
+    "keep_embedding_norm": True,
     "learnable_property": "style",
     "repeats": 7,
     "resolution": 64,
