@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.results import finish, machine, middle
-from benchmarks.train_step.floor import peak_tflops
+from benchmarks.train_step.floor import DTYPES, peak_tflops
 from training.machine import vector_math
 from training.machine.attention.choice import FUSED, TORCH, why_not
 from training.machine.attention.operation import attention
@@ -32,7 +32,6 @@ from training.machine.cpu import this_cpu
 HEADS = 8
 SHAPES = ((4096, 4096, 40), (1024, 1024, 80), (256, 256, 160), (64, 64, 160), (4096, 77, 40))
 """Queries, keys and channels of a head."""
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 OPERATIONS = {"forward": 4, "backward": 10}
 """Per query, key and channel."""
 AT_LEAST = 0.02

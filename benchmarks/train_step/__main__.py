@@ -27,14 +27,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.results import finish, machine, middle
-from benchmarks.train_step.floor import peak_tflops, step_tflop
-from benchmarks.train_step.model import ROOT, WORD, make_model
+from benchmarks.train_step.flags import add_flags, training_flags
+from benchmarks.train_step.floor import DTYPES, peak_tflops, step_tflop
+from benchmarks.train_step.model import ROOT, make_model
 from tests.captioned import make_captioned
 from training.machine import vector_math
 from training.machine.cpu import this_cpu
 from training.storage.events import events_of, read_events
 
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS = tuple(DTYPES)
 REFERENCE = "reference"
 Measured = dict[str, float]
@@ -155,13 +155,8 @@ def measure(
     started = time.time()
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"training.{chosen.method}", *WORD.get(chosen.method, ()),
-             "--pretrained_model_name_or_path", str(folder / "model"),
-             "--train_data_dir", str(folder / "pictures"),
-             "--resolution", str(chosen.resolution), "--train_batch_size", "1", "--seed", "7",
-             "--max_train_steps", str(chosen.steps), "--mixed_precision", precision,
-             "--frozen", engine, "--report_to", "none", "--evaluation_steps", "1000000",
-             "--output_dir", str(run)],
+            [sys.executable, "-m", f"training.{chosen.method}",
+             *training_flags(folder, run, engine, precision, chosen.steps, chosen)],
             cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT,
         )  # fmt: skip
         _, status, usage = os.wait4(process.pid, 0)
@@ -197,18 +192,11 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--method", choices=("textual_inversion", "lora"),
-                        default="textual_inversion", help="[textual_inversion]")  # fmt: skip
     parser.add_argument("--steps", type=int, default=6, help="per process [6]")
     parser.add_argument("--turns", type=int, default=2, help="processes per precision [2]")
-    parser.add_argument("--resolution", type=int, default=512, help="pixels [512]")
-    parser.add_argument("--frozen", choices=("native", "ipex", "compiled"), nargs="+",
-                        default=["native"],
-                        help="ipex needs .venv-intel, compiled g++ [native]")  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=list(PRECISIONS),
                         help="[both]")  # fmt: skip
-    parser.add_argument("--folder", type=Path, help="for the weights [a temporary folder]")
-    parser.add_argument("--output", type=Path, help="a file for the figures as JSON")
+    add_flags(parser)
     return parser
 
 

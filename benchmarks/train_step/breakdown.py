@@ -25,7 +25,8 @@ from typing import Any
 import torch
 
 from benchmarks.results import finish, machine
-from benchmarks.train_step.model import ROOT, WORD, make_model
+from benchmarks.train_step.flags import add_flags, training_flags
+from benchmarks.train_step.model import ROOT, make_model
 from tests.captioned import make_captioned
 from training.machine import vector_math
 from training.machine.cpu import this_cpu
@@ -85,13 +86,8 @@ def measure(folder: Path, engine: str, chosen: argparse.Namespace) -> dict[str, 
     print(f"training with --frozen {engine}", file=sys.stderr, flush=True)
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.train_step.breakdown", "--one", chosen.method,
-         *WORD.get(chosen.method, ()),
-         "--pretrained_model_name_or_path", str(folder / "model"),
-         "--train_data_dir", str(folder / "pictures"),
-         "--resolution", str(chosen.resolution), "--train_batch_size", "1", "--seed", "7",
-         "--max_train_steps", str(STEPS), "--mixed_precision", chosen.precision,
-         "--frozen", engine, "--report_to", "none", "--evaluation_steps", "1000000",
-         "--num_evaluation_samples", "1", "--output_dir", str(folder / engine)],
+         *training_flags(folder, folder / engine, engine, chosen.precision, STEPS, chosen),
+         "--num_evaluation_samples", "1"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     rows = [line for line in done.stdout.splitlines() if line.startswith('{"profile"')]
@@ -111,7 +107,6 @@ def by_kind(operations: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 def profiled(method: str, flags: Sequence[str]) -> int:
     """Train in this process, with the profiler on in step `STEPS`; prints what it saw as JSON."""
-    vector_math.resolve_kernels()
     from training.loop.step import TrainingStep
 
     plain: Callable[..., Any] = TrainingStep.__call__
@@ -136,15 +131,8 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--method", choices=("textual_inversion", "lora"),
-                        default="textual_inversion", help="[textual_inversion]")  # fmt: skip
-    parser.add_argument("--resolution", type=int, default=512, help="pixels [512]")
-    parser.add_argument("--frozen", choices=("native", "ipex", "compiled"), nargs="+",
-                        default=["native"],
-                        help="ipex needs .venv-intel, compiled g++ [native]")  # fmt: skip
     parser.add_argument("--precision", choices=("no", "bf16"), default="no", help="[no: fp32]")
-    parser.add_argument("--folder", type=Path, help="for the weights [a temporary folder]")
-    parser.add_argument("--output", type=Path, help="a file for the figures as JSON")
+    add_flags(parser)
     return parser
 
 

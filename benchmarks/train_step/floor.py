@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from training.models.files.single_file import MADE_AS
 
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
+"""By the values of `--precision`."""
 SHAPE = (4096, 1280, 1280)
 """Rows, inputs and outputs of the matrix product whose speed is called the peak."""
 ROUNDS = 20

@@ -13,8 +13,6 @@ from tests.tiny_model import make_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "training" / "models" / "files" / "stable_diffusion_1"
-WORD = {"textual_inversion": ("--placeholder_token", "<toy>", "--initializer_token", "toy")}
-"""What a method needs beside the flags of all."""
 
 
 def make_model(folder: Path) -> None:
