@@ -16,6 +16,8 @@ from PIL import Image
 
 from training.config.groups import DECAYING, OutputsConfig, ValidationConfig
 from training.inference.samples import build_pipeline, draw, save_picture
+from training.machine.attention import choice
+from training.machine.attention.processor import is_fused
 from training.machine.cpu import this_cpu
 from training.machine.stack import Stack
 from training.method import Method, Values
@@ -102,7 +104,8 @@ class Outputs:
             cpu=this_cpu().model,
             dtype=self.record.dtype,
             frozen=self.record.frozen,
-            attention=self.record.attention,
+            # Not the record's: this machine may be without the kernel that the run started with.
+            attention=choice.FUSED if is_fused(self.models.unet) else choice.TORCH,
             threads=threads,
         )
         if ranks.notice:

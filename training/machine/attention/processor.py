@@ -55,6 +55,11 @@ def use_fused(unet: nn.Module) -> int:
     return len(layers)
 
 
+def is_fused(unet: nn.Module) -> bool:
+    """Whether the kernel computes in a UNet, as `use_fused` has made it."""
+    return any(isinstance(layer.processor, FusedAttnProcessor) for _, layer in self_attention(unet))
+
+
 def self_attention(unet: nn.Module) -> list[tuple[str, Attention]]:
     """The layers whose tokens attend to each other, and their names."""
     return [

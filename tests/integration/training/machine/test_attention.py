@@ -25,6 +25,7 @@ from tests.training_fixtures import Flags
 from training.machine.attention import choice, library, processor
 from training.machine.attention.operation import attention
 from training.machine.cpu import Cpu, this_cpu
+from training.storage.events import events_of, read_events
 
 HAS_IT = library.NEEDED in this_cpu().flags
 OURS: Callable[..., Tensor] = attention if HAS_IT else F.scaled_dot_product_attention
@@ -356,6 +357,9 @@ def test_without_a_compiler_pytorch_computes(flags: Flags, tmp_path: Path) -> No
     )
     assert resumed.code == 0, resumed.output
     assert ("PyTorch's is used, whose last bits differ" in resumed.output) == HAS_IT
+    starts = events_of(read_events(tmp_path / "run"), "start", "attention")
+    assert [start["attention"] for start in starts] == ["fused" if HAS_IT else "torch", "torch"]
+    assert record(tmp_path / "run").get("attention") == ("fused" if HAS_IT else None)
     (fresh,) = run_ranks(
         flags(attention="fused", resolution=MANY, output_dir=tmp_path / "fresh"),
         tmp_path / "logs",
