@@ -131,8 +131,14 @@ def state_of(done: int, step: TrainingStep) -> State:
     return State(done, values, moments("exp_avg"), moments("exp_avg_sq"), average)
 
 
+def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
 def restore(state: State, step: TrainingStep) -> None:
-    """Put `state` into the parameters and the optimizer, bit for bit.
+    """Move `state` into the parameters and the optimizer, bit for bit; it is left with its step.
+
+    What has been moved is let go at once: of a whole UNet a state is gigabytes.
 
     Raises:
         UserError: it is of other parameters.
@@ -146,13 +152,14 @@ def restore(state: State, step: TrainingStep) -> None:
             f"checkpoint-{state.step}: holds {', '.join(state.parameters)}, this run trains "
             f"{', '.join(shapes)}, or they differ in shape. Choose another --output_dir."
         )
+    moved = torch.clone if state.in_file else _as_it_is
     for name, value in step.parameters.items():
         with torch.no_grad():
-            value.copy_(state.parameters[name])
+            value.copy_(state.parameters.pop(name))
             if step.average is not None:
-                step.average.values[name].copy_(state.average[name])
+                step.average.values[name].copy_(state.average.pop(name))
         step.optimizer.state[value] = {
             "step": torch.tensor(float(max(0, state.step - step.first_steps[name]))),
-            "exp_avg": state.exp_avg[name].clone(),
-            "exp_avg_sq": state.exp_avg_sq[name].clone(),
+            "exp_avg": moved(state.exp_avg.pop(name)),
+            "exp_avg_sq": moved(state.exp_avg_sq.pop(name)),
         }

@@ -241,18 +241,25 @@ PART = 2**30
 """Bytes that are broadcast at a time."""
 
 
-def broadcast_bytes(payload: bytes, ranks: Ranks) -> bytes:
-    """The first rank's `payload`, on every rank; it may be gigabytes."""
+def broadcast_tensors(tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The first rank's `tensors` (contiguous; any shapes and dtypes), by name, on every rank.
+
+    They may be gigabytes: each is sent from where it lies to where it stays, and nothing is copied.
+    """
     if ranks.size == 1:
-        return payload
-    length = torch.tensor([len(payload)])
-    dist.broadcast(length, 0)
-    received = torch.empty(int(length), dtype=torch.uint8)
-    if ranks.is_main_process and payload:
-        received = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
-    for part in received.split(PART) if len(received) else ():
-        dist.broadcast(part, 0)
-    return payload if ranks.is_main_process else received.numpy().tobytes()
+        return dict(tensors)
+    shapes = [
+        (name, list(value.shape), str(value.dtype).removeprefix("torch."))
+        for name, value in tensors.items()
+    ]
+    received = {}
+    for name, shape, dtype in json.loads(broadcast_text(json.dumps(shapes), ranks)):
+        first = ranks.is_main_process
+        value = tensors[name] if first else torch.empty(shape, dtype=getattr(torch, dtype))
+        for part in value.view(-1).view(torch.uint8).split(PART) if value.numel() else ():
+            dist.broadcast(part, 0)
+        received[name] = value
+    return received
 
 
 def _of_every_rank(value: str | None, ranks: Ranks) -> list[str | None]:

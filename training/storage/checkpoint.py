@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load_file, save_file
 
 from training import atomic_files
 from training.errors import UserError
@@ -38,6 +38,8 @@ class State:
         parameters, exp_avg, exp_avg_sq: what is trained and AdamW's moments of it, by name; the
             three tensors of a name have one shape.
         average: the moving average of what is trained, by name, too; empty where there is none.
+        in_file: whether the tensors are those of a file, which is read when they are, and must
+            not outlive it.
     """
 
     step: int
@@ -45,26 +47,24 @@ class State:
     exp_avg: dict[str, torch.Tensor]
     exp_avg_sq: dict[str, torch.Tensor]
     average: dict[str, torch.Tensor] = field(default_factory=dict)
+    in_file: bool = field(default=False, kw_only=True)
 
     @property
     def learned(self) -> dict[str, torch.Tensor]:
         """What is kept of the run: the average, where there is one."""
         return self.average or self.parameters
 
-    def to_bytes(self) -> bytes:
-        """All but the step, as safetensors.
+    def write(self, path: Path) -> None:
+        """Write `tensors` without a copy in memory: of a whole UNet they are gigabytes."""
+        save_file(self.tensors(), path)
+        path.chmod(atomic_files.ordinary_mode())  # safetensors makes its files private
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All but the step, by the names that they have in the file.
 
         A parameter goes by its name, its moments by `<moment>.<name>`; those of one that is alone
         go by the moment, as all did when there was but one. An average goes by `ema.<name>`.
         """
-        return save(self._tensors())
-
-    def write(self, path: Path) -> None:
-        """Write what `to_bytes` gives without a copy in memory: of a whole UNet it is gigabytes."""
-        save_file(self._tensors(), path)
-        path.chmod(atomic_files.ordinary_mode())  # safetensors makes its files private
-
-    def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {**self.parameters}
         for moment in MOMENTS:
             for name, value in getattr(self, moment).items():
@@ -73,26 +73,21 @@ class State:
         return {key: value.detach().contiguous() for key, value in tensors.items()}
 
     @classmethod
-    def from_bytes(cls, step: int, payload: bytes) -> State:
-        """What `to_bytes` wrote.
-
-        Raises:
-            SafetensorError, KeyError: it is something else.
-        """
-        return cls._of(step, load(payload))
-
-    @classmethod
     def read(cls, step: int, path: Path) -> State:
-        """What `write` wrote; its tensors are the file's, which is read when they are.
+        """What `write` wrote.
 
         Raises:
             OSError, SafetensorError, KeyError: it cannot be read, or is something else.
         """
-        return cls._of(step, load_file(path))
+        return cls.of(step, load_file(path), in_file=True)
 
     @classmethod
-    def _of(cls, step: int, tensors: dict[str, torch.Tensor]) -> State:
-        """Sorted by name: safetensors gives its entries in any order."""
+    def of(cls, step: int, tensors: dict[str, torch.Tensor], in_file: bool = False) -> State:
+        """The state that has these `tensors`, sorted by name: safetensors gives them in any order.
+
+        Raises:
+            KeyError: they are something else.
+        """
         names = sorted(key for key in tensors if key.split(".")[0] not in (*MOMENTS, AVERAGE))
         if not names:
             raise KeyError("no parameters")
@@ -102,7 +97,8 @@ class State:
         )
         averaged = any(key.startswith(f"{AVERAGE}.") for key in tensors)
         average = {name: tensors[f"{AVERAGE}.{name}"] for name in names} if averaged else {}
-        return cls(step, {name: tensors[name] for name in names}, exp_avg, exp_avg_sq, average)
+        parameters = {name: tensors[name] for name in names}
+        return cls(step, parameters, exp_avg, exp_avg_sq, average, in_file=in_file)
 
 
 def _entry(moment: str, name: str, parameters: int) -> str:

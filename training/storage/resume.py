@@ -20,7 +20,7 @@ from training.models import frozen
 from training.models.loading import vae_scale_factor
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import (
-    broadcast_bytes,
+    broadcast_tensors,
     broadcast_text,
     every_rank,
     on_all_ranks,
@@ -76,11 +76,16 @@ def start_or_resume(
 
     record_json, state = on_all_ranks(ranks, on_first)
     record = RunRecord.model_validate_json(broadcast_text(record_json, ranks))
+    return record, on_every_rank(state, ranks)
+
+
+def on_every_rank(state: State | None, ranks: Ranks) -> State | None:
+    """The first rank's state, on every rank; None where it has none."""
     step = broadcast_text("" if state is None else str(state.step), ranks)
     if not step or ranks.size == 1:
-        return record, state
-    payload = broadcast_bytes(b"" if state is None else state.to_bytes(), ranks)
-    return record, state or State.from_bytes(int(step), payload)
+        return state
+    tensors = broadcast_tensors({} if state is None else state.tensors(), ranks)
+    return state or State.of(int(step), tensors)
 
 
 def _goes_on_first(config: RunConfig, ranks: Ranks) -> bool:
