@@ -104,6 +104,9 @@ class QuantizeConfig(CaptionedRunConfig, QuantizationConfig):
     attention: Literal["torch"] = key(
         "machine", "torch", "NNCF's quantizers are in PyTorch's own attention."
     )
+    convolution: Literal["torch"] = key(
+        "machine", "torch", "NNCF's quantizers are before PyTorch's own convolutions."
+    )
     output_dir: Path = key("outputs", Path("sd-model-quantized"), "The run folder.")
 
     @property

@@ -17,7 +17,13 @@ from training.data.dataset import Picture, find_pictures
 from training.data.identity import identify
 from training.data.latents import FOLDER, LatentCache, encode_missing, read_each
 from training.method import Method, Sentences
-from training.models.loading import Models, load_models, native_resolution, part_digest
+from training.models.loading import (
+    Models,
+    load_models,
+    native_resolution,
+    part_digest,
+    vae_scale_factor,
+)
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import on_all_ranks
 
@@ -38,6 +44,11 @@ class Inputs:
     sentences: Sentences
     content: dict[str, Any]
     loaded_as: torch.dtype = torch.float32
+
+    @property
+    def latent_side(self) -> int:
+        """Height and width of the latents."""
+        return math.ceil(self.config.side / vae_scale_factor(self.models))
 
 
 def read_inputs(

@@ -17,8 +17,6 @@ from training.data.draws import Draws, chunks, share
 from training.data.encoded_data import EncodedData
 from training.data.inputs import Inputs, read_posteriors
 from training.loop.step import TrainingStep
-from training.machine.attention import choice
-from training.machine.attention.processor import use_fused
 from training.machine.stack import Stack
 from training.method import Method
 from training.models import frozen
@@ -26,8 +24,9 @@ from training.models.denoising import Denoising, Noised
 from training.models.loading import Models, divisor, tokenize
 from training.outputs.progress import StepProgress
 from training.ranks.launcher import Ranks
-from training.ranks.process_group import all_reduce_sum, every_rank, on_all_ranks
+from training.ranks.process_group import all_reduce_sum, on_all_ranks
 from training.storage.compile_cost import PREPARED, known, note, place
+from training.storage.kernels import use_kernels
 from training.storage.run_directory import RunRecord
 
 if TYPE_CHECKING:
@@ -50,8 +49,8 @@ def build_step(
     config = inputs.config
     optimization, dtype = config.optimization, DTYPES[record.dtype]
     models = inputs.models = frozen.prepare(inputs.models, record.frozen, stack, dtype)
-    _set_attention(models, record, ranks, notify)
     parameters = inputs.method.inject(models)
+    use_kernels(inputs, record, ranks, notify)
     posteriors = read_posteriors(
         config.output_dir,
         config.data,
@@ -106,21 +105,6 @@ def build_step(
         longest = max(step.compiled.seconds, known(kept).get(PREPARED, 0))  # not found, compiled
         note(kept, **{PREPARED: longest})
     return step
-
-
-def _set_attention(
-    models: Models, record: RunRecord, ranks: Ranks, notify: Callable[[str], None]
-) -> None:
-    """Put the attention kernel into the UNet, where the run has been started with it."""
-    if record.attention != choice.FUSED:
-        return
-    if reasons := [reason for reason in every_rank(choice.why_not(notify), ranks) if reason]:
-        notify(
-            f"the run was started with the attention kernel, and {reasons[0]}: PyTorch's is used, "
-            "whose last bits differ"
-        )
-        return
-    use_fused(models.unet)
 
 
 def _compiled(

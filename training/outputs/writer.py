@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from PIL import Image
 
 from training.config.groups import DECAYING, OutputsConfig, ValidationConfig
 from training.inference.samples import build_pipeline, draw, save_picture
-from training.machine.attention import choice
-from training.machine.attention.processor import is_fused
 from training.machine.cpu import this_cpu
 from training.machine.stack import Stack
 from training.method import Method, Values
@@ -27,6 +25,7 @@ from training.outputs.trackers import log_pictures, start_trackers
 from training.ranks.launcher import Ranks
 from training.storage.checkpoint import State, save_checkpoint
 from training.storage.events import EventLog
+from training.storage.kernels import used_kernels
 from training.storage.run_directory import RunRecord
 
 TIMED_STEPS = 3
@@ -104,8 +103,8 @@ class Outputs:
             cpu=this_cpu().model,
             dtype=self.record.dtype,
             frozen=self.record.frozen,
-            # Not the record's: this machine may be without the kernel that the run started with.
-            attention=choice.FUSED if is_fused(self.models.unet) else choice.TORCH,
+            # Not the record's: this machine may be without a kernel that the run started with.
+            **asdict(used_kernels(self.models.unet)),
             threads=threads,
         )
         if ranks.notice:

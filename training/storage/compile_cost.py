@@ -79,7 +79,9 @@ class Sum:
 
 def is_large(inputs: Inputs) -> bool:
     """Whether a run's model is of a size for which compiling is thought of."""
-    return sum(value.numel() for value in inputs.models.unet.parameters()) >= PARAMETERS
+    unet = inputs.models.unet
+    # Buffers: a convolution by the kernel keeps its weights, transformed, in one.
+    return sum(value.numel() for value in (*unet.parameters(), *unet.buffers())) >= PARAMETERS
 
 
 def note(path: Path | None, **figures: float) -> None:
@@ -113,7 +115,7 @@ def place(inputs: Inputs, ranks: Ranks, dtype: torch.dtype) -> Path | None:
         str(torch.__version__), cpu.model, cpu.flags, torch.get_num_threads(), ranks.size,
         ranks.local_size, config.method, str(dtype), config.side, config.train_batch_size,
         config.gradient_accumulation_steps, config.gradient_checkpointing,
-        config.attention, inputs.content["settings"], shapes,
+        config.attention, config.convolution, inputs.content["settings"], shapes,
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
     return cache_folder() / "compiled" / f"{name}.times"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable
 
@@ -12,12 +11,10 @@ from training.config.run import RunConfig
 from training.data.dataset import epoch_length
 from training.data.identity import hashed_anew
 from training.data.inputs import Inputs
-from training.machine.attention import choice
 from training.machine.cpu import this_cpu
 from training.machine.precision import resolve_dtype
 from training.machine.stack import Stack
 from training.models import frozen
-from training.models.loading import vae_scale_factor
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import (
     broadcast_tensors,
@@ -27,6 +24,7 @@ from training.ranks.process_group import (
 )
 from training.storage import compile_cost, run_directory
 from training.storage.checkpoint import State, find_checkpoint
+from training.storage.kernels import Kernels, choose_kernels
 from training.storage.run_directory import RunRecord
 
 Notify = Callable[[str], None]
@@ -46,9 +44,9 @@ def start_or_resume(
     dtype = common_dtype(config.mixed_precision, ranks)
     known = _known(inputs, stack, ranks, dtype)
     goes_on = on_all_ranks(ranks, lambda: "yes" if _goes_on_first(config, ranks) else "")
-    attention = choice.TORCH
+    kernels = Kernels()
     if not broadcast_text(goes_on, ranks):
-        attention = common_attention(inputs, dtype, ranks, notify)
+        kernels = choose_kernels(inputs, dtype, ranks, notify)
 
     def on_first() -> tuple[str, State | None]:
         if not ranks.is_main_process:
@@ -59,7 +57,7 @@ def start_or_resume(
                 notify(f"{folder} holds no run: starting a new one")
             batch = config.global_batch(ranks.size)
             how = _engine(inputs, stack, known, dtype, batch, notify)
-            record = _new_record(inputs, ranks, dtype, how, attention)
+            record = _new_record(inputs, ranks, dtype, how, kernels)
             run_directory.write_config(folder, config, record)
             return record.model_dump_json(), None
         old = run_directory.read_config(folder)
@@ -146,31 +144,13 @@ def _engine(
     epoch = epoch_length(inputs.pictures, config.repeats)
     found = compile_cost.sum_of(known, config.optimization.total_steps(epoch, batch))
     if found is None:
-        return frozen.choose(config.frozen, stack, inputs.models, dtype, _latent_side(inputs))
+        return frozen.choose(config.frozen, stack, inputs.models, dtype, inputs.latent_side)
     notify(str(found))
     return "compiled" if found.repays else "native"
 
 
-def common_attention(inputs: Inputs, dtype: torch.dtype, ranks: Ranks, notify: Notify) -> str:
-    """The kernel where it suits every rank's processor, PyTorch's attention elsewhere."""
-    requested = inputs.config.attention
-    shape = choice.largest(inputs.models.unet, _latent_side(inputs))
-    found = every_rank(choice.why_torch(requested, shape, dtype, notify), ranks)
-    reasons = [reason for reason in found if reason]
-    if not reasons:
-        notify("self-attention: our own kernel (--attention fused)")
-        return choice.FUSED
-    if requested == choice.FUSED:
-        notify(f"--attention fused: {reasons[0]}: PyTorch's attention is used")
-    return choice.TORCH
-
-
-def _latent_side(inputs: Inputs) -> int:
-    return math.ceil(inputs.config.side / vae_scale_factor(inputs.models))
-
-
 def _new_record(
-    inputs: Inputs, ranks: Ranks, dtype: torch.dtype, how: str, attention: str
+    inputs: Inputs, ranks: Ranks, dtype: torch.dtype, how: str, kernels: Kernels
 ) -> RunRecord:
     config = inputs.config
     return RunRecord(
@@ -180,7 +160,9 @@ def _new_record(
         dtype=_name(dtype),
         loaded_as=_name(inputs.loaded_as),
         frozen=how,
-        attention=attention,
+        attention=kernels.attention,
+        # ipex.optimize packs the weights of convolutions for its own.
+        convolution=kernels.convolution if how != "ipex" else Kernels.convolution,
         method=config.method,
         **inputs.content,
     )

@@ -37,7 +37,7 @@ PIPELINE_PARTS = (
 MODEL = "pretrained_model_name_or_path"
 FIRST_METHOD = "textual_inversion"
 FIRST_LOADED_AS = "float32"
-FIRST_ATTENTION = "torch"
+FIRST_ATTENTION = FIRST_CONVOLUTION = "torch"
 
 
 class RunRecord(BaseModel):
@@ -53,6 +53,8 @@ class RunRecord(BaseModel):
         frozen: how the frozen parts are prepared ("native", "ipex" or "compiled").
         attention: what computes the UNet's self-attention ("torch" or "fused"); not written where
             it is torch, as there was nothing else when runs got their records.
+        convolution: what computes the UNet's 3 x 3 convolutions ("torch" or "winograd"); not
+            written where it is torch, as for attention.
         model, pictures, rows: digests of the weights, the pictures, and what the parameters start
             from (a new word's rows, when this got its name).
         method: what is trained; not written where it is textual inversion, as there was nothing
@@ -79,6 +81,7 @@ class RunRecord(BaseModel):
     method: str = FIRST_METHOD
     loaded_as: str = FIRST_LOADED_AS
     attention: str = FIRST_ATTENTION
+    convolution: str = FIRST_CONVOLUTION
 
     @model_serializer(mode="wrap")
     def _without_what_was_not_noted(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -86,6 +89,7 @@ class RunRecord(BaseModel):
             "method": FIRST_METHOD,
             "loaded_as": FIRST_LOADED_AS,
             "attention": FIRST_ATTENTION,
+            "convolution": FIRST_CONVOLUTION,
         }
         return {
             key: value

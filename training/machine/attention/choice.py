@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.machine.attention import library
+from training.machine.attention.library import ATTENTION
 from training.machine.attention.operation import CHANNELS, attention
 from training.machine.attention.processor import FEWEST, self_attention
+from training.machine.kernel_library import CannotBuild
 
 TORCH, FUSED = "torch", "fused"
 TOKENS = 1024
@@ -67,8 +68,8 @@ def why_torch(
 def why_not(notify: Callable[[str], None]) -> str:
     """Why this machine has no kernel; "": it has one, and it is loaded."""
     try:
-        library.load(notify)
-    except library.CannotBuild as error:
+        ATTENTION.load(notify)
+    except CannotBuild as error:
         return str(error)
     return ""
 

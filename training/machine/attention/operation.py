@@ -7,13 +7,14 @@ they take PyTorch's own.
 from __future__ import annotations
 
 import ctypes
-import threading
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.machine.attention import library
+from training.machine.attention.library import ATTENTION
+from training.machine.kernel_library import Size
+from training.machine.scratch import scratch
 
 FORWARD, BACKWARD = "xeon_diffusion::attention", "xeon_diffusion::attention_backward"
 DTYPES = (torch.float32, torch.bfloat16)
@@ -31,7 +32,7 @@ torch.library.define(
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-    """softmax(query key^T scale) value, by our own kernel: see `library.load`.
+    """softmax(query key^T scale) value, by our own kernel: see `KernelLibrary.load`.
 
     Args:
         query: float32 or bfloat16 [B, heads, queries, channels], at most 256 channels.
@@ -61,24 +62,13 @@ def _rows_in_order(value: Tensor) -> Tensor:
 def _strides(*tensors: Tensor) -> Any:
     """Of each tensor's samples: head and row."""
     numbers = [number for tensor in tensors for number in tensor.stride()[1:3]]
-    return (library.Size * len(numbers))(*numbers)
+    return (Size * len(numbers))(*numbers)
 
 
 def _sizes(query: Tensor, key: Tensor) -> Any:
     """Of one sample: the kernel is given one at a time, so that its scratch memory stays small."""
     _, heads, queries, channels = query.shape
-    return (library.Size * 4)(heads, queries, key.shape[2], channels)
-
-
-_kept = threading.local()
-
-
-def _scratch(floats: int) -> Tensor:
-    """Memory that this thread keeps: new pages would take a tenth as long as what is computed."""
-    if not hasattr(_kept, "memory") or _kept.memory.numel() < floats:
-        _kept.memory = torch.empty(floats, dtype=torch.float32)
-    memory: Tensor = _kept.memory
-    return memory
+    return (Size * 4)(heads, queries, key.shape[2], channels)
 
 
 def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
@@ -103,14 +93,14 @@ def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
 @torch.library.impl(FORWARD, "CPU")
 def _forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     _check(query, key, value)
-    kernel, threads = library.kernel(), torch.get_num_threads()
+    kernel, threads = ATTENTION(), torch.get_num_threads()
     query, key, value = (_rows_in_order(each) for each in (query, key, value))
     out, logsumexp = _forward_shapes(query, key, value, scale)
     sizes, strides = _sizes(query, key), _strides(query, key, value, out)
-    scratch = _scratch(kernel.attention_forward_scratch(sizes))
+    memory = scratch(kernel.attention_forward_scratch(sizes))
     for sample in zip(query, key, value, out, logsumexp, strict=True):
         kernel.attention_forward(
-            query.dtype == torch.bfloat16, sizes, strides, *_pointers(*sample, scratch),
+            query.dtype == torch.bfloat16, sizes, strides, *_pointers(*sample, memory),
             scale, threads,
         )  # fmt: skip
     return out, logsumexp
@@ -132,15 +122,15 @@ def _backward(
     logsumexp: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernel, threads = library.kernel(), torch.get_num_threads()
+    kernel, threads = ATTENTION(), torch.get_num_threads()
     grad, query, key, value, out = (_rows_in_order(each) for each in (grad, query, key, value, out))
     logsumexp = logsumexp.contiguous()
     grads = _backward_shapes(grad, query, key, value, out, logsumexp, scale)
     sizes, strides = _sizes(query, key), _strides(query, key, value, grad, out, *grads)
-    scratch = _scratch(kernel.attention_backward_scratch(sizes, threads))
+    memory = scratch(kernel.attention_backward_scratch(sizes, threads))
     for sample in zip(query, key, value, grad, out, logsumexp, *grads, strict=True):
         kernel.attention_backward(
-            query.dtype == torch.bfloat16, sizes, strides, *_pointers(*sample, scratch),
+            query.dtype == torch.bfloat16, sizes, strides, *_pointers(*sample, memory),
             scale, threads,
         )  # fmt: skip
     return grads

@@ -118,7 +118,10 @@ def differences(
 
 CASES: dict[str, tuple[type[Method], dict[str, object]]] = {
     "a word": (TextualInversion, {"num_vectors": 2}),
-    "a word, our own attention": (TextualInversion, {"attention": "fused", "resolution": 64}),
+    "a word, our own kernels": (
+        TextualInversion,
+        {"attention": "fused", "convolution": "winograd", "resolution": 64},
+    ),
     "LoRA": (Lora, {"snr_gamma": 5, "train_batch_size": 2}),
     "LoRA and a word": (
         Lora,
@@ -169,7 +172,8 @@ def test_steps_are_those_of_native_and_go_on_bit_for_bit(
         "gradient_accumulation_steps": 2,
         "resume_from_checkpoint": None,
         "overwrite_output_dir": "true",
-        "attention": "fused",  # an operation that inductor has not heard of
+        "attention": "fused",  # operations that inductor has not heard of
+        "convolution": "winograd",
         "resolution": 64,  # whose 1024 tokens are enough for it
     }
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import tomllib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,14 @@ from torch.nn import functional as F
 
 from tests.processes import KillAt, run_ranks
 from tests.training_fixtures import Flags
-from training.machine.attention import choice, library, processor
+from training.machine import kernel_library
+from training.machine.attention import choice, processor
+from training.machine.attention.library import ATTENTION
 from training.machine.attention.operation import attention
-from training.machine.cpu import Cpu, this_cpu
+from training.machine.cpu import Cpu
 from training.storage.events import events_of, read_events
 
-HAS_IT = library.NEEDED in this_cpu().flags
+HAS_IT = ATTENTION.is_possible()
 OURS: Callable[..., Tensor] = attention if HAS_IT else F.scaled_dot_product_attention
 """On a processor without AVX-512 there is none: PyTorch's passes these tests, too."""
 MANY = 64
@@ -199,50 +199,8 @@ def test_its_derivative_and_shapes_are_what_pytorch_expects() -> None:
         torch.library.opcheck(operation, (*given, 0.3), test_utils=checks)
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder for what is compiled."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "xeon-diffusion" / "attention"
-
-
-def test_several_that_ask_at_once_compile_once(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(library, "this_cpu", lambda: Cpu("", (library.NEEDED,), 1))
-    built: list[Path] = []
-
-    def build(path: Path, notify: Callable[[str], None]) -> None:
-        built.append(path)
-        path.write_bytes(b"")
-
-    monkeypatch.setattr(library, "_kept", [])
-    monkeypatch.setattr(library, "_build", build)
-    monkeypatch.setattr(library, "_loaded", lambda path: ctypes.CDLL(None))
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda _: library.load(), range(8)))
-    assert len(built) == 1
-
-
-@pytest.mark.parametrize(
-    ("compiler", "why"),
-    [
-        ("no-such-compiler", r"there is no C\+\+ compiler \(no-such-compiler"),
-        ("false", "false does not compile it: exit code 1"),
-    ],
-)
-def test_without_a_compiler_there_is_none(
-    compiler: str, why: str, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(library, "this_cpu", lambda: Cpu("", (library.NEEDED,), 1))
-    monkeypatch.setenv("CXX", compiler)
-    with pytest.raises(library.CannotBuild, match=why):
-        library.load()
-    assert {path.suffix for path in cache.iterdir()} <= {".lock"}
-
-
 def test_without_avx512_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "this_cpu", lambda: Cpu("", ("avx2",), 1))
+    monkeypatch.setattr(kernel_library, "this_cpu", lambda: Cpu("", ("avx2",), 1))
     assert choice.why_not(print) == "this processor has no AVX-512"
 
 
@@ -268,7 +226,7 @@ def test_auto_takes_the_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(choice, "measured_gain", lambda *_: gain)
-    monkeypatch.setattr(library, "load", lambda notify: None)
+    monkeypatch.setattr(kernel_library.KernelLibrary, "load", lambda self, notify: None)
     found = choice.why_torch(requested, shape, torch.float32, print)
     assert (found == "") if not why else (why in found)
 
@@ -316,7 +274,7 @@ def test_a_unet_with_it_learns_what_it_learns_without(flags: Flags, tmp_path: Pa
         argv = flags(output_dir=tmp_path / name, attention=name, resolution=MANY)
         (run,) = run_ranks(argv, tmp_path / "logs")
         assert run.code == 0, run.output
-        assert ("self-attention: our own kernel" in run.output) == (name == "fused" and HAS_IT)
+        assert ("attention: our own kernel" in run.output) == (name == "fused" and HAS_IT)
     ours, theirs = rows(tmp_path / "fused"), rows(tmp_path / "torch")
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
     assert torch.equal(ours, theirs) != HAS_IT

@@ -23,7 +23,7 @@ from training.data.inputs import read_inputs
 from training.data.latents import LatentCache, encode_missing, read_all
 from training.data.prompts import prompts_for
 from training.loop.build_step import build_step
-from training.machine.attention import library
+from training.machine.attention.library import ATTENTION
 from training.machine.attention.processor import use_fused
 from training.machine.cpu import this_cpu
 from training.machine.precision import resolve_dtype
@@ -146,7 +146,7 @@ def test_its_modules_take_our_own_attention(flags: Flags) -> None:
     assert use_fused(unet) > 0
     found = gradient()
     assert float((found - wanted).norm() / wanted.norm()) < 10 * TOLERANCE
-    assert torch.equal(found, wanted) != (library.NEEDED in this_cpu().flags)
+    assert torch.equal(found, wanted) != ATTENTION.is_possible()
 
 
 def test_auto_measures_and_chooses(flags: Flags) -> None:

@@ -54,6 +54,7 @@ OTHER: dict[str, Any] = {
     "stack": "upstream",
     "frozen": "native",
     "attention": "torch",
+    "convolution": "torch",
 }
 """Another value of every key that must stay the same."""
 
@@ -229,12 +230,13 @@ def test_a_folder_without_a_run_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint-2").exists()
 
 
-def test_a_record_of_before_the_kernel_goes_on_with_pytorchs_attention() -> None:
+@pytest.mark.parametrize(("key", "ours"), [("attention", "fused"), ("convolution", "winograd")])
+def test_a_record_of_before_a_kernel_goes_on_with_pytorchs(key: str, ours: str) -> None:
     written = RECORD.model_dump()
-    assert "attention" not in written
-    assert RunRecord.model_validate(written).attention == "torch"
-    fused = RECORD.model_copy(update={"attention": "fused"})
-    assert RunRecord.model_validate(fused.model_dump()).attention == "fused"
+    assert key not in written
+    assert getattr(RunRecord.model_validate(written), key) == "torch"
+    with_ours = RECORD.model_copy(update={key: ours})
+    assert getattr(RunRecord.model_validate(with_ours.model_dump()), key) == ours
 
 
 def test_every_key_is_free_fixed_or_known_by_content() -> None:

@@ -1,0 +1,101 @@
+"""Whether a run's convolutions are computed by our own kernel or by PyTorch's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.machine.convolution import layer
+from training.machine.convolution.library import CONVOLUTION
+from training.machine.convolution.operation import convolution, transform_weight
+from training.machine.kernel_library import CannotBuild
+
+TORCH, WINOGRAD = "torch", "winograd"
+FEWEST = 50_000_000
+"""Positions x channels in x channels out, half of 256 x 256 pixels of Stable Diffusion 1.5. What has
+less takes milliseconds, and would be chosen by chance."""
+ROUNDS = 3
+WORTH = 1.1
+"""How many times as fast it must be: what is near that would be chosen by chance."""
+
+Shape = tuple[int, int, int, int]
+"""Height and width, output channels, input channels, side of a tile."""
+
+
+def largest(unet: nn.Module, side: int) -> Shape | None:
+    """The first convolution at the highest resolution; None: there is none for the kernel.
+
+    Args:
+        side: height and width of the latents.
+    """
+    found = layer.layers(unet, side).values()
+    if not found:
+        return None
+    first, positions, outputs = max(found, key=lambda each: each[1])
+    return positions, first.out_channels, first.in_channels, outputs
+
+
+def why_torch(
+    requested: str, shape: Shape | None, dtype: torch.dtype, notify: Callable[[str], None]
+) -> str:
+    """Why this process should take PyTorch's convolution; "": it should take the kernel.
+
+    Args:
+        requested: "torch", "winograd", or "auto", which times both.
+        shape: of `largest`.
+        notify: told that the kernel is being compiled.
+    """
+    if requested == TORCH:
+        return "it was asked for"
+    if dtype != torch.float32:
+        return "the kernel computes in fp32 only"
+    if shape is None:
+        return "the UNet has no 3 x 3 convolution over 8 x 8 positions or more"
+    if requested == "auto" and shape[0] ** 2 * shape[1] * shape[2] < FEWEST:
+        return "the UNet's convolutions are small"
+    if problem := why_not(notify):
+        return problem
+    if requested == WINOGRAD:
+        return ""
+    gain = measured_gain(shape)
+    return "" if gain >= WORTH else f"on this processor the kernel is {gain:.2f} times as fast"
+
+
+def why_not(notify: Callable[[str], None]) -> str:
+    """Why this machine has no kernel; "": it has one, and it is loaded."""
+    try:
+        CONVOLUTION.load(notify)
+    except CannotBuild as error:
+        return str(error)
+    return ""
+
+
+@torch.no_grad()
+def measured_gain(shape: Shape) -> float:
+    """How many times as fast as PyTorch's the kernel is, forward and backward.
+
+    The fastest of `ROUNDS` interleaved passes each.
+    """
+    positions, many, few, outputs = shape
+    weight = torch.linspace(-1, 1, many * few * 9).view(many, few, 3, 3)
+    value = torch.linspace(-1, 1, few * positions**2).view(1, positions, positions, few)
+    value = value.permute(0, 3, 1, 2)
+    bias, transformed = torch.zeros(many), transform_weight(weight, outputs)
+    kernels: dict[str, Callable[[Tensor], Tensor]] = {
+        TORCH: lambda given: F.conv2d(given, weight, bias, padding=1),
+        WINOGRAD: lambda given: convolution(given, transformed, bias),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in kernels}
+    for _ in range(ROUNDS):
+        for name, kernel in kernels.items():
+            given = value.detach().requires_grad_()
+            began = time.perf_counter()
+            with torch.enable_grad():
+                out = kernel(given)
+                torch.autograd.grad(out, given, torch.ones_like(out))
+            seconds[name].append(time.perf_counter() - began)
+    return min(seconds[TORCH]) / min(seconds[WINOGRAD])

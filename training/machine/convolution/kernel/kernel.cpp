@@ -1,0 +1,163 @@
+// Convolution with 3 x 3 weights, stride 1 and padding 1 by Winograd's minimal filtering, float32.
+//
+// Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015): of each tile of
+// (m + 2) x (m + 2) inputs an m x m tile of outputs is made with (m + 2)^2 multiplications per pair
+// of channels, in the place of 9 m^2. What lies between is matrix products, (m + 2)^2 of them over
+// all tiles, which the caller takes from a library. The points of F(4 x 4, 3 x 3) are 0,
+// +-1/sqrt(2), +-sqrt(2) and infinity, whose rounding errors are half of those of 0, +-1, +-2
+// (Alam et al., "Winograd Convolution for Deep Neural Networks: Efficient Point Selection", 2022).
+//
+// A gradient is convolved with the weights in reverse: `reversed` has matrices with which the
+// weights as they were transformed for forward serve.
+
+#include "transforms.h"
+
+namespace {
+
+constexpr double ROOT = 1.4142135623730951;
+
+template <int m>
+struct Scheme;
+template <>
+struct Scheme<2> {
+  static constexpr Points<3> points{{0, 1, -1}};
+};
+template <>
+struct Scheme<4> {
+  static constexpr Points<5> points{{0, 1 / ROOT, -1 / ROOT, ROOT, -ROOT}};
+};
+
+template <int m>
+constexpr Matrices<m> FORWARD = matrices(Scheme<m>::points);
+template <int m>
+constexpr Matrices<m> REVERSED = reversed(Scheme<m>::points);
+
+template <int m, bool backward>
+struct Chosen {
+  static constexpr auto made = backward ? REVERSED<m> : FORWARD<m>;
+  static constexpr auto A = made.A;
+  static constexpr auto G = made.G;
+  static constexpr auto B = made.B;
+};
+
+// Pictures [N, H, W, C], the channels beside each other, and how they are cut into tiles.
+template <int m>
+struct Tiles {
+  Size height, width, channels, rows, columns, count;
+
+  explicit Tiles(const Size* sizes)
+      : height(sizes[1]), width(sizes[2]), channels(sizes[3]),
+        rows((height + m - 1) / m), columns((width + m - 1) / m),
+        count(sizes[0] * rows * columns) {}
+
+  // The offset of the picture that a tile is of, and the tile's first row and column of outputs.
+  void place(Size tile, Size& picture, Size& y, Size& x) const {
+    picture = tile / (rows * columns) * height * width * channels;
+    y = tile / columns % rows * m;
+    x = tile % columns * m;
+  }
+};
+
+template <int m, bool backward>
+void transform_inputs(const Size* sizes, const float* pictures, float* made, int threads) {
+  constexpr int n = m + 2;
+  const Tiles<m> tiles(sizes);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (Size tile = 0; tile < tiles.count; ++tile) {
+    Size picture, top, left;
+    tiles.place(tile, picture, top, left);
+    for (Size channel = 0; channel < tiles.channels; channel += LANES) {
+      Lanes inputs[n * n], outputs[n * n];
+      each<n>([&](auto i) {
+        each<n>([&](auto j) {
+          const Size y = top + i - 1, x = left + j - 1;
+          const bool inside = y >= 0 && y < tiles.height && x >= 0 && x < tiles.width;
+          inputs[i * n + j] =
+              inside ? load(pictures + picture + (y * tiles.width + x) * tiles.channels + channel)
+                     : Lanes{};
+        });
+      });
+      sandwich<Chosen<m, backward>::B, n, n>(inputs, outputs);
+      float* to = made + tile * tiles.channels + channel;
+      each<n * n>([&](auto k) { store(to + k * tiles.count * tiles.channels, outputs[k]); });
+    }
+  }
+}
+
+template <int m, bool backward>
+void transform_outputs(const Size* sizes, const float* products, const float* bias, float* pictures,
+                       int threads) {
+  constexpr int n = m + 2;
+  const Tiles<m> tiles(sizes);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (Size tile = 0; tile < tiles.count; ++tile) {
+    Size picture, top, left;
+    tiles.place(tile, picture, top, left);
+    for (Size channel = 0; channel < tiles.channels; channel += LANES) {
+      Lanes inputs[n * n], outputs[m * m];
+      const float* from = products + tile * tiles.channels + channel;
+      each<n * n>([&](auto k) { inputs[k] = load(from + k * tiles.count * tiles.channels); });
+      sandwich<Chosen<m, backward>::A, m, n>(inputs, outputs);
+      const Lanes added = bias ? load(bias + channel) : Lanes{};
+      each<m>([&](auto i) {
+        each<m>([&](auto j) {
+          const Size y = top + i, x = left + j;
+          if (y < tiles.height && x < tiles.width) {
+            store(pictures + picture + (y * tiles.width + x) * tiles.channels + channel,
+                  outputs[i * m + j] + added);
+          }
+        });
+      });
+    }
+  }
+}
+
+template <int m>
+void transform_weights(const Size* sizes, const float* weights, float* made, int threads) {
+  constexpr int n = m + 2;
+  const Size outputs = sizes[0], inputs = sizes[1];
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (Size output = 0; output < outputs; ++output) {
+    for (Size input = 0; input < inputs; input += LANES) {
+      Lanes taps[TAPS * TAPS], transformed[n * n];
+      each<TAPS * TAPS>([&](auto k) {
+        taps[k] = load(weights + (output * TAPS * TAPS + k) * inputs + input);
+      });
+      sandwich<Chosen<m, false>::G, n, TAPS>(taps, transformed);
+      each<n * n>([&](auto k) {
+        store(made + (k * outputs + output) * inputs + input, transformed[k]);
+      });
+    }
+  }
+}
+
+}  // namespace
+
+// m: 2 or 4. Channels are multiples of 16. Matrices: [(m + 2)^2, tiles, C], a tile for each m x m
+// outputs, also of those at the edges that are cut.
+extern "C" {
+
+// Pictures [N, H, W, C], whose sizes these are, to matrices.
+void convolution_inputs(int m, int backward, const Size* sizes, const float* pictures, float* made,
+                        int threads) {
+  const auto run = m == 2 ? (backward ? transform_inputs<2, true> : transform_inputs<2, false>)
+                          : (backward ? transform_inputs<4, true> : transform_inputs<4, false>);
+  run(sizes, pictures, made, threads);
+}
+
+// Matrices to pictures [N, H, W, C], whose sizes these are; bias [C] or null is added.
+void convolution_outputs(int m, int backward, const Size* sizes, const float* products,
+                         const float* bias, float* pictures, int threads) {
+  const auto run = m == 2 ? (backward ? transform_outputs<2, true> : transform_outputs<2, false>)
+                          : (backward ? transform_outputs<4, true> : transform_outputs<4, false>);
+  run(sizes, products, bias, pictures, threads);
+}
+
+// Weights [outputs, 3, 3, inputs], whose outputs and inputs are the sizes, to matrices
+// [(m + 2)^2, outputs, inputs].
+void convolution_weights(int m, const Size* sizes, const float* weights, float* made,
+                         int threads) {
+  (m == 2 ? transform_weights<2> : transform_weights<4>)(sizes, weights, made, threads);
+}
+
+}  // extern "C"
