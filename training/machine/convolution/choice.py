@@ -16,8 +16,8 @@ from training.machine.kernel_library import CannotBuild
 
 TORCH, WINOGRAD = "torch", "winograd"
 FEWEST = 50_000_000
-"""Positions x channels in x channels out, half of 256 x 256 pixels of Stable Diffusion 1.5. What has
-less takes milliseconds, and would be chosen by chance."""
+"""Positions x channels in x channels out, half of 256 x 256 pixels of Stable Diffusion 1.5. What
+has less takes milliseconds, and would be chosen by chance."""
 ROUNDS = 3
 WORTH = 1.1
 """How many times as fast it must be: what is near that would be chosen by chance."""
