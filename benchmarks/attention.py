@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.results import finish, machine, middle
+from benchmarks.kernel_turns import Kernel, Seconds, row, take_turns
+from benchmarks.results import finish, machine
 from benchmarks.train_step.floor import DTYPES, peak_tflops
 from training.machine import vector_math
 from training.machine.attention.choice import FUSED, TORCH, why_not
@@ -34,10 +34,6 @@ SHAPES = ((4096, 4096, 40), (1024, 1024, 80), (256, 256, 160), (64, 64, 160), (4
 """Queries, keys and channels of a head."""
 OPERATIONS = {"forward": 4, "backward": 10}
 """Per query, key and channel."""
-AT_LEAST = 0.02
-"""Seconds that are timed together: what takes less is repeated."""
-Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
-Seconds = dict[str, list[float]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     peaks, measured = [1000 * peak_tflops(dtype)], []
     for shape in SHAPES:
         _say(f"{shape[0]} queries, {shape[1]} keys, {shape[2]} channels")
-        turns = _take_turns(kernels, shape, dtype, chosen.rounds)
+        *inputs, grad = _inputs(shape, dtype)
+        turns = take_turns(kernels, inputs, grad, chosen.rounds)
         peaks.append(1000 * peak_tflops(dtype))
         measured += [(shape, direction, seconds) for direction, seconds in turns.items()]
     print(f"matrix product: {max(peaks):.0f} GFLOP/s, {chosen.precision}, {threads} threads")
@@ -73,34 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _take_turns(
-    kernels: dict[str, Kernel], shape: tuple[int, int, int], dtype: torch.dtype, rounds: int
-) -> dict[str, Seconds]:
-    """Seconds by direction and kernel; the first round, which warms up, is left out."""
+def _inputs(shape: tuple[int, int, int], dtype: torch.dtype) -> list[Tensor]:
+    """Query, key, value and the output's gradient."""
     queries, keys, channels = shape
     torch.manual_seed(0)
-    inputs = [
-        torch.randn(1, rows, HEADS, channels).to(dtype).transpose(1, 2).requires_grad_()
-        for rows in (queries, keys, keys)
+    made = [
+        torch.randn(1, rows, HEADS, channels).to(dtype).transpose(1, 2)
+        for rows in (queries, keys, keys, queries)
     ]
-    grad = torch.randn(1, queries, HEADS, channels).to(dtype).transpose(1, 2)
-    found: dict[str, Seconds] = {key: {name: [] for name in kernels} for key in OPERATIONS}
-    repeats = 1
-    for number in range(rounds + 1):
-        for name, kernel in kernels.items():
-            began = time.perf_counter()
-            for _ in range(repeats):
-                out = kernel(*inputs)
-            between = time.perf_counter()
-            for _ in range(repeats):
-                torch.autograd.grad(out, inputs, grad, retain_graph=True)
-            ended = time.perf_counter()
-            if number:
-                found["forward"][name].append((between - began) / repeats)
-                found["backward"][name].append((ended - between) / repeats)
-        if not number:
-            repeats = max(1, round(AT_LEAST / (between - began)))
-    return found
+    return [*(each.requires_grad_() for each in made[:3]), made[3]]
 
 
 def _row(
@@ -108,30 +86,9 @@ def _row(
 ) -> dict[str, object]:
     queries, keys, channels = shape
     gflop = OPERATIONS[direction] * HEADS * queries * keys * channels / 1e9
-    cells = []
-    for name, each in seconds.items():
-        typical = middle(each)
-        cells.append(
-            f"{name} {1000 * typical:7.2f} ms ({1000 * min(each):.2f} to {1000 * max(each):.2f}), "
-            f"{gflop / typical:4.0f} GFLOP/s, {gflop / typical / peak:4.0%}"
-        )
-    ratio = middle(seconds[TORCH]) / middle(seconds[FUSED]) if FUSED in seconds else None
-    print(
-        f"{queries:>4} x {keys:>4} x {channels:>3} {direction:<8}  " + "   ".join(cells)
-        + (f"   {ratio:.2f}x" if ratio else ""),
-        flush=True,
-    )  # fmt: skip
-    return {
-        "queries": queries,
-        "keys": keys,
-        "channels": channels,
-        "direction": direction,
-        "gflop": gflop,
-        "seconds": seconds,
-        "gflops": {name: gflop / middle(each) for name, each in seconds.items()},
-        "share_of_peak": {name: gflop / middle(each) / peak for name, each in seconds.items()},
-        "times_as_fast": ratio,
-    }
+    name = f"{queries:>4} x {keys:>4} x {channels:>3}"
+    found = row(name, direction, seconds, gflop, peak, FUSED)
+    return {"queries": queries, "keys": keys, "channels": channels, **found}
 
 
 def _parser() -> argparse.ArgumentParser:

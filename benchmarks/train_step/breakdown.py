@@ -32,11 +32,12 @@ from training.machine import vector_math
 from training.machine.cpu import this_cpu
 
 KINDS = {
-    "convolution": ("convolution",),
+    "convolution": ("convolution", "aten::bmm"),
     "attention": ("attention", "scaled_dot_product"),
-    "linear layers": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "_linear"),
+    "linear layers": ("aten::mm", "aten::addmm", "aten::baddbmm", "_linear"),
 }
-"""By parts of the names of their operations; the first that fits."""
+"""By parts of the names of their operations; the first that fits. A batch of matrix products is part
+of our own convolution: nothing else in this UNet has any."""
 REST = "all else"
 STEPS = 3
 """Of which the last is looked at: the first ones set kernels up."""

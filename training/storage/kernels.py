@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from training.data.inputs import Inputs
 from training.machine.attention import choice as attention
-from training.machine.attention.processor import use_fused
+from training.machine.attention.processor import is_fused, use_fused
 from training.machine.convolution import choice as convolution
-from training.machine.convolution.layer import use_winograd
+from training.machine.convolution.layer import is_winograd, use_winograd
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import every_rank
 from training.storage.run_directory import RunRecord
@@ -64,6 +65,14 @@ def use_kernels(inputs: Inputs, record: RunRecord, ranks: Ranks, notify: Notify)
         "convolution", convolution, ranks, notify
     ):
         use_winograd(unet, inputs.latent_side)
+
+
+def used_kernels(unet: Any) -> Kernels:
+    """What computes in a UNet, as `use_kernels` has made it."""
+    return Kernels(
+        attention.FUSED if is_fused(unet) else TORCH,
+        convolution.WINOGRAD if is_winograd(unet) else TORCH,
+    )
 
 
 def _is_there(what: str, kernel: ModuleType, ranks: Ranks, notify: Notify) -> bool:

@@ -82,6 +82,11 @@ def use_winograd(unet: nn.Module, side: int) -> int:
     return count
 
 
+def is_winograd(unet: nn.Module) -> bool:
+    """Whether the kernel computes in a UNet, as `use_winograd` has made it."""
+    return any(isinstance(module, WinogradConv2d) for module in unet.modules())
+
+
 def _takes(layer: nn.Module) -> bool:
     return (
         type(layer) is nn.Conv2d

@@ -26,6 +26,7 @@ COMPUTE_NOT = {"training.miniature.concept", "training.miniature.style"}
 """They draw without PyTorch; a module that they import computes."""
 ENTRIES: dict[str, list[str]] = {
     "benchmarks.attention": [],
+    "benchmarks.convolution": [],
     "benchmarks.export_accuracy": [],
     "benchmarks.inference_ladder.__main__": [],
     "benchmarks.inference_ladder.process": ["torch-fp32", "folder", "out.json"],
