@@ -36,8 +36,8 @@ KINDS = {
     "attention": ("attention", "scaled_dot_product"),
     "linear layers": ("aten::mm", "aten::addmm", "aten::baddbmm", "_linear"),
 }
-"""By parts of the names of their operations; the first that fits. A batch of matrix products is part
-of our own convolution: nothing else in this UNet has any."""
+"""By parts of the names of their operations; the first that fits. A batch of matrix products is
+part of our own convolution: nothing else in this UNet has any."""
 REST = "all else"
 STEPS = 3
 """Of which the last is looked at: the first ones set kernels up."""
