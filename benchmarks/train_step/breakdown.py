@@ -26,8 +26,7 @@ import torch
 
 from benchmarks.results import finish, machine
 from benchmarks.train_step.flags import add_flags, training_flags
-from benchmarks.train_step.model import ROOT, make_model
-from tests.captioned import make_captioned
+from benchmarks.train_step.model import ROOT, make_inputs
 from training.machine import vector_math
 from training.machine.cpu import this_cpu
 
@@ -53,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
         folder = Path(name)
         print("writing random weights of Stable Diffusion 1.5's size", file=sys.stderr, flush=True)
-        make_model(folder / "model")
-        make_captioned(folder / "pictures")
+        make_inputs(folder, chosen.method)
         found = {engine: measure(folder, engine, chosen) for engine in chosen.frozen}
     for engine, kinds in found.items():
         shares = ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in kinds.items())
@@ -87,8 +85,7 @@ def measure(folder: Path, engine: str, chosen: argparse.Namespace) -> dict[str, 
     print(f"training with --frozen {engine}", file=sys.stderr, flush=True)
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.train_step.breakdown", "--one", chosen.method,
-         *training_flags(folder, folder / engine, engine, chosen.precision, STEPS, chosen),
-         "--num_evaluation_samples", "1"],
+         *training_flags(folder, folder / engine, engine, chosen.precision, STEPS, chosen)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     rows = [line for line in done.stdout.splitlines() if line.startswith('{"profile"')]

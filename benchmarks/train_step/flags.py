@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def training_flags(
     folder: Path, run: Path, engine: str, precision: str, steps: int, chosen: argparse.Namespace
 ) -> list[str]:
-    """The flags of a short training, batch 1, that draws nothing and is not evaluated on the way.
+    """The flags of a short training, batch 1, that draws nothing and is hardly evaluated.
 
     Args:
         folder: with the model and the pictures.
@@ -39,5 +39,6 @@ def training_flags(
         "--resolution", str(chosen.resolution), "--train_batch_size", "1", "--seed", "7",
         "--max_train_steps", str(steps), "--mixed_precision", precision,
         "--frozen", engine, "--report_to", "none", "--evaluation_steps", "1000000",
+        "--num_evaluation_samples", "1",
         "--output_dir", str(run),
     ]  # fmt: skip

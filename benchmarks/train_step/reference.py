@@ -4,7 +4,8 @@
 
 Each step encodes the picture with the VAE and the caption with the text encoder, as the scripts do.
 For a word it trains the whole embedding table and restores all other rows (textual_inversion.py);
-for a LoRA, PEFT's adapters of rank 4 under autocast (train_text_to_image_lora.py).
+for a LoRA, PEFT's adapters of rank 4 under autocast (train_text_to_image_lora.py). `--ipex` adds,
+for a word, what the reference cluster's run added to the script: `ipex.optimize` of UNet and VAE.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 
 from training.config.groups import ModelConfig
 from training.machine import vector_math
+from training.machine.stack import resolve_stack
 from training.models.loading import Models, load_models, tokenize
 
 LEARNING_RATE = 1e-4
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("precision", choices=("no", "bf16"))
     parser.add_argument("steps", type=int)
     parser.add_argument("resolution", type=int)
+    parser.add_argument("--ipex", action="store_true", help="a word only, bf16")
     chosen = parser.parse_args(argv)
     vector_math.resolve_kernels()
     models = load_models(ModelConfig(pretrained_model_name_or_path=chosen.model))
@@ -47,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     dtype = torch.bfloat16 if chosen.precision == "bf16" else torch.float32
     prepare = {"textual_inversion": whole_table, "lora": adapters}[chosen.method]
     parameters, after = prepare(models, dtype)
+    if chosen.ipex:
+        optimize_with_ipex(models, dtype)
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
     torch.manual_seed(0)
     pixels = torch.rand(1, 3, chosen.resolution, chosen.resolution).to(dtype) * 2 - 1
@@ -77,6 +82,18 @@ def loss_of(
     hidden = models.text_encoder(ids)[0].to(dtype)
     said = models.unet(noisy.to(dtype), timesteps, encoder_hidden_states=hidden).sample
     return F.mse_loss(said.float(), noise.float())
+
+
+def optimize_with_ipex(models: Models, dtype: torch.dtype) -> None:
+    """`unet = ipex.optimize(unet, dtype=weight_dtype)`, and the same for the VAE.
+
+    Raises:
+        UserError: IPEX does not import, or cannot prepare one of them on this CPU.
+    """
+    optimize = resolve_stack("intel").optimize
+    assert optimize is not None
+    models.unet = optimize(models.unet, dtype, False)
+    models.vae = optimize(models.vae, dtype, False)
 
 
 Prepared = tuple[list[torch.nn.Parameter], Callable[[], None]]
