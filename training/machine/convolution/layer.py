@@ -79,6 +79,11 @@ def use_winograd(unet: nn.Module, side: int) -> int:
         if not layer.weight.requires_grad:
             unet.set_submodule(name, WinogradConv2d(layer, outputs))
             count += 1
+    for left in unet.modules():
+        if count and type(left) is nn.Conv2d:
+            # What it returns lies as the kernel takes it: else it would be copied in each layer.
+            weight = left.weight.detach().clone(memory_format=torch.channels_last)
+            left.weight.data = weight
     return count
 
 

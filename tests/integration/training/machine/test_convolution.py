@@ -278,7 +278,17 @@ def test_the_layers_that_it_can_compute_get_it(tiny_model: Path) -> None:
     assert use_winograd(unet, 32) == len(sizes)
     assert sum(value.numel() for value in unet.parameters()) == before - numbers
     assert sum(isinstance(module, WinogradConv2d) for module in unet.modules()) == len(sizes)
+    copied: list[str] = []
+    for name in sizes:
+        unet.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, name=name: (
+                None
+                if given[0].is_contiguous(memory_format=torch.channels_last)
+                else copied.append(name)
+            )
+        )
     torch.testing.assert_close(predict(), wanted, rtol=1e-4, atol=1e-5)
+    assert not copied
 
 
 def test_layers_that_are_trained_or_adapted_stay_as_they_are(tiny_model: Path) -> None:
