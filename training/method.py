@@ -150,6 +150,11 @@ class Method(ABC):
         return denoising.losses(parameters, batch)
 
     @property
+    def loss_settings(self) -> tuple[object, ...]:
+        """What `losses` computes by beside models, parameters and batch, where it is not theirs."""
+        return ()
+
+    @property
     def draws_randomly(self) -> bool:
         """Whether `losses` draws random numbers of its own, as dropout does."""
         return False

@@ -124,7 +124,8 @@ def _compiled(
         return None
     from training.loop.compiled.gradients import CompiledGradients  # inductor: a second to import
 
-    return CompiledGradients(losses, parameters, notify)
+    settings = (record.dtype, record.method, *inputs.method.loss_settings)
+    return CompiledGradients(losses, parameters, inputs.models, settings, notify)
 
 
 def _why_native(inputs: Inputs) -> str:

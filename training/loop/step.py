@@ -154,10 +154,10 @@ class TrainingStep:
         return float(losses.sum()) / self.draws.global_batch
 
     def compile(self) -> None:
-        """Have the code for this rank's first micro-batch compiled, if any is to be."""
+        """Have the code for this rank's first micro-batch, if any is to be."""
         if self.compiled and self.micro_batches:
             for batch in self.data.batches([self.draws(0, i) for i in self.micro_batches[0]]):
-                self.compiled(batch)
+                self.compiled.prepare(batch)
 
     def _gradients(self) -> list[torch.Tensor]:
         """This rank's gradients, flat, in the order of the parameters; zeros if it has no samples.

@@ -146,6 +146,11 @@ class Lora(Method):
         return losses * objective.min_snr_weights(kind, alphas, self.snr_gamma)
 
     @property
+    def loss_settings(self) -> tuple[object, ...]:
+        """How the losses are weighted."""
+        return (self.snr_gamma,)
+
+    @property
     def draws_randomly(self) -> bool:
         """Whether the adapters have dropout."""
         return self.adapter.lora_dropout > 0

@@ -1,38 +1,39 @@
-"""Compiled code kept on disk, found again by later runs and by the other ranks of a machine.
+"""What is kept on disk of a compiled step, for later runs and the other ranks of a machine.
 
-Inductor's own cache leaves out graphs that hold packed weights. Packing takes seconds; writing and
-compiling code takes minutes, and the code holds no weights: it names them. So the code alone is
-kept, and a run that finds it gives it the weights of its own graph, packed anew. Inductor keeps the
-compiled kernels, which the code names by their source, in the same folder.
+Inductor's own cache leaves out graphs that hold packed weights. Packing takes seconds; tracing,
+writing and compiling code takes minutes, and the code holds no weights: it names them. So two files
+are kept. `<graph>.json` is the code, under a digest of the graph itself. `<step>.json` says, under
+a digest of all that decides the graph, which code that is and where its constants come from: a run
+that finds both needs no graph. Inductor keeps the compiled kernels, which the code names by their
+source, in the same folder.
 
-The key is a digest of the graph itself, so whatever changes what is computed changes the key.
+What is kept is executed, so it must be this account's own.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import fx
-from torch._inductor.codecache import PyCodeCache
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from training import atomic_files
 from training.errors import UserError
 from training.machine.cache_folder import cache_folder
-from training.machine.cpu import this_cpu
 
 KERNELS = "TORCHINDUCTOR_CACHE_DIR"
-SMALL = 8
-"""Inductor writes the values of constants up to this many elements into the code."""
+
+
+class CannotUse(Exception):
+    """Why something that is kept is not used."""
 
 
 def folder() -> Path:
@@ -46,62 +47,62 @@ def keep_kernels() -> None:
         os.environ[KERNELS] = str(folder() / "inductor")
 
 
-def key_of(graph: fx.GraphModule, inputs: list[torch.Tensor]) -> str:
-    """A digest of what code for `graph` depends on: operations, shapes, versions, CPU, threads."""
-    cpu = this_cpu()
-    parts: list[Any] = [
-        str(torch.__version__), torch.__config__.show(), cpu.model, cpu.flags,
-        torch.get_num_threads(), graph.code, [_form(value) for value in inputs],
-    ]  # fmt: skip
-    for node in graph.graph.nodes:
-        if node.op == "get_attr":
-            value = getattr(graph, node.target).detach()
-            numbers = value.tolist() if value.numel() <= SMALL else ()
-            parts.append((node.target, _form(value), numbers))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+def read(name: str) -> Any:
+    """What is kept under a name; None: nothing is.
+
+    Raises:
+        CannotUse: it is damaged, or others may have written it.
+    """
+    path = _path(name)
+    try:
+        for place in (path.parent, path):
+            _refuse_foreign(place)
+        found = json.loads(path.read_text(encoding="utf-8"))
+        text, digest = found["kept"], found["sha256"]
+        if hashlib.sha256(text.encode()).hexdigest() != digest:
+            raise ValueError
+        return json.loads(text)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CannotUse(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CannotUse(f"{path} is damaged") from error
 
 
-def _form(value: torch.Tensor) -> tuple[object, ...]:
-    return str(value.dtype), tuple(value.shape), value.stride()
+def write(name: str, kept: object) -> None:
+    """Keep something under a name; where that fails, do not: the next run makes it again."""
+    text = json.dumps(kept)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    with suppress(UserError, OSError):
+        atomic_files.write_text(_path(name), json.dumps({"sha256": digest, "kept": text}))
+        _path(name).chmod(0o600)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One graph's place in the store."""
+def drop_kernel(path: str | None) -> bool:
+    """Remove a damaged kernel, so that inductor compiles it again; whether there was one here."""
+    kernel = Path(path) if path else None
+    if kernel is None or not kernel.is_file() or not kernel.is_relative_to(os.environ[KERNELS]):
+        return False
+    kernel.unlink()
+    return True
 
-    path: Path
 
-    def load(self, graph: fx.GraphModule) -> Any:
-        """The code's function over the weights of `graph`; None: none is kept.
+def _path(name: str) -> Path:
+    return folder() / f"{name}.json"
 
-        Args:
-            graph: its convolutions packed, as when the code was made.
-        """
-        try:
-            kept = json.loads(self.path.read_text(encoding="utf-8"))
-            constants = {name: getattr(graph, own) for name, own in kept["constants"].items()}
-            source = kept["source"]
-        except (OSError, ValueError, KeyError, AttributeError):
-            return None
-        key, path = PyCodeCache.write(source)
-        return PyCodeCache.load_by_key_path(key, path, attrs=constants).call
 
-    def keep(self, code: Any, graph: fx.GraphModule) -> None:
-        """Write what `torch._inductor.compile_fx.compile_fx_inner` made of `graph`.
-
-        Where a constant is not one of the graph's, nothing is written: the next run compiles again.
-        """
-        own = {id(value): name for name, value in graph.named_buffers()}
-        own |= {id(value): name for name, value in graph.named_parameters()}
-        constants = {name: own.get(id(value)) for name, value in code.constants.items()}
-        if None not in constants.values():
-            text = json.dumps({"source": code.source_code, "constants": constants})
-            atomic_files.write_text(self.path, text)
+def _refuse_foreign(path: Path) -> None:
+    found = path.stat()
+    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise CannotUse(f"{path} can be written by others than this account")
 
 
 @contextmanager
-def entry(key: str, notify: Callable[[str], None]) -> Iterator[Entry]:
-    """The place of `key`, held so that of several ranks one compiles and the others wait for it.
+def held(name: str, notify: Callable[[str], None]) -> Iterator[bool]:
+    """Hold a name, so that of several ranks one compiles and the others wait for it.
+
+    The block is told whether it had to wait: then what it wants to make may be there.
 
     Args:
         notify: told if another process holds it.
@@ -112,16 +113,21 @@ def entry(key: str, notify: Callable[[str], None]) -> Iterator[Entry]:
     place = folder()
     try:
         place.mkdir(parents=True, exist_ok=True)
-        lock = (place / f"{key}.lock").open("a")
+        if place.stat().st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "another account's")
+        place.chmod(0o700)
+        lock = (place / f"{name}.lock").open("a")
     except OSError as error:
         raise UserError(
             f"--frozen compiled: {place} cannot be written ({error.strerror}): set XDG_CACHE_HOME "
             "to a folder that can be, or use --frozen native."
         ) from error
     with lock:
+        waited = False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            waited = True
             notify("waiting for another process of this machine, which compiles the same step")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Entry(place / f"{key}.json")
+        yield waited

@@ -75,7 +75,9 @@ def use_winograd(unet: nn.Module, side: int) -> int:
         How many layers it computes.
     """
     count = 0
-    for name, (layer, _, outputs) in layers(unet, side).items():
+    found = layers(unet, side)
+    for name in list(found):
+        layer, _, outputs = found.pop(name)  # else all of them would be here twice
         if not layer.weight.requires_grad:
             unet.set_submodule(name, WinogradConv2d(layer, outputs))
             count += 1

@@ -2,72 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from inspect import currentframe
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch._inductor.exc import InductorError
 
-from tests.captioned import CAPTIONS, make_captioned, short_lora
+from tests.integration.training.loop.conftest import CASES, Build, models_of
 from tests.short_run import PRECISIONS
-from tests.training_fixtures import Flags
-from training.config.command_line import parse
-from training.config.lora import LoraConfig
-from training.config.textual_inversion import TextualInversionConfig
-from training.data.inputs import read_inputs
-from training.loop.build_step import build_step
-from training.loop.compiled import code, store
+from training.loop.compiled import code, gradients, lowering, store
+from training.loop.compiled.constants import constants_of, from_json, to_json, weights_of
 from training.loop.compiled.graph import inputs_of, trace
+from training.loop.compiled.packed_alone import PackedAlone
 from training.loop.compiled.weights import pack_convolutions
 from training.loop.step import TrainingStep
 from training.loop.train import restore, state_of
-from training.machine.stack import resolve_stack
 from training.method import Method
 from training.methods.lora import Lora
 from training.methods.textual_inversion import TextualInversion
 from training.models.denoising import Batch
-from training.ranks.launcher import Ranks
-from training.storage.resume import start_or_resume
 
-ALONE = Ranks("no launcher", 0, 1, 0, 1)
 TOLERANCE = {"no": 1e-5, "bf16": 3e-2}
-Build = Callable[..., TrainingStep]
-
-
-@pytest.fixture
-def build(flags: Flags, tiny_model: Path, latents: Path, tmp_path: Path) -> Build:
-    """A training step of a method on the tiny model."""
-
-    def step(method: type[Method], say: Callable[[str], None] = print, **changes: Any) -> Any:
-        if method is Lora:
-            captions = ("a red <new>", "a dog") if "placeholder_token" in changes else CAPTIONS
-            captioned = make_captioned(tmp_path / "captioned", captions)
-            argv = short_lora(tiny_model, captioned, latents, tmp_path / "run", **changes)
-        else:
-            argv = flags(**changes)
-        kind = LoraConfig if method is Lora else TextualInversionConfig
-        config, _ = parse(kind, argv, "test", "")
-        inputs = read_inputs(method, config, lambda text: None)
-        config.output_dir.mkdir(exist_ok=True)
-        stack = resolve_stack("upstream")
-        record, _ = start_or_resume(inputs, stack, ALONE, lambda text: None)
-        built = build_step(inputs, record, stack, ALONE, say)
-        # Away from the start of LoRA, where the gradient of the first matrices is zero.
-        with torch.no_grad():
-            for name, parameter in built.parameters.items():
-                if "lora_B" in name:
-                    parameter.fill_(1e-2)
-        return built
-
-    return step
 
 
 @pytest.fixture(scope="module")
@@ -116,28 +79,6 @@ def differences(
     return float(loss), float((flat - true).norm() / true.norm())
 
 
-CASES: dict[str, tuple[type[Method], dict[str, object]]] = {
-    "a word": (TextualInversion, {"num_vectors": 2}),
-    "a word, our own kernels": (
-        TextualInversion,
-        {"attention": "fused", "convolution": "winograd", "resolution": 64},
-    ),
-    "LoRA": (Lora, {"snr_gamma": 5, "train_batch_size": 2}),
-    "LoRA and a word": (
-        Lora,
-        {
-            "train_text_encoder_ti": "true",
-            "placeholder_token": "<new>",
-            "initializer_token": "toy",
-        },
-    ),
-    "LoRA of convolutions and the text encoder": (
-        Lora,
-        {"lora_layers": "attn2.to_q,conv1,conv2", "train_text_encoder": "true"},
-    ),
-}
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_the_graph_has_the_losses_and_gradients_of_autograd(
@@ -147,7 +88,7 @@ def test_the_graph_has_the_losses_and_gradients_of_autograd(
     step = build(method, mixed_precision=precision, **changes)
     batch = batch_of(step, step.train_batch_size)
     graph = trace(step.losses, step.parameters, batch)
-    pack_convolutions(graph)
+    packings = pack_convolutions(graph)
     names = {str(node.target) for node in graph.graph.nodes}
     assert "mkldnn._convolution_pointwise.default" in names
     assert "mkldnn._convolution_transpose_pointwise.default" in names
@@ -158,6 +99,39 @@ def test_the_graph_has_the_losses_and_gradients_of_autograd(
     loss, gradient = differences((losses, gradients), native(step, batch))
     assert loss < TOLERANCE[precision]
     assert gradient < 3 * TOLERANCE[precision]
+    # A later process finds every constant of the graph without the graph.
+    names = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    models = models_of(step)
+    found = constants_of(graph, packings, sorted(names), weights_of(models))
+    assert found is not None
+    before = {name: value.clone() for name, value in weights_of(models).items()}
+    wanted, another = native(step, batch), batch_of(step, step.train_batch_size + 1)
+    with torch.no_grad():
+        expected = step.losses(step.parameters, another)
+    packed = PackedAlone(models)
+    weights = weights_of(models)
+    taken = packed.take(from_json(json.loads(json.dumps(to_json(found)))), weights)
+    for name in names:
+        value, own = taken[name], getattr(graph, name).detach()
+        if own.is_mkldnn:
+            value, own = value.to_dense(), own.to_dense()
+        assert value.dtype == own.dtype
+        assert torch.equal(value, own)
+    # What it has packed it has let go, and what else computes does so by what is packed.
+    gone = before.keys() - weights.keys()
+    assert {"unet.conv_out.weight"} <= gone
+    after = weights_of(models)
+    assert all(after[name].untyped_storage().nbytes() <= 4 for name in gone)
+    loss, gradient = differences(native(step, batch), wanted)
+    assert loss < TOLERANCE[precision]
+    assert gradient < 3 * TOLERANCE[precision]
+    with torch.no_grad():
+        evaluated = step.losses(step.parameters, another)
+    torch.testing.assert_close(evaluated, expected, rtol=TOLERANCE[precision], atol=0)
+    packed.unpack()
+    for name, value in weights_of(models).items():
+        assert value.stride() == before[name].stride()
+        assert value.is_meta or torch.equal(value, before[name])
 
 
 def test_steps_are_those_of_native_and_go_on_bit_for_bit(
@@ -193,10 +167,25 @@ def test_steps_are_those_of_native_and_go_on_bit_for_bit(
     said.clear()
     again = build_as("compiled")
     assert "compiled code found" in said
-    restore(middle, again)
+    assert not any(line.startswith("tracing") for line in said)
+    restore(copy.deepcopy(middle), again)
     for number in range(12, 20):
         assert again(number, 1e-2, lambda: False).loss == losses["compiled"][number]
     assert torch.equal(again.parameters["rows"], step.parameters["rows"])
+
+    # Of what is damaged a line is said, and it is made again of what is whole.
+    (path,) = [path for path in store.folder().glob("*.json") if "packing" in path.read_text()]
+    path.write_text(path.read_text().replace("unet.", "vae."))
+    said.clear()
+    again = build_as("compiled")
+    assert f"--frozen compiled: {path} is damaged: the step is traced again" in said
+    assert "compiled code found" in said
+    restore(copy.deepcopy(middle), again)
+    assert again(12, 1e-2, lambda: False).loss == losses["compiled"][12]
+    said.clear()
+    build_as("compiled")
+    assert "compiled code found" in said
+    assert not any(line.startswith(("tracing", "--frozen compiled")) for line in said)
 
 
 def test_without_a_compiler_native_runs(
@@ -217,11 +206,24 @@ def test_what_inductor_cannot_compile_runs_native(
     def broken(*args: object, **named: object) -> None:
         raise InductorError(RuntimeError("Python.h: No such file"), currentframe())
 
-    monkeypatch.setattr(code, "compile_fx_inner", broken)
+    monkeypatch.setattr(lowering, "compile_fx_inner", broken)
     said: list[str] = []
     step = build(TextualInversion, said.append, frozen="compiled", num_vectors=2)
     assert "cannot be compiled here, so this runs native: RuntimeError: Python.h" in said[-1]
     assert step(0, 1e-2, lambda: False).loss > 0
+
+    # In the middle of a run, too, something is said while a batch of another shape is compiled.
+    told: list[str] = []
+
+    def tell(notify: object, text: str) -> contextlib.AbstractContextManager[None]:
+        told.append(text)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(gradients, "ticking", tell)
+    for _ in range(2):
+        assert step.compiled is not None
+        assert step.compiled(batch_of(step, 3)) is None
+    assert told == ["preparing the training step for another size"]
 
 
 @pytest.mark.parametrize(
@@ -250,14 +252,16 @@ def test_a_rank_says_that_it_waits_for_another(
     said: list[str] = []
 
     def second() -> None:
-        with store.entry("a", said.append) as entry:
-            assert entry.path.read_text() == "by the first"
+        with store.held("a", said.append) as waited:
+            assert waited
+            assert store.read("a") == "by the first"
 
     with ThreadPoolExecutor(1) as threads:
-        with store.entry("a", said.append) as entry:
+        with store.held("a", said.append) as waited:
+            assert not waited
             waiting = threads.submit(second)
             while not said and not waiting.done():
                 time.sleep(0.01)
-            entry.path.write_text("by the first")
+            store.write("a", "by the first")
         waiting.result()
     assert said == ["waiting for another process of this machine, which compiles the same step"]
