@@ -40,8 +40,17 @@ def training_environment() -> Path:
 
 
 def node_variables() -> dict[str, str]:
-    """What commands on a node are run with: the checkout's code, and no threads that spin."""
-    return {"PYTHONPATH": str(CHECKOUT), "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+    """What commands on a node are run with: the checkout's code, and no threads that spin.
+
+    The proxies of mpirun call back over the loopback, as bootstrap has them use the nodes'
+    network: this machine's name, by which they would, may stand for no address.
+    """
+    return {
+        "PYTHONPATH": str(CHECKOUT),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": "1",
+        "I_MPI_HYDRA_IFACE": "lo",
+    }
 
 
 def make_root(root: Path) -> Path:
