@@ -50,7 +50,6 @@ def build_step(
     optimization, dtype = config.optimization, DTYPES[record.dtype]
     models = inputs.models = frozen.prepare(inputs.models, record.frozen, stack, dtype)
     parameters = inputs.method.inject(models)
-    use_kernels(inputs, record, ranks, notify)
     posteriors = read_posteriors(
         config.output_dir,
         config.data,
@@ -83,6 +82,7 @@ def build_step(
         frozen.release(models.vae)
         if data.text is not None:
             frozen.release(models.text_encoder)
+    use_kernels(inputs, record, ranks, notify)  # now: what pictures were encoded with is gone
     losses = partial(inputs.method.losses, denoising)
     step = TrainingStep(
         losses,
