@@ -29,7 +29,7 @@ HERE = {
 }
 
 pytest_plugins = [
-    *(["tests.training_fixtures"] if HERE["training"] else []),
+    *(["tests.training_fixtures", "tests.training_steps"] if HERE["training"] else []),
     *(["tests.rig.fixtures"] if HERE["cluster"] else []),
 ]
 

@@ -16,8 +16,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch._inductor.exc import InductorError
 
-from tests.integration.training.loop.conftest import CASES, Build, models_of
 from tests.short_run import PRECISIONS
+from tests.training_steps import CASES, Build, models_of
 from training.loop.compiled import code, gradients, lowering, store
 from training.loop.compiled.constants import constants_of, from_json, to_json, weights_of
 from training.loop.compiled.graph import inputs_of, trace

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.captioned import short_lora
-from tests.integration.training.loop.conftest import Build, models_of
+from tests.training_steps import Build, models_of
 from training.config.command_line import parse
 from training.config.lora import LoraConfig
 from training.errors import UserError
