@@ -133,12 +133,16 @@ def busy() -> Iterator[None]:
 @pytest.mark.usefixtures("busy")
 @pytest.mark.parametrize("m", ERRORS)
 def test_the_same_bits_every_time(m: int) -> None:
-    """Beside other load."""
-    given = tensors((1, 32, 32, 64, 96))
-    wanted = ours(*given, m)
-    for number in range(24):
-        found = ours(*given, m)
-        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True)), number
+    """Beside other load, on several threads."""
+    given, threads = tensors((1, 32, 32, 64, 96)), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        wanted = ours(*given, m)
+        for number in range(48):
+            found = ours(*given, m)
+            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True)), number
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_it_is_traced_with_its_gradient() -> None:
