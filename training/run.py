@@ -145,7 +145,7 @@ def _read(method: type[Method], config: RunConfig, process: Process) -> Run:
     optimization, epoch = inputs.config.optimization, _epoch(inputs)
     batch = optimization.global_batch(process.ranks.size)
     inputs.method.refuse_too_few_steps(optimization.total_steps(epoch, batch))
-    with ticking(process.print_rank_0, "choosing engine and attention"):
+    with ticking(process.print_rank_0, "choosing engine and kernels"):
         record, state = start_or_resume(inputs, process.stack, process.ranks, process.print_rank_0)
     return Run(inputs, record, state)
 

@@ -23,7 +23,7 @@ pictures, with these flags and no others:
     a word:  --placeholder_token <toy> --initializer_token toy
     a LoRA:  --cache_dir FOLDER
 
-Needs 9 GB of memory and 5 GB of disk.
+Needs 12 GB of memory and 5 GB of disk.
 """
 
 from __future__ import annotations

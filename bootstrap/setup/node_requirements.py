@@ -14,7 +14,7 @@ DISK_GIB = {"upstream": 8.0, "intel": 12.0}
 LEFT_GIB = 1.0
 """For a node that has them already: room to write checkpoints."""
 MEMORY_GIB = 3.0
-"""A miniature trains in this; Stable Diffusion 1.5 took 6.6 GB (one rank, fp32)."""
+"""A miniature trains in this; Stable Diffusion 1.5 took 9.0 GB (one rank, fp32)."""
 COMFORTABLE_GIB = 12.0
 TOOLS = ("tar", "sha256sum", "sh")
 CLOCK_SECONDS = 5.0
@@ -79,7 +79,7 @@ def warnings(nodes: Mapping[str, NodeFacts], *, stack: str) -> list[str]:
     if tight:
         said.append(
             f"{', '.join(tight)}: less than {COMFORTABLE_GIB:g} GiB of memory; Stable Diffusion "
-            "1.5 takes about 6.6 GB per rank."
+            "1.5 takes about 9 GB per rank."
         )
     said.extend(_skewed(nodes))
     return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -18,3 +19,13 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "xeon-diffusion"
     except RuntimeError:
         return Path(tempfile.gettempdir()) / f"xeon-diffusion-{os.getuid()}"
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether another account may have written a file, or what lies in a folder.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    found = path.stat()
+    return found.st_uid != os.getuid() or bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))

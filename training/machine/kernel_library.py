@@ -20,7 +20,7 @@ import torch
 
 from training import atomic_files
 from training.errors import UserError, first_line
-from training.machine.cache_folder import cache_folder
+from training.machine.cache_folder import cache_folder, is_foreign
 from training.machine.cpu import this_cpu
 
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-shared")
@@ -91,17 +91,20 @@ class KernelLibrary:
             notify: told that it is being built.
 
         Raises:
-            CannotBuild: the processor lacks the instructions, there is no compiler, or it fails.
+            CannotBuild: the processor lacks the instructions, there is no compiler, it fails, or
+                others can write where the library is kept.
         """
         flags = (*FLAGS, *self._suitable().flags)
         path = self.folder() / f"{_key(self.sources, flags)}.so"
         try:
+            _keep_private(path.parent)
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
                 with path.with_suffix(".lock").open("a") as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX)
                     if not path.exists():
                         _build(self, path, flags, notify)
+            if path.stat().st_uid != os.getuid():
+                raise CannotBuild(f"{path} is another account's")
             self._loaded[:] = [_open(path, self)]
             return self._loaded[-1]
         except (OSError, UserError) as error:
@@ -116,6 +119,15 @@ class KernelLibrary:
             if set(each.needed) <= set(this_cpu().flags):
                 return each
         raise CannotBuild(f"this processor has no {self.instructions[-1].name}")
+
+
+def _keep_private(folder: Path) -> None:
+    """Make a folder that this account alone can write: what lies there is executed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.stat().st_uid == os.getuid():
+        folder.chmod(0o700)
+    if is_foreign(folder):
+        raise CannotBuild(f"{folder} can be written by others than this account")
 
 
 _opened: dict[Path, ctypes.CDLL] = {}

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import psutil
 import torch
 
 from training.data.inputs import Inputs
 from training.machine.attention import choice as attention
 from training.machine.attention.processor import is_fused, use_fused
 from training.machine.convolution import choice as convolution
-from training.machine.convolution.layer import is_winograd, use_winograd
+from training.machine.convolution.layer import is_winograd, more_memory, use_winograd
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import every_rank
 from training.storage.run_directory import RunRecord
@@ -37,21 +38,24 @@ def choose_kernels(inputs: Inputs, dtype: torch.dtype, ranks: Ranks, notify: Not
     def chosen(what: str, ours: str, requested: str, why_torch: str) -> str:
         reasons = [reason for reason in every_rank(why_torch, ranks) if reason]
         if not reasons:
-            notify(f"{what}: our own kernel (--{what} {ours})")
             return ours
         if requested == ours:
             notify(f"--{what} {ours}: {reasons[0]}: PyTorch's {what} is used")
         return TORCH
 
     tokens, positions = attention.largest(unet, side), convolution.largest(unet, side)
+    why_not_winograd = convolution.why_torch(config.convolution, positions, dtype, notify)
+    if config.convolution == "auto" and not why_not_winograd:
+        why_not_winograd = _why_too_large(unet, side, ranks)
+        if why_not_winograd:
+            notify(f"convolution: PyTorch's, as {why_not_winograd}")
     return Kernels(
         chosen(
             "attention", attention.FUSED, config.attention,
             attention.why_torch(config.attention, tokens, dtype, notify),
         ),
         chosen(
-            "convolution", convolution.WINOGRAD, config.convolution,
-            convolution.why_torch(config.convolution, positions, dtype, notify),
+            "convolution", convolution.WINOGRAD, config.convolution, why_not_winograd,
         ),
     )  # fmt: skip
 
@@ -61,10 +65,28 @@ def use_kernels(inputs: Inputs, record: RunRecord, ranks: Ranks, notify: Notify)
     unet = inputs.models.unet
     if record.attention == attention.FUSED and _is_there("attention", attention, ranks, notify):
         use_fused(unet)
+        notify(f"attention: our own kernel (--attention {record.attention})")
     if record.convolution == convolution.WINOGRAD and _is_there(
         "convolution", convolution, ranks, notify
     ):
-        use_winograd(unet, inputs.latent_side)
+        count = use_winograd(unet, inputs.latent_side)
+        notify(f"convolution: our own kernel in {count} layers (--convolution winograd)")
+
+
+def _why_too_large(unet: Any, side: int, ranks: Ranks) -> str:
+    """Why this machine has too little memory for transformed weights; "": it has enough.
+
+    A step is taken to need as much beside them as the UNet's weights.
+    """
+    more = more_memory(unet, side)
+    beside = sum(value.nbytes for value in unet.parameters())
+    free = psutil.virtual_memory().available // ranks.local_size
+    if free >= more + beside:
+        return ""
+    return (
+        f"our own kernel's weights take {more / 1e9:.1f} GB more per rank, and a rank's share of "
+        f"the memory that is free here is {free / 1e9:.1f} GB"
+    )
 
 
 def used_kernels(unet: Any) -> Kernels:

@@ -11,6 +11,7 @@ from training.config.run import RunConfig
 from training.data.dataset import epoch_length
 from training.data.identity import hashed_anew
 from training.data.inputs import Inputs
+from training.machine.convolution import choice as convolution
 from training.machine.cpu import this_cpu
 from training.machine.precision import resolve_dtype
 from training.machine.stack import Stack
@@ -57,6 +58,8 @@ def start_or_resume(
                 notify(f"{folder} holds no run: starting a new one")
             batch = config.global_batch(ranks.size)
             how = _engine(inputs, stack, known, dtype, batch, notify)
+            if how == "ipex" and config.convolution == convolution.WINOGRAD:
+                notify("--convolution winograd: ipex.optimize packs convolutions for its own")
             record = _new_record(inputs, ranks, dtype, how, kernels)
             run_directory.write_config(folder, config, record)
             return record.model_dump_json(), None

@@ -36,13 +36,15 @@ def load(source: str, constants: Mapping[str, torch.Tensor], notify: Callable[[s
         CannotUse: it cannot be loaded.
     """
     module, text = ModuleType("training_step"), _compiled(source)
+    dropped: set[str | None] = set()
     while True:
         try:
             exec(text, vars(module))
             break
         except ImportError as error:
-            if not store.drop_kernel(error.path):
+            if error.path in dropped or not store.drop_kernel(error.path):
                 raise store.CannotUse(_not_loaded(error)) from error
+            dropped.add(error.path)
             notify(f"--frozen compiled: {error.path} is damaged: compiled again")
         except (OSError, AttributeError, NameError, TypeError) as error:
             raise store.CannotUse(_not_loaded(error)) from error

@@ -96,6 +96,7 @@ class CompiledGradients:
         try:
             code = code_for(step, self._models, self._packed, traced, inputs, self._notify)
         except (InductorError, CppCompileError) as error:
+            self._packed.unpack()
             self._notify(
                 "--frozen compiled: what inductor writes cannot be compiled here, so this runs "
                 f"native: {first_line(error)[:300]}\n  It needs g++ and Python's headers (Debian: "

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.loop.compiled.constants import PARTS
+from training.loop.compiled.constants import LARGEST, PARTS
 from training.machine.cpu import this_cpu
 from training.method import Values
 from training.models.loading import Models
@@ -131,8 +131,9 @@ def _settings(value: Any, depth: int = DEPTH) -> object:
     """Something that is written alike in every process, for alike settings."""
     if isinstance(value, PLAIN):
         return repr(value)
-    if isinstance(value, torch.Tensor):
-        return form(value)
+    if isinstance(value, torch.Tensor):  # neither weight nor buffer: its values may be kept
+        kept = value.numel() <= LARGEST and not value.is_meta
+        return form(value), value.tolist() if kept else ()
     if isinstance(value, nn.Module):  # has a path of its own
         return _name(type(value))
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):

@@ -17,7 +17,6 @@ import fcntl
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from training import atomic_files
 from training.errors import UserError
-from training.machine.cache_folder import cache_folder
+from training.machine.cache_folder import cache_folder, is_foreign
 
 KERNELS = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -55,8 +54,11 @@ def read(name: str) -> Any:
     """
     path = _path(name)
     try:
+        if not path.exists():
+            return None
         for place in (path.parent, path):
-            _refuse_foreign(place)
+            if is_foreign(place):
+                raise CannotUse(f"{place} can be written by others than this account")
         found = json.loads(path.read_text(encoding="utf-8"))
         text, digest = found["kept"], found["sha256"]
         if hashlib.sha256(text.encode()).hexdigest() != digest:
@@ -90,12 +92,6 @@ def drop_kernel(path: str | None) -> bool:
 
 def _path(name: str) -> Path:
     return folder() / f"{name}.json"
-
-
-def _refuse_foreign(path: Path) -> None:
-    found = path.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise CannotUse(f"{path} can be written by others than this account")
 
 
 @contextmanager

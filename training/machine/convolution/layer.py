@@ -64,6 +64,18 @@ def tile_side(side: int) -> int | None:
     return next(fitting, None)
 
 
+def more_memory(unet: nn.Module, side: int) -> int:
+    """Bytes that the transformed weights of a UNet take more than the original ones.
+
+    Args:
+        side: height and width of the latents.
+    """
+    return sum(
+        layer.weight.nbytes * ((outputs + 2) ** 2 - 9) // 9
+        for layer, _, outputs in layers(unet, side).values()
+    )
+
+
 @torch.no_grad()
 def use_winograd(unet: nn.Module, side: int) -> int:
     """Let the kernel compute a UNet's frozen convolutions over many positions, from now on.
@@ -82,7 +94,7 @@ def use_winograd(unet: nn.Module, side: int) -> int:
             unet.set_submodule(name, WinogradConv2d(layer, outputs))
             count += 1
     for left in unet.modules():
-        if count and type(left) is nn.Conv2d:
+        if count and type(left) is nn.Conv2d and not left.weight.requires_grad:
             # What it returns lies as the kernel takes it: else it would be copied in each layer.
             weight = left.weight.detach().clone(memory_format=torch.channels_last)
             left.weight.data = weight

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -19,21 +22,32 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
+from tests.captioned import make_captioned, short_lora
 from tests.processes import KillAt, run_ranks
 from tests.training_fixtures import Flags
 from training.machine import kernel_library
 from training.machine.convolution import choice
 from training.machine.convolution import operation as operations
-from training.machine.convolution.layer import WinogradConv2d, layers, tile_side, use_winograd
+from training.machine.convolution.layer import (
+    WinogradConv2d,
+    layers,
+    more_memory,
+    tile_side,
+    use_winograd,
+)
 from training.machine.convolution.library import CONVOLUTION
 from training.machine.convolution.operation import convolution, transform_weight
 from training.machine.cpu import Cpu
+from training.ranks.launcher import Ranks
+from training.storage import kernels
 
 pytestmark = pytest.mark.skipif(
     not CONVOLUTION.is_possible(), reason="the kernel is for processors with AVX2"
 )
 MANY = 64
 """Pixels: the tiny UNet's latents are 32 x 32 and 16 x 16 then, enough for tiles of both sizes."""
+PLAIN = {"mixed_precision": "no", "attention": "torch"}
+"""What would else be timed, and could be another choice in another run."""
 STEP = "training.loop.step:TrainingStep.__call__"
 SHAPES = {
     "square": (1, 16, 32, 16, 32),
@@ -295,6 +309,49 @@ def test_the_layers_that_it_can_compute_get_it(tiny_model: Path) -> None:
     assert not copied
 
 
+def test_auto_keeps_pytorchs_where_memory_is_short(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet = UNet2DConditionModel.from_pretrained(tiny_model, subfolder="unet").requires_grad_(False)
+    more, weights = more_memory(unet, 32), sum(value.nbytes for value in unet.parameters())
+    monkeypatch.setattr(choice, "why_torch", lambda *_: "")
+    inputs: Any = SimpleNamespace(
+        config=SimpleNamespace(attention="torch", convolution="auto"),
+        models=SimpleNamespace(unet=unet),
+        latent_side=32,
+    )
+    said: list[str] = []
+
+    def chosen(available: int, ranks: int) -> str:
+        free = SimpleNamespace(available=available)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+        alone = Ranks("no launcher", 0, 1, 0, ranks)
+        return kernels.choose_kernels(inputs, torch.float32, alone, said.append).convolution
+
+    assert chosen(more + weights, 1) == "winograd"
+    assert not said
+    assert chosen(more + weights, 2) == "torch"
+    assert "GB more per rank" in said[0]
+    inputs.config.convolution = "winograd"
+    assert chosen(0, 1) == "winograd"
+    assert use_winograd(unet, 32)
+    assert sum(value.nbytes for value in (*unet.parameters(), *unet.buffers())) == weights + more
+
+
+def test_beside_adapters_it_computes_the_other_layers(
+    tiny_model: Path, tmp_path: Path, latents: Path
+) -> None:
+    """The rank is one that the kernel could take: the adapters' matrices are let alone."""
+    captioned = make_captioned(tmp_path / "captioned")
+    argv = short_lora(
+        tiny_model, captioned, latents, tmp_path / "run", convolution="winograd", resolution=MANY,
+        mixed_precision="no", lora_layers="conv1", rank=16,
+    )  # fmt: skip
+    (run,) = run_ranks(argv, tmp_path / "logs", main="training.lora:main")
+    assert run.code == 0, run.output
+    assert re.search(r"convolution: our own kernel in [1-9]\d* layers", run.output)
+
+
 def test_layers_that_are_trained_or_adapted_stay_as_they_are(tiny_model: Path) -> None:
     unet = UNet2DConditionModel.from_pretrained(tiny_model, subfolder="unet")
     assert use_winograd(unet, 32) == 0
@@ -322,9 +379,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 def test_a_unet_with_it_learns_what_it_learns_without(flags: Flags, tmp_path: Path) -> None:
     for name in ("torch", "winograd"):
-        argv = flags(
-            output_dir=tmp_path / name, convolution=name, resolution=MANY, mixed_precision="no"
-        )
+        argv = flags(output_dir=tmp_path / name, convolution=name, resolution=MANY, **PLAIN)
         (run,) = run_ranks(argv, tmp_path / "logs")
         assert run.code == 0, run.output
         assert ("convolution: our own kernel" in run.output) == (name == "winograd")
@@ -340,7 +395,7 @@ def test_a_run_goes_on_with_it_bit_for_bit(size: int, flags: Flags, tmp_path: Pa
     def build(folder: str, **changes: object) -> list[str]:
         return flags(
             output_dir=tmp_path / folder, convolution="winograd", resolution=MANY,
-            mixed_precision="no", gradient_accumulation_steps=4 // size, **changes,
+            **PLAIN, gradient_accumulation_steps=4 // size, **changes,
         )  # fmt: skip
 
     assert [run.code for run in run_ranks(build("whole"), tmp_path / "logs", size)] == [0] * size
@@ -356,7 +411,7 @@ def test_without_a_compiler_pytorch_computes(flags: Flags, tmp_path: Path) -> No
     without = Environment(
         (("CXX", "no-such-compiler"), ("XDG_CACHE_HOME", str(tmp_path / "empty")))
     )
-    shared = {"convolution": "winograd", "resolution": MANY, "mixed_precision": "no"}
+    shared = {"convolution": "winograd", "resolution": MANY, **PLAIN}
     (first,) = run_ranks(flags(**shared, max_train_steps=2), tmp_path / "logs")
     assert first.code == 0, first.output
     (resumed,) = run_ranks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,6 +73,19 @@ def test_without_a_compiler_there_is_none(
     with pytest.raises(CannotBuild, match=why):
         kernel.load()
     assert {path.suffix for path in kernel.folder().iterdir()} <= {".lock"}
+
+
+def test_a_library_that_others_may_have_written_is_not_loaded(
+    kernel: KernelLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.folder().mkdir(parents=True)
+    kernel.folder().chmod(0o777)
+    kernel.load()
+    assert kernel.folder().stat().st_mode & 0o777 == 0o700
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with pytest.raises(CannotBuild, match="can be written by others than this account"):
+        kernel.load()
 
 
 def test_it_is_compiled_for_the_best_instructions_of_the_processor(
