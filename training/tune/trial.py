@@ -88,7 +88,7 @@ class Trials:
                 words, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
                 env=variables, start_new_session=True,
             )  # fmt: skip
-            family = Family(process)
+            family = Family(process, str(run))
             try:
                 return self._watch(setting, process, family, run, log)
             finally:
@@ -129,10 +129,16 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Family:
-    """A process and all that it has started, also what has lost its parent since."""
+    """A process and all that it has started, also what has lost its parent since.
 
-    def __init__(self, process: psutil.Popen) -> None:
+    Args:
+        process: the first in a session of its own.
+        mark: what is in the command line of every training that it starts.
+    """
+
+    def __init__(self, process: psutil.Popen, mark: str) -> None:
         self.process = process
+        self.mark = mark
         self.peak = 0
         self._seen: set[psutil.Process] = set()
 
@@ -165,6 +171,24 @@ class Family:
             with contextlib.suppress(psutil.Error):
                 each.kill()
         self.process.wait()
+        end = time.monotonic() + GRACE_SECONDS
+        while (left := self._unseen()) and time.monotonic() < end:
+            for each in left:
+                with contextlib.suppress(psutil.Error):
+                    each.kill()
+            time.sleep(0.05)
+
+    def _unseen(self) -> list[psutil.Process]:
+        """What still runs as it was started between two looks, and its parent is gone."""
+        found = []
+        for each in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                own = os.getsid(each.pid) == self.process.pid or self.mark in " ".join(
+                    each.cmdline()
+                )
+                if own and _runs(each):
+                    found.append(each)
+        return found
 
 
 def pinning(setting: Setting, cores: Sequence[int]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import pytest
 
 from training.tune import trial
 from training.tune.search import Measured, Setting
-from training.tune.trial import Trials
+from training.tune.trial import Family, Trials
 
 CHECKOUT = Path(__file__).parents[3]
 SETTING = Setting("native", "no", 1, 1)
@@ -132,3 +133,22 @@ def test_memory_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_fails_is_said_in_its_own_words(tmp_path: Path) -> None:
     failing = [sys.executable, "-c", "print('error: no such model'); raise SystemExit(2)"]
     assert measured(tmp_path, failing).problem == "it ended: no such model"
+
+
+def test_what_was_started_unseen_is_ended_too(tmp_path: Path) -> None:
+    """A rank whose parent ended before anybody looked."""
+    mark = f"--output_dir={tmp_path / '1'}"
+    rank = f"[sys.executable, '-c', 'import time; time.sleep(60)', {mark!r}]"
+    program = f"import subprocess, sys; subprocess.Popen({rank}, start_new_session=True)"
+    first = psutil.Popen([sys.executable, "-c", program], start_new_session=True)
+    first.wait()
+    Family(first, mark).end()
+
+    def left() -> list[list[str]]:
+        found = []
+        for each in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                found.append(each.cmdline())
+        return [words for words in found if mark in words]
+
+    assert not left()
