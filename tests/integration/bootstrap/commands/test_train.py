@@ -330,7 +330,7 @@ def test_ctrl_c_ends_what_tune_tries(root: Path, at_home: Path) -> None:
     assert process.wait() == 130
     until = time.monotonic() + 60
     while time.monotonic() < until and (
-        commands_with(str(at_home)) or list(at_home.glob("tune-*"))
+        commands_with(str(at_home)) or any(at_home.glob("tune-*"))
     ):
         time.sleep(0.05)
     assert commands_with(str(at_home)) == []
