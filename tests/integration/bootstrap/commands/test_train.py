@@ -329,9 +329,7 @@ def test_ctrl_c_ends_what_tune_tries(root: Path, at_home: Path) -> None:
     assert "interrupted: the trial is ended on the head" in process.stderr.read()
     assert process.wait() == 130
     until = time.monotonic() + 60
-    while time.monotonic() < until and (
-        commands_with(str(at_home)) or any(at_home.glob("tune-*"))
-    ):
+    while time.monotonic() < until and (commands_with(str(at_home)) or any(at_home.glob("tune-*"))):
         time.sleep(0.05)
     assert commands_with(str(at_home)) == []
     assert not list((root / "tuned").glob("*"))
