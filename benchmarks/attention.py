@@ -12,20 +12,19 @@ product that was timed before, between and after the shapes.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.kernel_turns import Kernel, Seconds, row, take_turns
+from benchmarks.kernel_turns import Kernel, Seconds, parser, row, say, take_turns
 from benchmarks.results import finish, machine
 from benchmarks.train_step.floor import DTYPES, peak_tflops
 from training.machine import vector_math
-from training.machine.attention.choice import FUSED, TORCH, why_not
+from training.machine.attention.choice import FUSED, TORCH
+from training.machine.attention.library import ATTENTION
 from training.machine.attention.operation import attention
 from training.machine.cpu import this_cpu
 
@@ -38,17 +37,19 @@ OPERATIONS = {"forward": 4, "backward": 10}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a row per shape and direction, end with a line of JSON."""
-    chosen = _parser().parse_args(argv)
+    flags = parser("attention", __doc__)
+    flags.add_argument("--precision", choices=tuple(DTYPES), default="no", help="[no: fp32]")
+    chosen = flags.parse_args(argv)
     vector_math.resolve_kernels()
     kernels: dict[str, Kernel] = {TORCH: F.scaled_dot_product_attention}
-    if problem := why_not(_say):
-        _say(f"PyTorch's alone: {problem}")
+    if problem := ATTENTION.why_not(say):
+        say(f"PyTorch's alone: {problem}")
     else:
         kernels[FUSED] = attention
     dtype, threads = DTYPES[chosen.precision], torch.get_num_threads()
     peaks, measured = [1000 * peak_tflops(dtype)], []
     for shape in SHAPES:
-        _say(f"{shape[0]} queries, {shape[1]} keys, {shape[2]} channels")
+        say(f"{shape[0]} queries, {shape[1]} keys, {shape[2]} channels")
         *inputs, grad = _inputs(shape, dtype)
         turns = take_turns(kernels, inputs, grad, chosen.rounds)
         peaks.append(1000 * peak_tflops(dtype))
@@ -89,22 +90,6 @@ def _row(
     name = f"{queries:>4} x {keys:>4} x {channels:>3}"
     found = row(name, direction, seconds, gflop, peak, FUSED)
     return {"queries": queries, "keys": keys, "channels": channels, **found}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.attention",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--precision", choices=tuple(DTYPES), default="no", help="[no: fp32]")
-    parser.add_argument("--rounds", type=int, default=9, help="per kernel and shape [9]")
-    parser.add_argument("--output", type=Path, help="a file for the figures as JSON")
-    return parser
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

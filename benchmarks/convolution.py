@@ -11,21 +11,20 @@ slowest in brackets.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.kernel_turns import Kernel, Seconds, row, take_turns
+from benchmarks.kernel_turns import Kernel, Seconds, parser, row, say, take_turns
 from benchmarks.results import finish, machine
 from benchmarks.train_step.floor import peak_tflops
 from training.machine import vector_math
-from training.machine.convolution.choice import TORCH, WINOGRAD, why_not
+from training.machine.convolution.choice import TORCH, WINOGRAD
 from training.machine.convolution.layer import tile_side
+from training.machine.convolution.library import CONVOLUTION
 from training.machine.convolution.operation import convolution, transform_weight
 from training.machine.cpu import this_cpu
 
@@ -36,13 +35,13 @@ SHAPES = ((64, 320, 320), (64, 640, 320), (32, 640, 640), (32, 1280, 640), (16, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a row per shape and direction, end with a line of JSON."""
-    chosen = _parser().parse_args(argv)
+    chosen = parser("convolution", __doc__).parse_args(argv)
     vector_math.resolve_kernels()
-    if problem := why_not(_say):
-        _say(f"PyTorch's alone: {problem}")
+    if problem := CONVOLUTION.why_not(say):
+        say(f"PyTorch's alone: {problem}")
     peaks, measured = [1000 * peak_tflops(torch.float32)], []
     for shape in SHAPES:
-        _say("{0} x {0} positions, {1} to {2} channels".format(*shape))
+        say("{0} x {0} positions, {1} to {2} channels".format(*shape))
         turns = take_turns(*_problem(shape, WINOGRAD if not problem else TORCH), chosen.rounds)
         peaks.append(1000 * peak_tflops(torch.float32))
         measured += [(shape, direction, seconds) for direction, seconds in turns.items()]
@@ -92,21 +91,6 @@ def _row(
         WINOGRAD,
     )  # fmt: skip
     return {"side": side, "channels_in": before, "channels_out": after, **found}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.convolution",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--rounds", type=int, default=9, help="per kernel and shape [9]")
-    parser.add_argument("--output", type=Path, help="a file for the figures as JSON")
-    return parser
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

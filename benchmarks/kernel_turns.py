@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -78,3 +81,20 @@ def row(
         "share_of_peak": {name: gflop / middle(each) / peak for name, each in seconds.items()},
         "times_as_fast": ratio,
     }
+
+
+def parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """The flags of a benchmark of kernels."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{program}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--rounds", type=int, default=9, help="per kernel and shape [9]")
+    made.add_argument("--output", type=Path, help="a file for the figures as JSON")
+    return made
+
+
+def say(text: str) -> None:
+    """Tell how far the benchmark is."""
+    print(text, file=sys.stderr, flush=True)

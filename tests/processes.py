@@ -63,6 +63,16 @@ class KillAt(SignalAt):
     number: int = signal.SIGKILL
 
 
+@dataclass(frozen=True)
+class Environment:
+    """Variables of the environment that ranks are started with, as a hook of `run_ranks`."""
+
+    variables: tuple[tuple[str, str], ...]
+
+    def __call__(self, rank: int) -> None:
+        os.environ.update(self.variables)
+
+
 @dataclass
 class Finished:
     """One process's end: its exit code (negative: the signal) and what it printed."""

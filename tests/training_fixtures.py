@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.captioned import make_captioned
 from tests.short_run import PRECISIONS, short_run
@@ -59,3 +61,22 @@ def flags(tiny_model: Path, pictures: Path, latents: Path, tmp_path: Path) -> Fl
         return short_run(tiny_model, pictures, latents, tmp_path / "run", **changes)
 
     return build
+
+
+def burn() -> None:
+    """Keep a processor busy."""
+    while True:
+        torch.ones(1000).sum()
+
+
+@pytest.fixture
+def busy() -> Iterator[None]:
+    """Two processes that keep a processor busy each."""
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=burn, daemon=True) for _ in range(2)]
+    for other in others:
+        other.start()
+    yield
+    for other in others:
+        other.kill()
+        other.join()

@@ -110,6 +110,14 @@ class KernelLibrary:
         except (OSError, UserError) as error:
             raise CannotBuild(first_line(error)) from error
 
+    def why_not(self, notify: Callable[[str], None]) -> str:
+        """Why this machine has no kernel; "": it has one, and it is loaded."""
+        try:
+            self.load(notify)
+        except CannotBuild as error:
+            return str(error)
+        return ""
+
     def is_possible(self) -> bool:
         """Whether this processor has the instructions."""
         return any(set(each.needed) <= set(this_cpu().flags) for each in self.instructions)

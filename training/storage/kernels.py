@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import psutil
@@ -12,9 +11,12 @@ import torch
 
 from training.data.inputs import Inputs
 from training.machine.attention import choice as attention
+from training.machine.attention.library import ATTENTION
 from training.machine.attention.processor import is_fused, use_fused
 from training.machine.convolution import choice as convolution
 from training.machine.convolution.layer import is_winograd, more_memory, use_winograd
+from training.machine.convolution.library import CONVOLUTION
+from training.machine.kernel_library import KernelLibrary
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import every_rank
 from training.storage.run_directory import RunRecord
@@ -63,12 +65,10 @@ def choose_kernels(inputs: Inputs, dtype: torch.dtype, ranks: Ranks, notify: Not
 def use_kernels(inputs: Inputs, record: RunRecord, ranks: Ranks, notify: Notify) -> None:
     """Put the kernels that a run was started with into its frozen UNet."""
     unet = inputs.models.unet
-    if record.attention == attention.FUSED and _is_there("attention", attention, ranks, notify):
+    if record.attention == attention.FUSED and _is_there(ATTENTION, ranks, notify):
         use_fused(unet)
         notify(f"attention: our own kernel (--attention {record.attention})")
-    if record.convolution == convolution.WINOGRAD and _is_there(
-        "convolution", convolution, ranks, notify
-    ):
+    if record.convolution == convolution.WINOGRAD and _is_there(CONVOLUTION, ranks, notify):
         count = use_winograd(unet, inputs.latent_side)
         notify(f"convolution: our own kernel in {count} layers (--convolution winograd)")
 
@@ -97,11 +97,11 @@ def used_kernels(unet: Any) -> Kernels:
     )
 
 
-def _is_there(what: str, kernel: ModuleType, ranks: Ranks, notify: Notify) -> bool:
+def _is_there(kernel: KernelLibrary, ranks: Ranks, notify: Notify) -> bool:
     """Whether every rank's machine has a kernel."""
     if reasons := [reason for reason in every_rank(kernel.why_not(notify), ranks) if reason]:
         notify(
-            f"the run was started with the {what} kernel, and {reasons[0]}: PyTorch's is used, "
-            "whose last bits differ"
+            f"the run was started with the {kernel.name} kernel, and {reasons[0]}: PyTorch's is "
+            "used, whose last bits differ"
         )
     return not reasons

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import torch
@@ -12,15 +11,12 @@ from torch.nn import functional as F
 from training.machine.convolution import layer
 from training.machine.convolution.library import CONVOLUTION
 from training.machine.convolution.operation import convolution, transform_weight
-from training.machine.kernel_library import CannotBuild
+from training.machine.faster import times_as_fast, why_not_faster
 
 TORCH, WINOGRAD = "torch", "winograd"
 FEWEST = 50_000_000
 """Positions x channels in x channels out, half of 256 x 256 pixels of Stable Diffusion 1.5. What
 has less takes milliseconds, and would be chosen by chance."""
-ROUNDS = 3
-WORTH = 1.1
-"""How many times as fast it must be: what is near that would be chosen by chance."""
 
 Shape = tuple[int, int, int, int]
 """Height and width, output channels, input channels, side of a tile."""
@@ -57,45 +53,24 @@ def why_torch(
         return "the UNet has no 3 x 3 convolution over 8 x 8 positions or more"
     if requested == "auto" and shape[0] ** 2 * shape[1] * shape[2] < FEWEST:
         return "the UNet's convolutions are small"
-    if problem := why_not(notify):
+    if problem := CONVOLUTION.why_not(notify):
         return problem
     if requested == WINOGRAD:
         return ""
-    gain = measured_gain(shape)
-    return "" if gain >= WORTH else f"on this processor the kernel is {gain:.2f} times as fast"
+    return why_not_faster(measured_gain(shape))
 
 
-def why_not(notify: Callable[[str], None]) -> str:
-    """Why this machine has no kernel; "": it has one, and it is loaded."""
-    try:
-        CONVOLUTION.load(notify)
-    except CannotBuild as error:
-        return str(error)
-    return ""
-
-
-@torch.no_grad()
 def measured_gain(shape: Shape) -> float:
-    """How many times as fast as PyTorch's the kernel is, forward and backward.
-
-    The fastest of `ROUNDS` interleaved passes each.
-    """
+    """How many times as fast as PyTorch's the kernel is."""
     positions, many, few, outputs = shape
     weight = torch.linspace(-1, 1, many * few * 9).view(many, few, 3, 3)
     value = torch.linspace(-1, 1, few * positions**2).view(1, positions, positions, few)
-    value = value.permute(0, 3, 1, 2)
     bias, transformed = torch.zeros(many), transform_weight(weight, outputs)
-    kernels: dict[str, Callable[[Tensor], Tensor]] = {
-        TORCH: lambda given: F.conv2d(given, weight, bias, padding=1),
-        WINOGRAD: lambda given: convolution(given, transformed, bias),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in kernels}
-    for _ in range(ROUNDS):
-        for name, kernel in kernels.items():
-            given = value.detach().requires_grad_()
-            began = time.perf_counter()
-            with torch.enable_grad():
-                out = kernel(given)
-                torch.autograd.grad(out, given, torch.ones_like(out))
-            seconds[name].append(time.perf_counter() - began)
-    return min(seconds[TORCH]) / min(seconds[WINOGRAD])
+
+    def ours(given: Tensor) -> Tensor:
+        return convolution(given, transformed, bias)
+
+    def theirs(given: Tensor) -> Tensor:
+        return F.conv2d(given, weight, bias, padding=1)
+
+    return times_as_fast(ours, theirs, [value.permute(0, 3, 1, 2)])

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
-from tests.processes import KillAt, run_ranks
+from tests.processes import Environment, KillAt, run_ranks
+from tests.run_folder import learned_rows, run_record
 from tests.training_fixtures import Flags
 from training.machine import kernel_library
 from training.machine.attention import choice, processor
@@ -139,24 +134,6 @@ def test_a_scale_can_be_given() -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def _burn() -> None:
-    while True:
-        torch.ones(1000).sum()
-
-
-@pytest.fixture
-def busy() -> Iterator[None]:
-    """Two processes that keep a processor busy each."""
-    context = multiprocessing.get_context("fork")
-    others = [context.Process(target=_burn, daemon=True) for _ in range(2)]
-    for other in others:
-        other.start()
-    yield
-    for other in others:
-        other.kill()
-        other.join()
-
-
 @pytest.mark.usefixtures("busy")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_same_bits_every_time(dtype: torch.dtype) -> None:
@@ -201,7 +178,7 @@ def test_its_derivative_and_shapes_are_what_pytorch_expects() -> None:
 
 def test_without_avx512_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_library, "this_cpu", lambda: Cpu("", ("avx2",), 1))
-    assert choice.why_not(print) == "this processor has no AVX-512"
+    assert ATTENTION.why_not(print) == "this processor has no AVX-512"
 
 
 @pytest.mark.parametrize(
@@ -251,35 +228,17 @@ def test_both_are_timed() -> None:
         assert choice.measured_gain((2, 64, 40), torch.float32) > 0
 
 
-@dataclass(frozen=True)
-class Environment:
-    """Variables of the environment that ranks are started with."""
-
-    variables: tuple[tuple[str, str], ...]
-
-    def __call__(self, rank: int) -> None:
-        os.environ.update(self.variables)
-
-
-def rows(folder: Path) -> Tensor:
-    return load_file(folder / "learned_embeds.safetensors")["<new>"]
-
-
-def record(folder: Path) -> dict[str, Any]:
-    return dict(tomllib.loads((folder / "config.toml").read_text())["run"])
-
-
 def test_a_unet_with_it_learns_what_it_learns_without(flags: Flags, tmp_path: Path) -> None:
     for name in ("torch", "fused"):
         argv = flags(output_dir=tmp_path / name, attention=name, resolution=MANY)
         (run,) = run_ranks(argv, tmp_path / "logs")
         assert run.code == 0, run.output
         assert ("attention: our own kernel" in run.output) == (name == "fused" and HAS_IT)
-    ours, theirs = rows(tmp_path / "fused"), rows(tmp_path / "torch")
+    ours, theirs = learned_rows(tmp_path / "fused"), learned_rows(tmp_path / "torch")
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
     assert torch.equal(ours, theirs) != HAS_IT
-    assert "attention" not in record(tmp_path / "torch")
-    assert record(tmp_path / "fused").get("attention") == ("fused" if HAS_IT else None)
+    assert "attention" not in run_record(tmp_path / "torch")
+    assert run_record(tmp_path / "fused").get("attention") == ("fused" if HAS_IT else None)
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -295,7 +254,7 @@ def test_a_run_goes_on_with_it_bit_for_bit(size: int, flags: Flags, tmp_path: Pa
     assert killed[0].code == -9
     resumed = run_ranks(build("cut", resume_from_checkpoint="latest"), tmp_path / "logs", size)
     assert [run.code for run in resumed] == [0] * size, resumed[0].output
-    assert torch.equal(rows(tmp_path / "cut"), rows(tmp_path / "whole"))
+    assert torch.equal(learned_rows(tmp_path / "cut"), learned_rows(tmp_path / "whole"))
 
 
 def test_without_a_compiler_pytorch_computes(flags: Flags, tmp_path: Path) -> None:
@@ -317,7 +276,7 @@ def test_without_a_compiler_pytorch_computes(flags: Flags, tmp_path: Path) -> No
     assert ("PyTorch's is used, whose last bits differ" in resumed.output) == HAS_IT
     starts = events_of(read_events(tmp_path / "run"), "start", "attention")
     assert [start["attention"] for start in starts] == ["fused" if HAS_IT else "torch", "torch"]
-    assert record(tmp_path / "run").get("attention") == ("fused" if HAS_IT else None)
+    assert run_record(tmp_path / "run").get("attention") == ("fused" if HAS_IT else None)
     (fresh,) = run_ranks(
         flags(attention="fused", resolution=MANY, output_dir=tmp_path / "fresh"),
         tmp_path / "logs",
@@ -326,7 +285,7 @@ def test_without_a_compiler_pytorch_computes(flags: Flags, tmp_path: Path) -> No
     )
     assert fresh.code == 0, fresh.output
     assert "--attention fused: th" in fresh.output
-    assert "attention" not in record(tmp_path / "fresh")
+    assert "attention" not in run_record(tmp_path / "fresh")
 
 
 def test_the_layers_that_it_can_compute_get_it(

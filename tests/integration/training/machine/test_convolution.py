@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
 import subprocess
-import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +12,13 @@ import psutil
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from tests.captioned import make_captioned, short_lora
-from tests.processes import KillAt, run_ranks
+from tests.processes import Environment, KillAt, run_ranks
+from tests.run_folder import learned_rows, run_record
 from tests.training_fixtures import Flags
 from training.machine import kernel_library
 from training.machine.convolution import choice
@@ -124,24 +119,6 @@ def test_a_nan_is_passed_on() -> None:
     out, _ = ours(value, weight, bias, grad, 2)
     assert out[1, :, 3:6, 3:6].isnan().all()
     assert out[0].isfinite().all()
-
-
-def _burn() -> None:
-    while True:
-        torch.ones(1000).sum()
-
-
-@pytest.fixture
-def busy() -> Iterator[None]:
-    """Two processes that keep a processor busy each."""
-    context = multiprocessing.get_context("fork")
-    others = [context.Process(target=_burn, daemon=True) for _ in range(2)]
-    for other in others:
-        other.start()
-    yield
-    for other in others:
-        other.kill()
-        other.join()
 
 
 @pytest.mark.usefixtures("busy")
@@ -249,7 +226,7 @@ def test_both_are_timed() -> None:
 
 def test_without_avx2_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_library, "this_cpu", lambda: Cpu("", ("sse2",), 1))
-    assert choice.why_not(print) == "this processor has no AVX2"
+    assert CONVOLUTION.why_not(print) == "this processor has no AVX2"
 
 
 def test_compiled_for_avx2_it_computes_the_same(
@@ -359,35 +336,17 @@ def test_layers_that_are_trained_or_adapted_stay_as_they_are(tiny_model: Path) -
     assert layers(unet, 32) == {}
 
 
-@dataclass(frozen=True)
-class Environment:
-    """Variables of the environment that ranks are started with."""
-
-    variables: tuple[tuple[str, str], ...]
-
-    def __call__(self, rank: int) -> None:
-        os.environ.update(self.variables)
-
-
-def rows(folder: Path) -> Tensor:
-    return load_file(folder / "learned_embeds.safetensors")["<new>"]
-
-
-def record(folder: Path) -> dict[str, Any]:
-    return dict(tomllib.loads((folder / "config.toml").read_text())["run"])
-
-
 def test_a_unet_with_it_learns_what_it_learns_without(flags: Flags, tmp_path: Path) -> None:
     for name in ("torch", "winograd"):
         argv = flags(output_dir=tmp_path / name, convolution=name, resolution=MANY, **PLAIN)
         (run,) = run_ranks(argv, tmp_path / "logs")
         assert run.code == 0, run.output
         assert ("convolution: our own kernel" in run.output) == (name == "winograd")
-    found, wanted = rows(tmp_path / "winograd"), rows(tmp_path / "torch")
+    found, wanted = learned_rows(tmp_path / "winograd"), learned_rows(tmp_path / "torch")
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
     assert not torch.equal(found, wanted)
-    assert "convolution" not in record(tmp_path / "torch")
-    assert record(tmp_path / "winograd")["convolution"] == "winograd"
+    assert "convolution" not in run_record(tmp_path / "torch")
+    assert run_record(tmp_path / "winograd")["convolution"] == "winograd"
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -403,7 +362,7 @@ def test_a_run_goes_on_with_it_bit_for_bit(size: int, flags: Flags, tmp_path: Pa
     assert killed[0].code == -9
     resumed = run_ranks(build("cut", resume_from_checkpoint="latest"), tmp_path / "logs", size)
     assert [run.code for run in resumed] == [0] * size, resumed[0].output
-    assert torch.equal(rows(tmp_path / "cut"), rows(tmp_path / "whole"))
+    assert torch.equal(learned_rows(tmp_path / "cut"), learned_rows(tmp_path / "whole"))
 
 
 def test_without_a_compiler_pytorch_computes(flags: Flags, tmp_path: Path) -> None:
@@ -424,4 +383,4 @@ def test_without_a_compiler_pytorch_computes(flags: Flags, tmp_path: Path) -> No
     )
     assert fresh.code == 0, fresh.output
     assert "--convolution winograd: th" in fresh.output
-    assert "convolution" not in record(tmp_path / "fresh")
+    assert "convolution" not in run_record(tmp_path / "fresh")

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.oneccl import BROKEN, WHOLE, put_intel_packages
-from tests.processes import KillAt, run_ranks
+from tests.processes import Environment, KillAt, run_ranks
+from tests.run_folder import learned_rows
 from tests.training_fixtures import Flags
 from training.errors import SharedError
 from training.machine.cpu import this_cpu
@@ -51,10 +51,6 @@ def launch(command: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def rows(folder: Path) -> torch.Tensor:
-    return load_file(folder / "learned_embeds.safetensors")["<new>"]
-
-
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_ranks_learn_what_one_learns(launcher: str, flags: Flags, tmp_path: Path) -> None:
     finished = launch([*LAUNCHERS[launcher], *flags(output_dir=tmp_path / "two")])
@@ -63,26 +59,15 @@ def test_two_ranks_learn_what_one_learns(launcher: str, flags: Flags, tmp_path: 
     assert "gloo" in finished.stderr
     (one,) = run_ranks(flags(output_dir=tmp_path / "one", train_batch_size=2), tmp_path / "logs")
     assert one.code == 0, one.output
-    one_rank, two_ranks = rows(tmp_path / "one"), rows(tmp_path / "two")
+    one_rank, two_ranks = learned_rows(tmp_path / "one"), learned_rows(tmp_path / "two")
     assert float((two_ranks - one_rank).norm() / one_rank.norm()) < 1e-5
-
-
-@dataclass(frozen=True)
-class Environment:
-    """A variable of the environment that ranks are started with."""
-
-    name: str
-    value: str
-
-    def __call__(self, rank: int) -> None:
-        os.environ[self.name] = self.value
 
 
 def test_a_number_of_threads_that_is_asked_for_is_kept_and_shown(
     flags: Flags, tmp_path: Path
 ) -> None:
     (asked,) = run_ranks(
-        flags(max_train_steps=1), tmp_path / "logs", 1, Environment("OMP_NUM_THREADS", "3")
+        flags(max_train_steps=1), tmp_path / "logs", 1, Environment((("OMP_NUM_THREADS", "3"),))
     )
     assert "1 rank, 3 threads each (OMP_NUM_THREADS)\n" in asked.output
     start = json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[0])

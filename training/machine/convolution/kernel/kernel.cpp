@@ -58,30 +58,37 @@ struct Tiles {
   }
 };
 
-template <int m, bool backward>
-void transform_inputs(const Size* sizes, const float* pictures, float* made, int threads) {
-  constexpr int n = m + 2;
-  const Tiles<m> tiles(sizes);
+// Calls `body` with each tile and each of its vectors of channels, tiles in parallel.
+template <int m, typename Body>
+void each_vector(const Tiles<m>& tiles, int threads, const Body& body) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (Size tile = 0; tile < tiles.count; ++tile) {
     Size picture, top, left;
     tiles.place(tile, picture, top, left);
     for (Size channel = 0; channel < tiles.channels; channel += LANES) {
-      Lanes inputs[n * n], outputs[n * n];
-      each<n>([&](auto i) {
-        each<n>([&](auto j) {
-          const Size y = top + i - 1, x = left + j - 1;
-          const bool inside = y >= 0 && y < tiles.height && x >= 0 && x < tiles.width;
-          inputs[i * n + j] =
-              inside ? load(pictures + picture + (y * tiles.width + x) * tiles.channels + channel)
-                     : Lanes{};
-        });
-      });
-      sandwich<Chosen<m, backward>::B, n, n>(inputs, outputs);
-      float* to = made + tile * tiles.channels + channel;
-      each<n * n>([&](auto k) { store(to + k * tiles.count * tiles.channels, outputs[k]); });
+      body(tile * tiles.channels + channel, picture + channel, top, left);
     }
   }
+}
+
+template <int m, bool backward>
+void transform_inputs(const Size* sizes, const float* pictures, float* made, int threads) {
+  constexpr int n = m + 2;
+  const Tiles<m> tiles(sizes);
+  const Size apart = tiles.count * tiles.channels;
+  each_vector(tiles, threads, [&](Size vector, Size picture, Size top, Size left) {
+    Lanes inputs[n * n], outputs[n * n];
+    each<n>([&](auto i) {
+      each<n>([&](auto j) {
+        const Size y = top + i - 1, x = left + j - 1;
+        const bool inside = y >= 0 && y < tiles.height && x >= 0 && x < tiles.width;
+        inputs[i * n + j] =
+            inside ? load(pictures + picture + (y * tiles.width + x) * tiles.channels) : Lanes{};
+      });
+    });
+    sandwich<Chosen<m, backward>::B, n, n>(inputs, outputs);
+    each<n * n>([&](auto k) { store(made + vector + k * apart, outputs[k]); });
+  });
 }
 
 template <int m, bool backward>
@@ -89,27 +96,22 @@ void transform_outputs(const Size* sizes, const float* products, const float* bi
                        int threads) {
   constexpr int n = m + 2;
   const Tiles<m> tiles(sizes);
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (Size tile = 0; tile < tiles.count; ++tile) {
-    Size picture, top, left;
-    tiles.place(tile, picture, top, left);
-    for (Size channel = 0; channel < tiles.channels; channel += LANES) {
-      Lanes inputs[n * n], outputs[m * m];
-      const float* from = products + tile * tiles.channels + channel;
-      each<n * n>([&](auto k) { inputs[k] = load(from + k * tiles.count * tiles.channels); });
-      sandwich<Chosen<m, backward>::A, m, n>(inputs, outputs);
-      const Lanes added = bias ? load(bias + channel) : Lanes{};
-      each<m>([&](auto i) {
-        each<m>([&](auto j) {
-          const Size y = top + i, x = left + j;
-          if (y < tiles.height && x < tiles.width) {
-            store(pictures + picture + (y * tiles.width + x) * tiles.channels + channel,
-                  outputs[i * m + j] + added);
-          }
-        });
+  const Size apart = tiles.count * tiles.channels;
+  each_vector(tiles, threads, [&](Size vector, Size picture, Size top, Size left) {
+    Lanes inputs[n * n], outputs[m * m];
+    each<n * n>([&](auto k) { inputs[k] = load(products + vector + k * apart); });
+    sandwich<Chosen<m, backward>::A, m, n>(inputs, outputs);
+    const Lanes added = bias ? load(bias + vector % tiles.channels) : Lanes{};
+    each<m>([&](auto i) {
+      each<m>([&](auto j) {
+        const Size y = top + i, x = left + j;
+        if (y < tiles.height && x < tiles.width) {
+          store(pictures + picture + (y * tiles.width + x) * tiles.channels,
+                outputs[i * m + j] + added);
+        }
       });
-    }
-  }
+    });
+  });
 }
 
 template <int m>
