@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
-REPORTED = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+REPORTED = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 @dataclass(frozen=True)

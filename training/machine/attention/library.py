@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.machine.kernel_library import AVX512, Float, Integer, KernelLibrary, Pointer, Size
+from training.machine.kernel_library import (
+    AVX2,
+    AVX512,
+    Float,
+    Integer,
+    KernelLibrary,
+    Pointer,
+    Size,
+)
 
 ATTENTION = KernelLibrary(
     name="attention",
@@ -15,5 +23,5 @@ ATTENTION = KernelLibrary(
         "attention_forward": (None, (Integer, *[Pointer] * 8, Float, Integer)),
         "attention_backward": (None, (Integer, *[Pointer] * 12, Float, Integer)),
     },
-    instructions=(AVX512,),
+    instructions=(AVX512, AVX2),
 )

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
+from tests.compiled_for_avx2 import compiled_for_avx2
 from tests.processes import Environment, KillAt, run_ranks
 from tests.run_folder import learned_rows, run_record
 from tests.training_fixtures import Flags
 from training.machine import kernel_library
-from training.machine.attention import choice, processor
+from training.machine.attention import choice, operation, processor
 from training.machine.attention.library import ATTENTION
 from training.machine.attention.operation import attention
 from training.machine.cpu import Cpu
@@ -24,7 +25,7 @@ from training.storage.events import events_of, read_events
 
 HAS_IT = ATTENTION.is_possible()
 OURS: Callable[..., Tensor] = attention if HAS_IT else F.scaled_dot_product_attention
-"""On a processor without AVX-512 there is none: PyTorch's passes these tests, too."""
+"""On a processor without AVX2 there is none: PyTorch's passes these tests, too."""
 MANY = 64
 """Pixels: the tiny UNet has 1024 tokens then, enough for the kernel."""
 STEP = "training.loop.step:TrainingStep.__call__"
@@ -176,9 +177,20 @@ def test_its_derivative_and_shapes_are_what_pytorch_expects() -> None:
         torch.library.opcheck(operation, (*given, 0.3), test_utils=checks)
 
 
-def test_without_avx512_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_avx2_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_library, "this_cpu", lambda: Cpu("", ("avx2",), 1))
-    assert ATTENTION.why_not(print) == "this processor has no AVX-512"
+    assert ATTENTION.why_not(print) == "this processor has no AVX2"
+
+
+@pytest.mark.skipif(not HAS_IT, reason="the kernel is for processors with AVX2")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_for_avx2_it_is_as_near(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = compiled_for_avx2(ATTENTION, tmp_path, monkeypatch)
+    monkeypatch.setattr(operation, "ATTENTION", narrow)
+    for shape in SHAPES:
+        test_it_is_as_near_to_float64_as_pytorch_is(shape, dtype)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from training.machine import kernel_library
-from training.machine.cpu import Cpu
-from training.machine.kernel_library import AVX2, AVX512, CannotBuild, KernelLibrary
+from training.machine.cpu import REPORTED, Cpu
+from training.machine.kernel_library import AVX2, AVX512, CannotBuild, Instructions, KernelLibrary
 
 
 @pytest.fixture
@@ -86,6 +86,11 @@ def test_a_library_that_others_may_have_written_is_not_loaded(
     monkeypatch.setattr(os, "getuid", lambda: owner + 1)
     with pytest.raises(CannotBuild, match="can be written by others than this account"):
         kernel.load()
+
+
+@pytest.mark.parametrize("instructions", [AVX512, AVX2])
+def test_what_instructions_need_is_looked_for(instructions: Instructions) -> None:
+    assert set(instructions.needed) <= set(REPORTED)
 
 
 def test_it_is_compiled_for_the_best_instructions_of_the_processor(

@@ -6,8 +6,6 @@
 
 namespace {
 
-constexpr Size CHUNK_FLOATS = 256 * 1024;  // that a task's keys are packed into: half of an L2
-
 // Panels of keys that a task takes: what they are packed into stays in its core's L2.
 Size chunk_panels(const Problem& problem, Size panels) {
   const Size channels = std::max(problem.channels, LANES);
@@ -56,33 +54,33 @@ void pack_queries(const Problem& problem, const Packed& packed, float* to, const
   pack_rows(to + packed.grads + first * channels, channels, grad + first * strides[3].row,
             strides[3].row, rows, channels);
   for (Size row = first; row < first + rows; ++row) {
-    __m512 sum = _mm512_setzero_ps();
+    Vector sum = zero();
     for (Size channel = 0; channel < channels; channel += LANES) {
       const Size count = std::min(LANES, channels - channel);
-      sum = _mm512_fmadd_ps(load(grad + row * strides[3].row + channel, count),
+      sum = multiply_add(load(grad + row * strides[3].row + channel, count),
                             load(out + row * strides[4].row + channel, count), sum);
     }
-    to[packed.delta + row] = _mm512_reduce_add_ps(sum);
+    to[packed.delta + row] = add_up(sum);
     to[packed.logsumexp + row] = logsumexp[row];
   }
 }
 
-// P of up to 96 queries and 64 keys. Whole tiles of rows: what is beyond the end is never read.
+// P of up to 96 queries and a tile's keys. Whole tiles of rows: what is beyond the end is never read.
 void backward_weights(float* weights, const float* queries, const float* keys,
                       const float* logsumexp, Size rows, Size channels, float factor) {
-  const __m512 steepness = _mm512_set1_ps(factor);
+  const Vector steepness = all(factor);
   for (Size row = 0; row < rows; row += TILE) {
-    __m512 tile[TILE][VECTORS];
+    Vector tile[TILE][VECTORS];
     clear(tile);
     multiply<TILE, VECTORS>(tile, queries + row * channels, channels, 1, keys, PANEL, channels);
     float* to = weights + row * PANEL;
 #pragma GCC unroll 8
     for (int m = 0; m < TILE; ++m, to += PANEL) {
-      const __m512 base = _mm512_set1_ps(logsumexp[row + m]);
+      const Vector base = all(logsumexp[row + m]);
 #pragma GCC unroll 8
       for (int n = 0; n < VECTORS; ++n)
-        _mm512_storeu_ps(to + n * LANES,
-                         power_of_two(_mm512_fmsub_ps(tile[m][n], steepness, base)));
+        store(to + n * LANES,
+                         power_of_two(multiply_subtract(tile[m][n], steepness, base)));
     }
   }
 }
@@ -91,18 +89,17 @@ void backward_weights(float* weights, const float* queries, const float* keys,
 void backward_slopes(float* slopes, const float* weights, const float* grads, const float* values,
                      const float* delta, Size rows, Size channels) {
   for (Size row = 0; row < rows; row += TILE) {
-    __m512 tile[TILE][VECTORS];
+    Vector tile[TILE][VECTORS];
     clear(tile);
     multiply<TILE, VECTORS>(tile, grads + row * channels, channels, 1, values, PANEL, channels);
     const float* from = weights + row * PANEL;
     float* to = slopes + row * PANEL;
 #pragma GCC unroll 8
     for (int m = 0; m < TILE; ++m, from += PANEL, to += PANEL) {
-      const __m512 base = _mm512_set1_ps(delta[row + m]);
+      const Vector base = all(delta[row + m]);
 #pragma GCC unroll 8
       for (int n = 0; n < VECTORS; ++n)
-        _mm512_storeu_ps(to + n * LANES, _mm512_mul_ps(_mm512_loadu_ps(from + n * LANES),
-                                                       _mm512_sub_ps(tile[m][n], base)));
+        store(to + n * LANES, load(from + n * LANES) * (tile[m][n] - base));
     }
   }
 }
@@ -126,10 +123,14 @@ void backward_chunk(const Problem& problem, const Packed& packed, const float* h
     const float* grads = head + packed.grads + query * channels;
     std::memset(sums, 0, sizeof(float) * rows * width);
     for (Size panel = first; panel < last; ++panel) {
-      backward_weights(weights, queries, head + packed.keys_panel + panel * PANEL * channels,
-                       head + packed.logsumexp + query, rows, channels, scale * LOG2_E);
-      backward_slopes(slopes, weights, grads, head + packed.values_panel + panel * PANEL * channels,
-                      head + packed.delta + query, rows, channels);
+      const float* keys = head + packed.keys_panel + panel * PANEL * channels;
+      const float* values = head + packed.values_panel + panel * PANEL * channels;
+      for (Size lane = 0; lane < PANEL; lane += WIDTH) {
+        backward_weights(weights + lane, queries, keys + lane, head + packed.logsumexp + query,
+                         rows, channels, scale * LOG2_E);
+        backward_slopes(slopes + lane, weights + lane, grads, values + lane,
+                        head + packed.delta + query, rows, channels);
+      }
       const Size place = (panel - first) * panel_floats;
       add_by_channel(value_sums + place, grads, weights, rows, channels);
       add_by_channel(key_sums + place, queries, slopes, rows, channels);
@@ -204,10 +205,10 @@ void backward(const Problem& problem, const Strides* strides, const T* query, co
     for (Size row = first; row < end; ++row)
       for (Size channel = 0; channel < channels; channel += LANES) {
         const float* from = parts + index * chunks * part + row * width + channel;
-        __m512 sum = _mm512_loadu_ps(from);
+        Vector sum = load(from);
         for (Size other = 1; other < chunks; ++other)
-          sum = _mm512_add_ps(sum, _mm512_loadu_ps(from + other * part));
-        store(to + row * strides[5].row + channel, _mm512_mul_ps(sum, _mm512_set1_ps(scale)),
+          sum = sum + load(from + other * part);
+        store(to + row * strides[5].row + channel, sum * all(scale),
               std::min(LANES, channels - channel));
       }
   });

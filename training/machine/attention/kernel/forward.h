@@ -11,25 +11,25 @@ constexpr Size MOST_CHANNELS = 256;  // of a head
 constexpr Size ROWS = 96;            // keys (forward) or queries (backward) of a block of scores
 constexpr float LOG2_E = 1.44269504088896341f;
 
-// S^T of up to M keys and 64 queries; returns the largest of each query in `highest`.
+// S^T of up to M keys and a tile's queries; returns the largest of each query in `highest`.
 template <int M>
 [[gnu::always_inline]] inline void forward_tile(float* scores, const float* keys,
                                                 const float* queries, Size channels,
-                                                __m512 (&highest)[VECTORS]) {
-  __m512 tile[M][VECTORS];
+                                                Vector* highest) {
+  Vector tile[M][VECTORS];
   clear(tile);
   multiply<M, VECTORS>(tile, keys, channels, 1, queries, PANEL, channels);
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int n = 0; n < VECTORS; ++n) {
-      _mm512_storeu_ps(scores + m * PANEL + n * LANES, tile[m][n]);
-      highest[n] = _mm512_max_ps(highest[n], tile[m][n]);
+      store(scores + m * PANEL + n * LANES, tile[m][n]);
+      highest[n] = larger(highest[n], tile[m][n]);
     }
 }
 
 void forward_scores(float* scores, const float* keys, const float* queries, Size rows,
-                    Size channels, __m512 (&highest)[VECTORS]) {
+                    Size channels, Vector* highest) {
   for (Size row = 0; row < rows; row += TILE) {
     float* to = scores + row * PANEL;
     const float* from = keys + row * channels;
@@ -54,52 +54,54 @@ void forward_panel(const Problem& problem, const T* query, Size query_stride, co
   const Size channels = problem.channels;
   pack_panel(queries, query, query_stride, rows, channels);
   std::memset(sums, 0, sizeof(float) * (channels + SLACK) * PANEL);
-  const __m512 steepness = _mm512_set1_ps(factor);
-  __m512 highest[VECTORS], total[VECTORS];
-  for (int n = 0; n < VECTORS; ++n) {
-    highest[n] = _mm512_set1_ps(-__builtin_inff());
-    total[n] = _mm512_setzero_ps();
+  const Vector steepness = all(factor);
+  Vector highest[PANEL_VECTORS], total[PANEL_VECTORS];
+  for (int n = 0; n < PANEL_VECTORS; ++n) {
+    highest[n] = all(-__builtin_inff());
+    total[n] = zero();
   }
   for (Size key = 0; key < problem.keys; key += ROWS) {
     const Size count = std::min(ROWS, problem.keys - key);
-    __m512 before[VECTORS];
-    for (int n = 0; n < VECTORS; ++n) before[n] = highest[n];
-    forward_scores(scores, keys + key * channels, queries, count, channels, highest);
-    for (int n = 0; n < VECTORS; ++n) {
-      if (!key || !_mm512_cmp_ps_mask(before[n], highest[n], _CMP_NEQ_UQ)) continue;
-      const __m512 rescale =
-          power_of_two(_mm512_mul_ps(_mm512_sub_ps(before[n], highest[n]), steepness));
-      total[n] = _mm512_mul_ps(total[n], rescale);
+    Vector before[PANEL_VECTORS];
+    for (int n = 0; n < PANEL_VECTORS; ++n) before[n] = highest[n];
+    for (Size lane = 0; lane < PANEL; lane += WIDTH)
+      forward_scores(scores + lane, keys + key * channels, queries + lane, count, channels,
+                     highest + lane / LANES);
+    for (int n = 0; n < PANEL_VECTORS; ++n) {
+      if (!key || !differ(before[n], highest[n])) continue;
+      const Vector rescale =
+          power_of_two((before[n] - highest[n]) * steepness);
+      total[n] = total[n] * rescale;
       for (Size channel = 0; channel < channels; ++channel) {
         float* sum = sums + channel * PANEL + n * LANES;
-        _mm512_store_ps(sum, _mm512_mul_ps(_mm512_load_ps(sum), rescale));
+        store(sum, load(sum) * rescale);
       }
     }
-    __m512 added[VECTORS], base[VECTORS];
-    for (int n = 0; n < VECTORS; ++n) {
-      added[n] = _mm512_setzero_ps();
-      base[n] = _mm512_mul_ps(highest[n], steepness);
+    Vector added[PANEL_VECTORS], base[PANEL_VECTORS];
+    for (int n = 0; n < PANEL_VECTORS; ++n) {
+      added[n] = zero();
+      base[n] = highest[n] * steepness;
     }
     for (Size row = 0; row < count; ++row)
 #pragma GCC unroll 8
-      for (int n = 0; n < VECTORS; ++n) {
+      for (int n = 0; n < PANEL_VECTORS; ++n) {
         float* score = scores + row * PANEL + n * LANES;
-        const __m512 power = _mm512_fmsub_ps(_mm512_load_ps(score), steepness, base[n]);
-        const __m512 weight = power_of_two(power);
-        _mm512_store_ps(score, weight);
-        added[n] = _mm512_add_ps(added[n], weight);
+        const Vector power = multiply_subtract(load(score), steepness, base[n]);
+        const Vector weight = power_of_two(power);
+        store(score, weight);
+        added[n] = added[n] + weight;
       }
-    for (int n = 0; n < VECTORS; ++n) total[n] = _mm512_add_ps(total[n], added[n]);
+    for (int n = 0; n < PANEL_VECTORS; ++n) total[n] = total[n] + added[n];
     add_by_channel(sums, values + key * channels, scores, count, channels);
   }
   alignas(64) float tops[PANEL], totals[PANEL];
-  for (int n = 0; n < VECTORS; ++n) {
-    _mm512_store_ps(tops + n * LANES, highest[n]);
-    _mm512_store_ps(totals + n * LANES, total[n]);
-    const __m512 share = _mm512_div_ps(_mm512_set1_ps(1.0f), total[n]);
+  for (int n = 0; n < PANEL_VECTORS; ++n) {
+    store(tops + n * LANES, highest[n]);
+    store(totals + n * LANES, total[n]);
+    const Vector share = all(1.0f) / total[n];
     for (Size channel = 0; channel < channels; ++channel) {
       float* sum = sums + channel * PANEL + n * LANES;
-      _mm512_store_ps(sum, _mm512_mul_ps(_mm512_load_ps(sum), share));
+      store(sum, load(sum) * share);
     }
   }
   unpack_panel(out, out_stride, sums, rows, channels, 1.0f);

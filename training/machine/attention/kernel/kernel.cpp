@@ -1,4 +1,4 @@
-// Scaled dot-product attention, forward and backward, for processors with AVX-512.
+// Scaled dot-product attention, forward and backward, for processors with AVX-512 or AVX2.
 //
 // Dao et al., "FlashAttention" (2022), with what a processor's cores need: a block of scores never
 // leaves the cache, and each operand is packed once so that every product's inner loop reads

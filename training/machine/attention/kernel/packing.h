@@ -22,13 +22,13 @@ void pack_panel(float* to, const T* from, Size stride, Size rows, Size channels)
   for (Size row = 0; row < PANEL; row += LANES)
     for (Size channel = 0; channel < channels; channel += LANES) {
       const Size count = std::min(LANES, channels - channel);
-      __m512 block[LANES];
+      Vector block[LANES];
 #pragma GCC unroll 16
       for (int i = 0; i < LANES; ++i)
         block[i] = row + i < rows ? load(from + (row + i) * stride + channel, count)
-                                  : _mm512_setzero_ps();
+                                  : zero();
       transpose(block);
-      for (Size i = 0; i < count; ++i) _mm512_storeu_ps(to + (channel + i) * PANEL + row, block[i]);
+      for (Size i = 0; i < count; ++i) store(to + (channel + i) * PANEL + row, block[i]);
     }
 }
 
@@ -38,12 +38,11 @@ void unpack_panel(T* to, Size stride, const float* from, Size rows, Size channel
   for (Size row = 0; row < rows; row += LANES)
     for (Size channel = 0; channel < channels; channel += LANES) {
       const Size count = std::min(LANES, channels - channel);
-      __m512 block[LANES];
+      Vector block[LANES];
 #pragma GCC unroll 16
       for (int i = 0; i < LANES; ++i)
-        block[i] = i < count ? _mm512_mul_ps(_mm512_loadu_ps(from + (channel + i) * PANEL + row),
-                                             _mm512_set1_ps(factor))
-                             : _mm512_setzero_ps();
+        block[i] = i < count ? load(from + (channel + i) * PANEL + row) * all(factor)
+                             : zero();
       transpose(block);
       for (Size i = 0; i < std::min(LANES, rows - row); ++i)
         store(to + (row + i) * stride + channel, block[i], count);

@@ -12,7 +12,11 @@ namespace {
 
 using Size = std::int64_t;
 
+#ifdef __AVX512F__
 constexpr Size LANES = 16;
+#else
+constexpr Size LANES = 8;
+#endif
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
 
 inline Lanes load(const float* from) {
