@@ -240,8 +240,8 @@ class MachineConfig(Group):
     attention: Literal["auto", "torch", "fused"] = key(
         "machine",
         "auto",
-        "The UNet's self-attention: torch: PyTorch's; fused: our own kernel (AVX-512 or AVX2), compiled "
-        "once (g++); auto: the faster one on this CPU, which is timed.",
+        "The UNet's self-attention: torch: PyTorch's; fused: our own kernel (AVX-512 or "
+        "AVX2), compiled once (g++); auto: the faster one on this CPU, which is timed.",
     )
     convolution: Literal["auto", "torch", "winograd"] = key(
         "machine",
