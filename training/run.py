@@ -34,6 +34,7 @@ from training.storage import compile_cost
 from training.storage.checkpoint import State, prune
 from training.storage.checkpoint_copies import check_folder, locked_run_folders, prepare_copies
 from training.storage.events import EventLog, errors_recorded
+from training.storage.kernels import used_kernels
 from training.storage.resume import loading_dtype, start_or_resume
 from training.storage.run_directory import RunRecord
 
@@ -189,6 +190,7 @@ def _train(run: Run, process: Process, step: TrainingStep) -> Trained:
     outputs.start(
         start,
         end,
+        _engine(run, step),
         process.stack,
         process.ranks,
         process.threads,
@@ -206,9 +208,16 @@ def _timed(run: Run, process: Process, step: TrainingStep) -> Callable[[float], 
     # A run that other ranks started has other samples per rank than its configuration says.
     as_started = run.record.global_batch == batch and run.record.frozen in compile_cost.ENGINES
     if process.ranks.is_local_main_process and as_started:
-        place = compile_cost.place(run.inputs, process.ranks, DTYPES[run.record.dtype])
-    engine = "native" if step.compiled is None else "compiled"
+        dtype, kernels = DTYPES[run.record.dtype], used_kernels(run.inputs.models.unet)
+        place = compile_cost.place(run.inputs, process.ranks, dtype, kernels)
+    engine = _engine(run, step)
     return lambda seconds: compile_cost.note(place, **{engine: seconds})
+
+
+def _engine(run: Run, step: TrainingStep) -> str:
+    """How the step is computed: native where the code of a compiled one could not be made."""
+    frozen = run.record.frozen
+    return "native" if frozen == "compiled" and step.compiled is None else frozen
 
 
 def _write(run: Run, process: Process, step: TrainingStep, trained: Trained) -> int:

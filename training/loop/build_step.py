@@ -26,7 +26,7 @@ from training.outputs.progress import StepProgress
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import all_reduce_sum, on_all_ranks
 from training.storage.compile_cost import PREPARED, known, note, place
-from training.storage.kernels import use_kernels
+from training.storage.kernels import use_kernels, used_kernels
 from training.storage.run_directory import RunRecord
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def build_step(
     )
     step.compile()
     if step.compiled and step.compiled.seconds:
-        kept = place(inputs, ranks, dtype)
+        kept = place(inputs, ranks, dtype, used_kernels(models.unet))
         longest = max(step.compiled.seconds, known(kept).get(PREPARED, 0))  # not found, compiled
         note(kept, **{PREPARED: longest})
     return step

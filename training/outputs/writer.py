@@ -79,12 +79,17 @@ class Outputs:
         self,
         step: int,
         max_train_steps: int,
+        frozen: str,
         stack: Stack,
         ranks: Ranks,
         threads: int,
         hyperparameters: dict[str, Any],
     ) -> None:
         """Write the start event, start the trackers, and say what resuming changes.
+
+        Args:
+            frozen: the engine that computes. It and the kernels may not be the record's: this
+                machine may lack what the run started with.
 
         Raises:
             UserError: a tracker cannot be started.
@@ -102,8 +107,7 @@ class Outputs:
             versions=stack.versions,
             cpu=this_cpu().model,
             dtype=self.record.dtype,
-            frozen=self.record.frozen,
-            # Not the record's: this machine may be without a kernel that the run started with.
+            frozen=frozen,
             **asdict(used_kernels(self.models.unet)),
             threads=threads,
         )

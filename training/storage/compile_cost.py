@@ -27,6 +27,7 @@ from training.errors import UserError
 from training.machine.cache_folder import cache_folder
 from training.machine.cpu import this_cpu
 from training.ranks.launcher import Ranks
+from training.storage.kernels import Kernels
 
 ENGINES = ("native", "compiled")
 PARAMETERS = 500_000_000
@@ -105,8 +106,12 @@ def known(path: Path | None) -> dict[str, float]:
         return {}
 
 
-def place(inputs: Inputs, ranks: Ranks, dtype: torch.dtype) -> Path | None:
-    """Where figures of runs like this one are kept on this machine; None: its model is small."""
+def place(inputs: Inputs, ranks: Ranks, dtype: torch.dtype, kernels: Kernels) -> Path | None:
+    """Where figures of runs like this one are kept on this machine; None: its model is small.
+
+    Args:
+        kernels: that the run's steps are computed by, whatever it was started with.
+    """
     if not is_large(inputs):
         return None
     config, cpu = inputs.config, this_cpu()
@@ -115,7 +120,7 @@ def place(inputs: Inputs, ranks: Ranks, dtype: torch.dtype) -> Path | None:
         str(torch.__version__), cpu.model, cpu.flags, torch.get_num_threads(), ranks.size,
         ranks.local_size, config.method, str(dtype), config.side, config.train_batch_size,
         config.gradient_accumulation_steps, config.gradient_checkpointing,
-        config.attention, config.convolution, inputs.content["settings"], shapes,
+        kernels.attention, kernels.convolution, inputs.content["settings"], shapes,
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
     return cache_folder() / "compiled" / f"{name}.times"

@@ -43,11 +43,11 @@ def start_or_resume(
     """
     config, folder = inputs.config, inputs.config.output_dir
     dtype = common_dtype(config.mixed_precision, ranks)
-    known = _known(inputs, stack, ranks, dtype)
     goes_on = on_all_ranks(ranks, lambda: "yes" if _goes_on_first(config, ranks) else "")
     kernels = Kernels()
     if not broadcast_text(goes_on, ranks):
         kernels = choose_kernels(inputs, dtype, ranks, notify)
+    known = _known(inputs, stack, ranks, dtype, kernels)
 
     def on_first() -> tuple[str, State | None]:
         if not ranks.is_main_process:
@@ -127,10 +127,12 @@ def common_dtype(mixed_precision: str, ranks: Ranks) -> torch.dtype:
     return torch.bfloat16 if set(found) == {_name(torch.bfloat16)} else torch.float32
 
 
-def _known(inputs: Inputs, stack: Stack, ranks: Ranks, dtype: torch.dtype) -> list[str]:
+def _known(
+    inputs: Inputs, stack: Stack, ranks: Ranks, dtype: torch.dtype, kernels: Kernels
+) -> list[str]:
     """What each rank's machine knows of compiling such a run; "" where it is not asked for."""
     asked = inputs.config.frozen == "auto" and stack.optimize is None
-    place = compile_cost.place(inputs, ranks, dtype) if asked else None
+    place = compile_cost.place(inputs, ranks, dtype, kernels) if asked else None
     return every_rank(compile_cost.knowledge(place), ranks)
 
 

@@ -12,6 +12,8 @@ from tests.training_fixtures import Flags
 from training.loop.compiled import code
 from training.storage import compile_cost
 from training.storage.compile_cost import PREPARED
+from training.storage.events import events_of, read_events
+from training.storage.kernels import Kernels
 from training.storage.run_directory import read_config
 from training.textual_inversion import main
 
@@ -48,6 +50,7 @@ def test_it_repays_by_the_figures_of_earlier_runs_and_stays_so(
     said = capsys.readouterr().err
     assert "compiled: about 5 s to have the code, saves 1 s per step" in said
     assert "pays after 5 of 6 steps" in said
+    assert events_of(read_events(folder), "start")[-1]["frozen"] == "native"  # by no compiler
     # A run that is resumed keeps its engine, whatever is known by now.
     compile_cost.note(path, compiled=9.0)
     assert main(flags(max_train_steps=8, resume_from_checkpoint="latest")) == 0
@@ -67,3 +70,15 @@ def test_small_models_are_native_and_nothing_is_kept_of_them(
     assert engine(tmp_path / "run") == "native"
     assert not list(kept.glob("*")) if kept.exists() else True
     assert "compiled" not in capsys.readouterr().err
+
+
+def test_steps_by_other_kernels_are_counted_apart(
+    flags: Flags, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compile_cost, "PARAMETERS", 0)
+    for taken in ("torch", "fused", "torch"):
+        monkeypatch.setattr(
+            "training.run.used_kernels", lambda unet, taken=taken: Kernels(attention=taken)
+        )
+        assert main(flags(overwrite_output_dir=True)) == 0
+    assert len(list(kept.glob("*.times"))) == 2
