@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -174,7 +174,6 @@ def act(
     chosen: argparse.Namespace,
     inventory: Inventory,
     hosts: list[Host],
-    now: Callable[[], float] = time.time,
     in_azure: InAzure | None = None,
 ) -> int:
     """Print it.
@@ -191,7 +190,7 @@ def act(
     if chosen.run:
         runs = [runs_on_head.the_run(hosts[0], chosen.run)]
     for run in runs:
-        for line in lines_of(run, inventory, now()):
+        for line in lines_of(run, inventory, time.time()):
             say_on(console, line)
     if not runs:
         say_on(console, "no run yet: fab train starts one")

@@ -85,10 +85,10 @@ def signal_ranks(run: str, number: int) -> int:
     return sent
 
 
-def end_all(run: str, seconds: float = SECONDS) -> int:
+def end_all(run: str) -> int:
     """Kill the run's processes here and wait until they are gone; returns how many there were."""
     ended: set[int] = set()
-    end = time.monotonic() + seconds
+    end = time.monotonic() + SECONDS
     while pids := processes_of(run):
         for pid in [*pids, *_launchers(pids)]:
             try:

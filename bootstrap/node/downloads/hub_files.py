@@ -16,7 +16,7 @@ CAPTIONS, METADATA = (".txt", ".caption"), "metadata.jsonl"
 INDEX = "model_index.json"
 
 
-def pipeline_files(names: Iterable[str], variant: str | None = None) -> list[str]:
+def pipeline_files(names: Iterable[str]) -> list[str]:
     """The files of a diffusers pipeline: configs, vocabularies, and weights as safetensors.
 
     Checkpoints of the whole model at the top (`v1-5-pruned.safetensors`), other variants (`fp16`,
@@ -24,38 +24,20 @@ def pipeline_files(names: Iterable[str], variant: str | None = None) -> list[str
 
     Args:
         names: every file of the repository.
-        variant: the weights' variant that is wanted, such as "fp16"; None: the plain ones.
     """
-    chosen = []
-    for name in sorted(names):
-        path = PurePosixPath(name)
-        if len(path.parts) == 1:
-            if name == INDEX:
-                chosen.append(name)
-        elif len(path.parts) == 2 and not path.name.startswith("."):
-            if path.suffix == ".safetensors":
-                fits = _variant(path.name) == variant
-            else:
-                listed = _shards_of(path.name)
-                fits = path.suffix in CONFIGS and listed in (None, variant or "")
-            if fits:
-                chosen.append(name)
-    return chosen
+    return [name for name in sorted(names) if name == INDEX or _is_of_a_part(PurePosixPath(name))]
 
 
-def _variant(name: str) -> str | None:
-    """`diffusion_pytorch_model.fp16.safetensors` is variant "fp16"; shards have a number too."""
-    stem = name.removesuffix(".safetensors").split("-0", 1)[0]
-    _, dot, variant = stem.partition(".")
-    return variant if dot else None
-
-
-def _shards_of(name: str) -> str | None:
-    """The variant whose shards an index file lists ("": the plain one); None: another file."""
-    found = re.search(r"\.(\w+)\.index(?:\.(\w+))?\.json$", name)
-    if not found:
-        return None
-    return found[2] or "" if found[1] == "safetensors" else "pickle"
+def _is_of_a_part(path: PurePosixPath) -> bool:
+    """Whether a part of the pipeline (`unet`, `vae`) is read from this file."""
+    if len(path.parts) != 2 or path.name.startswith("."):
+        return False
+    if path.suffix == ".safetensors":
+        # A variant's name stands behind a dot: `diffusion_pytorch_model.fp16-00001-of-00002`.
+        return "." not in path.stem.split("-0", 1)[0]
+    lists_shards = re.search(r"\.\w+\.index(\.\w+)?\.json$", path.name)
+    plain = path.name.endswith(".safetensors.index.json")
+    return path.suffix in CONFIGS and (plain or not lists_shards)
 
 
 def without_safetensors(chosen: Iterable[str], names: Iterable[str]) -> list[str]:

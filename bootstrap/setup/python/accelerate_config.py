@@ -10,22 +10,14 @@ from bootstrap.setup.python.rank_environment import MASTER_PORT
 
 
 def accelerate_config(
-    *,
-    machine_rank: int,
-    num_machines: int,
-    main_process_ip: str,
-    main_process_port: int = MASTER_PORT,
-    num_processes: int | None = None,
-    mixed_precision: str = "no",
+    *, machine_rank: int, num_machines: int, main_process_ip: str, mixed_precision: str
 ) -> str:
-    """The file's text, as `accelerate config` would write it.
+    """The file's text, as `accelerate config` would write it: a process each; mpirun's -n counts.
 
     Args:
         machine_rank: this node's; the head's is 0.
         num_machines: all nodes.
         main_process_ip: the head's private address.
-        main_process_port: where the ranks meet there.
-        num_processes: of all nodes together; None: one each. mpirun's -n is what counts.
         mixed_precision: "bf16" where every node has it in hardware, else "no".
     """
     return (
@@ -36,11 +28,11 @@ def accelerate_config(
         "enable_cpu_affinity: false\n"
         f"machine_rank: {machine_rank}\n"
         f"main_process_ip: {main_process_ip}\n"
-        f"main_process_port: {main_process_port}\n"
+        f"main_process_port: {MASTER_PORT}\n"
         "main_training_function: main\n"
         f"mixed_precision: '{mixed_precision}'\n"
         f"num_machines: {num_machines}\n"
-        f"num_processes: {num_processes or num_machines}\n"
+        f"num_processes: {num_machines}\n"
         "rdzv_backend: static\n"
         "same_network: true\n"
         "use_cpu: true\n"

@@ -16,10 +16,8 @@ def cluster_environment(
     root: str,
     *,
     master_address: str,
-    master_port: int = MASTER_PORT,
     interface: str | None,
     preload: Sequence[str] = (),
-    ccl_workers: int = CCL_WORKERS,
     own_libraries: bool = False,
 ) -> dict[str, str]:
     """What to export on a node before mpirun, accelerate or training starts.
@@ -29,11 +27,9 @@ def cluster_environment(
     Args:
         root: the folder that bootstrap filled, the same on every node.
         master_address: the head's private address.
-        master_port: where the ranks meet there.
         interface: this node's interface on the route to the head; None leaves the choice to
             the libraries.
         preload: the libraries that bootstrap found for LD_PRELOAD (libiomp5, tcmalloc).
-        ccl_workers: oneCCL's own threads per rank.
         own_libraries: whether the environment's lib folder holds an OpenSSL and a libstdc++ of its
             own, as conda's does, which the system's ssh must not meet.
     """
@@ -44,7 +40,7 @@ def cluster_environment(
         "MPLCONFIGDIR": f"{root}/cache/matplotlib",
         "XDG_CACHE_HOME": f"{root}/cache",
         "MASTER_ADDR": master_address,
-        "MASTER_PORT": str(master_port),
+        "MASTER_PORT": str(MASTER_PORT),
         "I_MPI_ROOT": layout.env,
         "I_MPI_HYDRA_BOOTSTRAP": "ssh",
         "I_MPI_HYDRA_BOOTSTRAP_EXEC": layout.ssh,
@@ -54,7 +50,7 @@ def cluster_environment(
         # Without it Intel MPI takes the first provider that loads, RDMA ones included.
         "FI_PROVIDER": "tcp",
         "CCL_ATL_TRANSPORT": "ofi",
-        "CCL_WORKER_COUNT": str(ccl_workers),
+        "CCL_WORKER_COUNT": str(CCL_WORKERS),
     }
     if not own_libraries:
         # Intel MPI's library and its libfabric, for what calls MPI itself (oneCCL does).

@@ -56,12 +56,6 @@ def test_stable_diffusion() -> None:
     assert without_safetensors(pipeline_files(SD15), SD15) == []
 
 
-def test_a_variant() -> None:
-    weights = [name for name in pipeline_files(SD15, "fp16") if name.endswith(".safetensors")]
-    assert all(".fp16." in name for name in weights)
-    assert len(weights) == 3
-
-
 def test_shards_come_with_their_index() -> None:
     names = [
         "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
