@@ -9,7 +9,6 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from bootstrap import atomic_files
 from bootstrap.node import mpi, run_processes, run_state
@@ -35,12 +34,7 @@ class Mpirun:
     def __enter__(self) -> Mpirun:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._process.poll() is None:
             self.kill()
 
