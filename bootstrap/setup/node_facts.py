@@ -70,15 +70,6 @@ section end
 """.replace("TCMALLOC;", " ".join(TCMALLOC) + ";")
 
 
-class Python(BaseModel):
-    """An interpreter that an environment could be made from."""
-
-    model_config = ConfigDict(frozen=True)
-
-    version: str
-    path: str
-
-
 class NodeFacts(BaseModel):
     """A node as it was found.
 
@@ -91,7 +82,7 @@ class NodeFacts(BaseModel):
         writable: whether this account may write there.
         identity: equal for two names of one machine.
         numa: see `NumaNode`.
-        pythons: those that can make an environment, best first.
+        pythons: those that can make an environment, best first: version -> path.
         conda_python: the path of one that can run conda's installer, or None.
         tools: what the script found of the programs it looked for, by name.
         tcmalloc: the system's, or None.
@@ -114,7 +105,7 @@ class NodeFacts(BaseModel):
     identity: str
     processor: Processor
     numa: tuple[NumaNode, ...]
-    pythons: tuple[Python, ...]
+    pythons: dict[str, str]
     conda_python: str | None
     tools: tuple[str, ...]
     tcmalloc: str | None
@@ -133,10 +124,6 @@ class NodeFacts(BaseModel):
         if self.conda_python is None:
             raise UserError(f"{self.hostname}: no Python {CONDA_PYTHONS[-1]} or newer.")
         return self.conda_python
-
-    def python(self, version: str) -> Python:
-        """The interpreter of a version that it is known to have."""
-        return next(python for python in self.pythons if python.version == version)
 
     @property
     def cores(self) -> int:
@@ -193,7 +180,7 @@ def read_facts(text: str) -> NodeFacts:
         processor=read_processor(sections["cpuinfo"]),
         numa=read_topology(sections["topology"], sections["allowed"]),
         pythons=read_pythons(sections["pythons"]),
-        conda_python=next((p.path for p in read_pythons(sections["pythons"], CONDA_PYTHONS)), None),
+        conda_python=next(iter(read_pythons(sections["pythons"], CONDA_PYTHONS).values()), None),
         tools=tuple(line.rsplit("/", 1)[-1] for line in sections["tools"].splitlines()),
         tcmalloc=tcmalloc[0] if tcmalloc else None,
         interface=interface,
@@ -202,14 +189,14 @@ def read_facts(text: str) -> NodeFacts:
     )
 
 
-def read_pythons(text: str, versions: Sequence[str] = PYTHONS) -> tuple[Python, ...]:
-    """The interpreters of these versions, in their order, one of each."""
+def read_pythons(text: str, versions: Sequence[str] = PYTHONS) -> dict[str, str]:
+    """The path of an interpreter of each of these versions, in their order."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         version, _, path = line.partition(" ")
         if version in versions:
             found.setdefault(version, path)
-    return tuple(Python(version=v, path=found[v]) for v in versions if v in found)
+    return {version: found[version] for version in versions if version in found}
 
 
 def read_route(by_ip: str, by_python: str) -> tuple[str | None, str | None]:

@@ -111,11 +111,10 @@ def common_python(nodes: Mapping[str, NodeFacts]) -> str:
         UserError: they have none in common.
     """
     for version in PYTHONS:
-        if all(any(p.version == version for p in facts.pythons) for facts in nodes.values()):
+        if all(version in facts.pythons for facts in nodes.values()):
             return version
     have = "; ".join(
-        f"{name}: {', '.join(p.version for p in facts.pythons) or 'none'}"
-        for name, facts in nodes.items()
+        f"{name}: {', '.join(facts.pythons) or 'none'}" for name, facts in nodes.items()
     )
     raise UserError(
         f"the nodes have no Python in common that will do ({have}). Install Python "

@@ -11,12 +11,12 @@ import hashlib
 import json
 import re
 import shlex
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootstrap.errors import UserError
 from bootstrap.node.downloads.conda_node import EXPLICIT
 from bootstrap.setup.broadcast import PUT_IN_PLACE, Say
+from bootstrap.setup.python.environment import Base
 from bootstrap.ssh.command import script
 from bootstrap.urls import secrets, shown
 
@@ -54,21 +54,6 @@ sys.exit(1)
 """
 
 
-@dataclass(frozen=True)
-class Packages:
-    """conda packages that lie on a node.
-
-    Attributes:
-        folder: where, on every node: a channel of its own.
-        digest: of which they are.
-        python: the version of Python among them, such as "3.12".
-    """
-
-    folder: str
-    digest: str
-    python: str
-
-
 def folder_of(host: Host) -> str:
     """Where the packages lie on every node."""
     return f"{host.layout.wheels}/channel-{hashlib.sha256(repr(SPECS).encode()).hexdigest()[:12]}"
@@ -95,10 +80,8 @@ def node_line(python: str, payload: str, command: str, wheels: str, *folders: st
     return shlex.join([python, "-I", "-B", "-c", LAUNCH, payload, command, wheels, *folders])
 
 
-def fetch(
-    head: Host, payload: Payload, python: str, wheels: str, channel: str, say: Say
-) -> Packages:
-    """Bring the packages to the head, unless they are there.
+def fetch(head: Host, payload: Payload, python: str, wheels: str, channel: str, say: Say) -> str:
+    """Bring the packages to the head, unless they are there; returns their folder.
 
     Args:
         payload: sent to the head.
@@ -123,18 +106,20 @@ def fetch(
         if finished.exit_code != 0:
             raise UserError(f"{head.name}: {finished.error_line.rstrip('.')}. {_advice(channel)}")
         head.run(script(PUT_IN_PLACE, filling, target))
-    return packages_on(head)
+    return target
 
 
-def packages_on(host: Host) -> Packages:
-    """The packages that a node has been given.
+def base_on(host: Host) -> Base:
+    """What environments are made from where a node has been given the packages.
 
     Raises:
         UserError: it has none, or Python is not among them.
     """
-    target = folder_of(host)
-    explicit = host.read(f"{target}/{EXPLICIT}")
-    return Packages(target, hashlib.sha256(explicit).hexdigest()[:12], _python(explicit.decode()))
+    explicit = host.read(f"{folder_of(host)}/{EXPLICIT}")
+    python = re.search(r"/python-(\d+\.\d+)\.[^/]*$", explicit.decode(), re.MULTILINE)
+    if not python:
+        raise UserError("the channel's packages have no Python among them.")
+    return Base("conda", python[1], hashlib.sha256(explicit).hexdigest()[:12])
 
 
 def install_lines(wheel: str, python: str, wheels: str, folder: str, home: str) -> list[str]:
@@ -143,13 +128,6 @@ def install_lines(wheel: str, python: str, wheels: str, folder: str, home: str) 
         shlex.join(["rm", "-rf", home]),
         node_line(python, wheel, "install", wheels, folder, home),
     ]
-
-
-def _python(explicit: str) -> str:
-    found = re.search(r"/python-(\d+\.\d+)\.[^/]*$", explicit, re.MULTILINE)
-    if not found:
-        raise UserError("the channel's packages have no Python among them.")
-    return found[1]
 
 
 def _advice(channel: str) -> str:

@@ -39,6 +39,7 @@ IMPORTED_WITH = {"openvino": ("openvino", "nncf", "optimum.intel", "openvino_gen
 INSTALLED = "installed.json"
 PRELOAD = "preload.json"
 PAYLOAD = "payload"
+REPORT = ("-I", "-m", "bootstrap.node.reports.environment_report")
 # $1: the environment's folder, $2: the link.
 FLIP = """
 wanted="envs/$(basename "$1")"
@@ -166,9 +167,7 @@ def _as_recorded(host: Host, home: str) -> bool:
     """Whether an environment was finished, and holds the packages that it held then."""
     if not host.exists(f"{home}/{PRELOAD}", "f"):
         return False
-    said = host.run(
-        [f"{home}/bin/python", "-I", "-m", "bootstrap.node.reports.environment_report"], check=False
-    ).stdout
+    said = host.run([f"{home}/bin/python", *REPORT], check=False).stdout
     try:
         now = json.loads(said.splitlines()[-1])["packages"]
         return bool(now == json.loads(host.read(f"{home}/{INSTALLED}"))["packages"])
@@ -178,14 +177,7 @@ def _as_recorded(host: Host, home: str) -> bool:
 
 def _record(host: Host, recipe: Recipe, home: str, tcmalloc: str | None, say: Say) -> None:
     """Import what counts, and write down what is there."""
-    said = [
-        f"{home}/bin/python",
-        "-I",
-        "-m",
-        "bootstrap.node.reports.environment_report",
-        "--import",
-    ]
-    said += recipe.imports or [
+    imports = recipe.imports or [
         name
         for names in (
             IMPORTED[recipe.lock.stack], *(IMPORTED_WITH[extra] for extra in recipe.lock.extras)
@@ -194,7 +186,7 @@ def _record(host: Host, recipe: Recipe, home: str, tcmalloc: str | None, say: Sa
         if name != ONECCL or ONECCL_PACKAGE in recipe.lock.pins
     ]  # fmt: skip
     try:
-        printed = host.run(said).stdout
+        printed = host.run([f"{home}/bin/python", *REPORT, "--import", *imports]).stdout
     except CommandFailed as error:
         raise UserError(
             f"{error}\nThe packages installed but do not work together on {host.node.name}."

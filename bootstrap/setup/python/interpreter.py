@@ -79,7 +79,7 @@ class Venv(Interpreter):
 
     def empty_lines(self, host: Host, facts: NodeFacts, home: str) -> list[str]:
         """See `Interpreter`."""
-        return venv_lines(facts.python(self.version).path, home)
+        return venv_lines(facts.pythons[self.version], home)
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,11 @@ class Conda(Interpreter):
         yield from wheels(self.lock, conda.WHEEL_PYTHON)
         channel = self.channel or conda.CHANNEL
         rattler = self._rattler(head)
-        yield conda.fetch(head, self.payload, facts.any_python, rattler, channel, say).folder
+        yield conda.fetch(head, self.payload, facts.any_python, rattler, channel, say)
 
     def base(self, host: Host) -> Base:
         """See `Interpreter`."""
-        found = conda.packages_on(host)
-        return Base(self.kind, found.python, found.digest)
+        return conda.base_on(host)
 
     def empty_lines(self, host: Host, facts: NodeFacts, home: str) -> list[str]:
         """See `Interpreter`."""

@@ -146,7 +146,9 @@ def read_lock(checkout: Path, stack: str, extras: Sequence[str] = ()) -> Lock:
         raise UserError(f"{path} is missing: run this in the checkout, or `git checkout` it.")
     lines: dict[str, str] = {}
     pins: dict[str, str] = {}
-    for line in _joined(path.read_text(encoding="utf-8").splitlines()):
+    # A line that ends in a backslash goes on in the next.
+    joined = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8"))
+    for line in joined.splitlines():
         found = re.match(r"([A-Za-z0-9._-]+)==([^\s;]+)", line)
         if found:
             lines[found[1]] = line
@@ -156,14 +158,3 @@ def read_lock(checkout: Path, stack: str, extras: Sequence[str] = ()) -> Lock:
 
 def _number(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
-
-
-def _joined(lines: Sequence[str]) -> list[str]:
-    """Lines that end in a backslash go on in the next."""
-    joined, open_line = [], ""
-    for line in lines:
-        open_line += line.strip().removesuffix("\\")
-        if not line.rstrip().endswith("\\"):
-            joined.append(open_line)
-            open_line = ""
-    return joined

@@ -52,7 +52,7 @@ def test_a_node_of_azure() -> None:
     assert found.memory == 65858420 * 1024
     assert found.disk_free == 124469744 * 1024
     assert found.clock == 1760000000.25
-    assert [python.path for python in found.pythons] == ["/usr/bin/python3.12"]
+    assert found.pythons == {"3.12": "/usr/bin/python3.12"}
     assert (found.interface, found.address) == ("eth0", "10.0.0.5")
     assert found.tcmalloc == "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"
     assert NodeFacts.model_validate_json(found.model_dump_json()) == found
@@ -60,7 +60,7 @@ def test_a_node_of_azure() -> None:
 
 def test_a_node_without_python_without_ip_without_tcmalloc() -> None:
     found = read_facts(recorded(pythons="", tcmalloc="", route="", route_by_python=""))
-    assert found.pythons == ()
+    assert found.pythons == {}
     assert found.tcmalloc is None
     assert (found.interface, found.address) == (None, None)
 
@@ -84,7 +84,7 @@ def test_a_name_for_an_address_leaves_the_interface_to_python() -> None:
 
 def test_the_newest_python_comes_first() -> None:
     found = read_pythons("3.9 /usr/bin/python3\n3.11 /opt/b/python3.11\n3.13 /usr/bin/python3.13")
-    assert [python.version for python in found] == ["3.13", "3.11"]
+    assert list(found) == ["3.13", "3.11"]
 
 
 def test_this_machine(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_python_that_all_have() -> None:
     both = "3.12 /usr/bin/python3.12\n3.11 /usr/bin/python3.11"
     probes = {"a": node(pythons=both), "b": node(pythons="3.11 /opt/python3.11")}
     assert node_requirements.common_python(probes) == "3.11"
-    assert probes["b"].python("3.11").path == "/opt/python3.11"
+    assert probes["b"].pythons["3.11"] == "/opt/python3.11"
 
 
 def test_no_python_in_common() -> None:

@@ -74,7 +74,7 @@ def server(channel: Channel) -> Iterator[FileServer]:
 
 def fetch(
     host: Host, payload: Payload, wheels: str, url: str, said: list[str] | None = None
-) -> conda.Packages:
+) -> str:
     said = [] if said is None else said
     return conda.fetch(host, payload, sys.executable, wheels, url, said.append)
 
@@ -113,10 +113,11 @@ def test_from_a_channel_to_an_environment_and_the_second_one_without_it(
     asked = len(server.requests)
     server.close()  # From here on there is no network.
 
-    home = install(host, payload, wheels, found.folder)
+    home = install(host, payload, wheels, found)
     printed = host.run([f"{home}/bin/python", "-I", "-c", "import sys; print(sys.prefix)"]).stdout
     assert printed.strip() == str(home)
-    assert f"/python-{found.python}." in (Path(found.folder) / conda_node.EXPLICIT).read_text()
+    base = conda.base_on(host)
+    assert f"/python-{base.version}." in (Path(found) / conda_node.EXPLICIT).read_text()
     assert (home / "bin" / "pydoc3").read_text().startswith(f"#!{home}/bin/python\n")
     assert (home / "lib" / "libiomp5.so").read_bytes() == BIG
     records = {path.name: json.loads(path.read_text()) for path in home.glob("conda-meta/*.json")}
@@ -128,6 +129,7 @@ def test_from_a_channel_to_an_environment_and_the_second_one_without_it(
     assert set(about["files"]) == {"lib/libtcmalloc.so.4", "lib/libtcmalloc.so.4.5.10"}
 
     assert fetch(host, payload, wheels, server.url) == found
+    assert conda.base_on(host) == base
     assert len(server.requests) == asked
     assert left_behind(host) == []
 
@@ -136,14 +138,15 @@ def test_what_is_handed_out_is_a_channel_itself(
     host: Host, payload: Payload, wheels: str, server: FileServer
 ) -> None:
     found = fetch(host, payload, wheels, server.url)
-    explicit = (Path(found.folder) / conda_node.EXPLICIT).read_text()
+    explicit = (Path(found) / conda_node.EXPLICIT).read_text()
     assert "@EXPLICIT" in explicit.splitlines()
     assert re.search(
         rf"^{server.url}/noarch/tzdata-2026b-0.tar.bz2#[0-9a-f]{{32}}$", explicit, re.M
     )
     again = local_host(Node("n1", "127.0.0.1"), f"{host.layout.root}-n1")
     send_payload(again, payload)
-    assert fetch(again, payload, wheels, f"file://{found.folder}").python == found.python
+    fetch(again, payload, wheels, f"file://{found}")
+    assert conda.base_on(again).version == conda.base_on(host).version
 
 
 def test_a_password_is_written_nowhere(
@@ -162,8 +165,8 @@ def test_a_password_is_written_nowhere(
 
     monkeypatch.setattr(host.transport, "stream", noting)
     found = fetch(host, payload, wheels, server.url.replace("//", "//me:geheim@"))
-    home = install(host, payload, wheels, found.folder)
-    for path in [*Path(found.folder).rglob("*"), *home.glob("conda-meta/*")]:
+    home = install(host, payload, wheels, found)
+    for path in [*Path(found).rglob("*"), *home.glob("conda-meta/*")]:
         if path.is_file():
             assert b"geheim" not in path.read_bytes(), path
     assert lines
@@ -172,7 +175,7 @@ def test_a_password_is_written_nowhere(
     host = dataclasses.replace(host, log=logged.append)
     host.run("echo geheim, by itself")
     server.close()
-    shutil.rmtree(found.folder)
+    shutil.rmtree(found)
     with pytest.raises(UserError) as caught:
         fetch(host, payload, wheels, server.url.replace("//", "//me:geheim@"))
     assert not [text for text in [*logged, str(caught.value)] if "geheim" in text]
@@ -291,10 +294,10 @@ def test_a_damaged_package_makes_no_environment(
     host: Host, payload: Payload, wheels: str, server: FileServer
 ) -> None:
     found = fetch(host, payload, wheels, server.url)
-    package = Path(found.folder) / "linux-64" / "llvm-openmp-20.1.8-0.tar.bz2"
+    package = Path(found) / "linux-64" / "llvm-openmp-20.1.8-0.tar.bz2"
     shutil.copyfile(package.with_name("gperftools-2.10-0.tar.bz2"), package)
     with pytest.raises(CommandFailed, match=r"llvm-openmp-20\.1\.8-0\.tar\.bz2 is damaged"):
-        install(host, payload, wheels, found.folder)
+        install(host, payload, wheels, found)
     assert not (Path(host.layout.envs) / "mine").exists()
     assert left_behind(host) == []
 
@@ -321,7 +324,7 @@ def test_a_proxy_of_the_environment_is_used(
     found = fetch(host, payload, wheels, "http://conda.invalid")
     assert (
         "http://conda.invalid/linux-64/gperftools"
-        in (Path(found.folder) / conda_node.EXPLICIT).read_text()
+        in (Path(found) / conda_node.EXPLICIT).read_text()
     )
     assert conda.channel_answers(host, sys.executable, "http://conda.invalid")
 

@@ -11,12 +11,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
-from bootstrap.setup.node_facts import Python, gather_facts
+from bootstrap.setup.node_facts import gather_facts
 from bootstrap.setup.python import environment, packages
 from bootstrap.setup.python.environment import Base, Recipe, installed, set_up, venv_lines
 from bootstrap.setup.python.package_pins import Lock
@@ -27,6 +28,11 @@ from tests.rig.stand_in import PackageIndex, serving_packages
 from tests.tiny_wheels import tiny_wheel
 
 ROOT = Path(__file__).resolve().parents[5]
+
+
+class Python(NamedTuple):
+    version: str
+    path: str
 
 
 def quiet(text: str) -> None:
@@ -52,7 +58,8 @@ def host(tmp_path: Path, payload: Payload, monkeypatch: pytest.MonkeyPatch) -> H
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
     root = tmp_path_factory.mktemp("gather_facts")
-    return gather_facts(local_host(Node("n0", "127.0.0.1"), str(root)), "127.0.0.1").pythons[0]
+    facts = gather_facts(local_host(Node("n0", "127.0.0.1"), str(root)), "127.0.0.1")
+    return Python(*next(iter(facts.pythons.items())))
 
 
 @pytest.fixture
