@@ -37,13 +37,10 @@ def words(head: Host, name: str, chosen: argparse.Namespace) -> list[str]:
     """The program's flags; its files are on the head after this."""
     run = head.layout.run(name)
     flags = [run, f"--output_dir={run}/{FOLDER}"]
-    flags += [
-        f"--{key}={getattr(chosen, key)}" for key in PASSED_ON if getattr(chosen, key) is not None
-    ]
     flags += [f"--{key}" for key in ("dynamic", "no_guidance") if getattr(chosen, key)]
     if chosen.calibration_prompts is not None:
         flags.append(f"--calibration_prompts={head_program.send(head, chosen.calibration_prompts)}")
-    return flags + files.named(chosen, lambda path: head_program.send(head, path))
+    return flags + files.words(head, chosen, PASSED_ON)
 
 
 @exit_status()

@@ -35,27 +35,14 @@ PASSED_ON = (
 
 def words(head: Host, name: str, chosen: argparse.Namespace) -> list[str]:
     """The program's flags; its files are on the head after this."""
-    flags = [head.layout.run(name)]
-    flags += [f"--prompt={prompt}" for prompt in chosen.prompt]
-    flags += [
-        f"--{key}={getattr(chosen, key)}" for key in PASSED_ON if getattr(chosen, key) is not None
-    ]
-    return flags + files.named(chosen, lambda path: head_program.send(head, path))
+    prompts = [f"--prompt={prompt}" for prompt in chosen.prompt]
+    return [head.layout.run(name), *prompts, *files.words(head, chosen, PASSED_ON)]
 
 
 def _check_prompts(prompts: Sequence[str], config: str, name: str) -> None:
     word = prompt_check.placeholder_token_of(config)
     if word is not None:
         prompt_check.require_placeholder_token(prompts, word, name)
-
-
-def _config_on(head: Host, name: str) -> str:
-    try:
-        return head.read(f"{head.layout.run(name)}/{prompt_check.CONFIG}").decode(
-            "utf-8", "replace"
-        )
-    except UserError:  # the run has not begun: what draws says so
-        return ""
 
 
 def _config_here(name: str) -> str:
@@ -89,7 +76,8 @@ def act(chosen: argparse.Namespace, inventory: Inventory, hosts: list[Host]) -> 
     run = runs_on_head.the_run(head, chosen.run)
     name = run["name"]
     if not chosen.embeds:  # with further words, a prompt may be about those alone
-        _check_prompts(chosen.prompt, _config_on(head, name), name)
+        config = head.text_of(f"{head.layout.run(name)}/{prompt_check.CONFIG}")
+        _check_prompts(chosen.prompt, config, name)
     with disk_errors_named(name):
         here = results_owner.folder_of(inventory.name, run)
     console = Console(stderr=True)

@@ -36,11 +36,7 @@ FORWARD_SECONDS = 60.0
 
 def words(head: Host, name: str, chosen: argparse.Namespace) -> list[str]:
     """The program's flags: any free port of the head; its files are on the head after this."""
-    flags = [head.layout.run(name), "--port=0"]
-    flags += [
-        f"--{key}={getattr(chosen, key)}" for key in PASSED_ON if getattr(chosen, key) is not None
-    ]
-    return flags + files.named(chosen, lambda path: head_program.send(head, path))
+    return [head.layout.run(name), "--port=0", *files.words(head, chosen, PASSED_ON)]
 
 
 def forward(inventory: Inventory, port: int, remote: int) -> list[str]:

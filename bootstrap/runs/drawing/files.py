@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bootstrap.errors import UserError
 from bootstrap.runs.drawing import head_program
+from bootstrap.ssh.host import Host
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -22,22 +23,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                         )  # fmt: skip
 
 
-def named(chosen: argparse.Namespace, place: Callable[[Path], str]) -> list[str]:
-    """The flags for the program on the head.
+def words(head: Host, chosen: argparse.Namespace, keys: Sequence[str]) -> list[str]:
+    """The flags for the program on the head; the files that they name are there after this.
 
     Args:
-        place: says where a file or folder of the person's is on the head.
+        keys: of other flags that are passed on where they are given.
     """
-    words = []
-    for text in chosen.embeds:
-        before, path, _ = _parts(text, before="=")
-        words.append(f"--embeds={before}{place(path)}")
-    for text in chosen.lora:
-        _, path, after = _parts(text, after=":")
-        words.append(f"--lora={place(path)}{after}")
-    if chosen.vae is not None:
-        words.append(f"--vae={place(Path(chosen.vae))}")
-    return words
+    given = [f"--{key}={getattr(chosen, key)}" for key in keys if getattr(chosen, key) is not None]
+    return given + _named(chosen, lambda flag, path: head_program.send(head, path))
 
 
 def refuse_missing(chosen: argparse.Namespace) -> None:
@@ -46,15 +39,27 @@ def refuse_missing(chosen: argparse.Namespace) -> None:
     Raises:
         UserError: names the flag of the first that is not.
     """
-    for flag in ("embeds", "lora", "vae"):
 
-        def check(path: Path, flag: str = flag) -> str:
-            head_program.refuse_missing(f"--{flag}", path)
-            return ""
+    def check(flag: str, path: Path) -> str:
+        if not path.exists():
+            raise UserError(f"{flag} {path}: there is no such file or folder here.")
+        return ""
 
-        one = argparse.Namespace(embeds=[], lora=[], vae=None)
-        setattr(one, flag, getattr(chosen, flag))
-        named(one, check)
+    _named(chosen, check)
+
+
+def _named(chosen: argparse.Namespace, place: Callable[[str, Path], str]) -> list[str]:
+    """The flags that name files; `place` says where the file of a flag is on the head."""
+    flags = []
+    for text in chosen.embeds:
+        before, path, _ = _parts(text, before="=")
+        flags.append(f"--embeds={before}{place('--embeds', path)}")
+    for text in chosen.lora:
+        _, path, after = _parts(text, after=":")
+        flags.append(f"--lora={place('--lora', path)}{after}")
+    if chosen.vae is not None:
+        flags.append(f"--vae={place('--vae', Path(chosen.vae))}")
+    return flags
 
 
 def prompts_in(path: Path, flag: str = "--prompt-file") -> list[str]:

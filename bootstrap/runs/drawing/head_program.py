@@ -44,12 +44,6 @@ def run(head: Host, module: str, words: Sequence[str], on_line: OnLine) -> Comma
     raise UserError(f"{head.name}: {finished.error_line}")
 
 
-def refuse_missing(flag: str, path: Path) -> None:
-    """Raises UserError where a file or folder that is to be sent is not here."""
-    if not path.exists():
-        raise UserError(f"{flag} {path}: there is no such file or folder here.")
-
-
 def send(head: Host, path: Path) -> str:
     """Bring a file or a folder of the person's to the head; returns its path there.
 
