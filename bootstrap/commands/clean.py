@@ -19,7 +19,7 @@ from bootstrap.inventory.last_inventory import inventory_to_remove
 from bootstrap.runs import idle
 from bootstrap.setup import cluster_ssh
 from bootstrap.setup.cluster_lock import cluster_locked
-from bootstrap.setup.setup_progress import step_progress_on_terminal
+from bootstrap.setup.setup_progress import step_progress
 from bootstrap.setup.step_runner import Say, Step, run_steps
 from bootstrap.ssh.command import script
 from bootstrap.ssh.host import Host
@@ -128,7 +128,7 @@ def _clean(
         )
     if not sure and not _agreed():
         raise UserError("Nothing was removed.")
-    with step_progress_on_terminal(hosts) as watcher:
+    with step_progress(hosts) as watcher:
         step = Step("clean", lambda host, say: remove(host, inventory, say))
         return run_steps(hosts, [step], watcher)
 

@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -324,11 +324,8 @@ def arguments(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 def described(method: str = METHOD) -> str:
     """Every flag with what it does, for people."""
-    return (
-        build_parser(OWN_FLAGS | schema(method), REFERENCES.get(method, REFERENCE))
-        .format_help()
-        .strip()
-    )
+    made = build_parser(OWN_FLAGS | schema(method), REFERENCES.get(method, REFERENCE))
+    return made.format_help().strip()
 
 
 def _boolean(value: Any) -> bool:
@@ -361,13 +358,10 @@ def _unknown(flag: str, key: str, properties: Mapping[str, Any]) -> str:
     if key in RESERVED:
         return f"{flag}: {RESERVED[key]}"
     names = [name for name in (*OWN_FLAGS, *properties) if name not in RESERVED]
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    if not flag.startswith("-"):
-        return f"{flag}: no such key{f'; did you mean {close[0]}?' if close else ''}"
-    nearest = f"; did you mean --{close[0].replace('_', '-')}?" if close else ""
-    return f"{flag}: no such flag{nearest}"
+    what, shown = ("flag", _flag) if flag.startswith("-") else ("key", str)
+    return f"{flag}: no such {what}{_nearest(key, names, shown)}"
 
 
-def _nearest(text: str, names: Sequence[str]) -> str:
+def _nearest(text: str, names: Sequence[str], shown: Callable[[str], str] = str) -> str:
     close = difflib.get_close_matches(text, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {shown(close[0])}?" if close else ""

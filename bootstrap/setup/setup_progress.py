@@ -29,10 +29,8 @@ class PlainLines:
 
     def ended(self, host: Host, step: str, seconds: float, error: UserError | None) -> None:
         """Say how it went."""
-        self._say(f"{host.name}: {step}: {'FAILED' if error else 'done'} in {seconds:.1f} s")
-
-    def _say(self, line: str) -> None:
-        say_on(self._console, line)
+        how = "FAILED" if error else "done"
+        say_on(self._console, f"{host.name}: {step}: {how} in {seconds:.1f} s")
 
 
 class LiveTable(Progress):
@@ -72,17 +70,13 @@ class LiveTable(Progress):
 
 
 @contextmanager
-def step_progress(hosts: Sequence[Host], console: Console) -> Iterator[LiveTable | PlainLines]:
-    """What `run_steps` tells about these nodes."""
+def step_progress(
+    hosts: Sequence[Host], console: Console | None = None
+) -> Iterator[LiveTable | PlainLines]:
+    """What `run_steps` tells about these nodes; without a console, on standard output."""
+    console = console or Console()
     if not console.is_terminal:
         yield PlainLines(console)
         return
     with LiveTable(hosts, console) as table:
         yield table
-
-
-@contextmanager
-def step_progress_on_terminal(hosts: Sequence[Host]) -> Iterator[LiveTable | PlainLines]:
-    """The same on this process's standard output."""
-    with step_progress(hosts, Console()) as watcher:
-        yield watcher

@@ -16,7 +16,7 @@ from fabric import Config, Connection
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Inventory, Node
 from bootstrap.inventory.user_ssh_config import person_known_hosts
-from bootstrap.ssh.host_keys import HostKeyRefused, Pins, refused
+from bootstrap.ssh.host_keys import HostKeyRefused, Pins, known_as, refused
 
 CONNECT_SECONDS = 15
 KEEPALIVE_SECONDS = 15
@@ -120,9 +120,7 @@ class Connector:
             Unreachable: says what was tried, and what may help.
         """
         known, file = self._known(node)
-        name = (
-            connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
-        )
+        name = known_as(connection.host, connection.port)
         keys = connection.client.get_host_keys()
         for key in known:
             keys.add(name, key.get_name(), key)
@@ -155,7 +153,7 @@ class Connector:
         with contextlib.suppress(OSError):
             keys.load(str(file))
         for host in (node.ssh_host, node.address):
-            found = keys.lookup(host if node.port == 22 else f"[{host}]:{node.port}")
+            found = keys.lookup(known_as(host, node.port))
             if found:
                 return list(found.values()), file
         return [], self.pins.file

@@ -7,7 +7,7 @@ a person's own (a nodefile), what their ~/.ssh/known_hosts says counts as well.
 from __future__ import annotations
 
 import base64
-import os
+import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import paramiko
 
+from bootstrap import atomic_files
 from bootstrap.errors import UserError
 from bootstrap.inventory.inventory import Node
 from bootstrap.paths import records
@@ -85,13 +86,7 @@ class Pins:
         return [line for line in text.splitlines() if line and not line.startswith("#")]
 
     def _write(self, lines: list[str]) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        new = self.file.with_name(f"{self.file.name}.new-{os.getpid()}")
-        with new.open("w", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.file)
+        atomic_files.write(self.file, "".join(f"{line}\n" for line in lines).encode())
 
 
 def pins_of(cluster: str | None) -> list[Pins]:
@@ -110,14 +105,15 @@ def key_text(key: paramiko.PKey) -> str:
     return f"{key.get_name()} {key.get_base64()}"
 
 
+def known_as(address: str, port: int) -> str:
+    """What a known_hosts line calls a machine."""
+    return address if port == 22 else f"[{address}]:{port}"
+
+
 def _names(node: Node) -> list[str]:
     """What a known_hosts line calls a node; its own name first."""
-    addresses = [node.address, node.public_address, node.ssh_host]
-    marked = [
-        address if node.port == 22 else f"[{address}]:{node.port}"
-        for address in addresses
-        if address
-    ]
+    addresses = filter(None, [node.address, node.public_address, node.ssh_host])
+    marked = [known_as(address, node.port) for address in addresses]
     return list(dict.fromkeys([node.name, *marked]))
 
 
@@ -127,9 +123,8 @@ def refused(
     """Why a changed key is refused, and what to do if the change is right."""
     pinned = ", ".join(f"{key.algorithm_name} {key.fingerprint}" for key in known)
     if file.name == "known_hosts" and file.parent.name == ".ssh":
-        at = node.ssh_host or node.address
-        name = at if node.port == 22 else f"'[{at}]:{node.port}'"
-        accept = f"ssh-keygen -R {name}"
+        name = known_as(node.ssh_host or node.address, node.port)
+        accept = f"ssh-keygen -R {shlex.quote(name)}"
     else:
         accept = f"{FORGET} {node.name}"
     return HostKeyRefused(

@@ -17,8 +17,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-CHUNK = 1 << 22
-
 
 def report(root: Path) -> dict[str, object]:
     """Packages, C++ compiler, disk, and how models and pictures differ from what was put there."""
@@ -64,11 +62,8 @@ def against(manifest: Path) -> dict[str, object]:
 
 def sha256(path: Path) -> str:
     """A file's digest, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while piece := stream.read(CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from bootstrap.inventory.inventory import Inventory
 from bootstrap.inventory.read_inventory import read_inventory
 from bootstrap.paths import records
 from bootstrap.setup import cluster_ssh, home_sharing
-from bootstrap.setup.setup_progress import step_progress_on_terminal
+from bootstrap.setup.setup_progress import step_progress
 from bootstrap.setup.step_runner import Step, run_steps
 from bootstrap.ssh import connection, ssh_transport
 from bootstrap.ssh.host import Host
@@ -174,7 +174,7 @@ def test_a_replaced_head_makes_a_new_key(make_rig: MakeRig) -> None:
 def test_one_host_is_down_and_the_others_finish(make_rig: MakeRig) -> None:
     rig = make_rig(hosts=3)
     rig.hosts[1].kill()
-    with open_hosts(inventory_of(rig), yes) as hosts, step_progress_on_terminal(hosts) as watcher:
+    with open_hosts(inventory_of(rig), yes) as hosts, step_progress(hosts) as watcher:
         step = Step("mark", lambda host, say: host.write(f"{host.layout.root}/mark", b""))
         failed = run_steps(hosts, [step], watcher)
         assert list(failed) == ["vm-rig-1"]
@@ -185,7 +185,7 @@ def test_one_host_is_down_and_the_others_finish(make_rig: MakeRig) -> None:
 def test_a_shared_home_is_noticed(make_rig: MakeRig) -> None:
     rig = make_rig(hosts=3, shared_home=True)
     inventory = inventory_of(rig)
-    with open_hosts(inventory, yes) as hosts, step_progress_on_terminal(hosts) as watcher:
+    with open_hosts(inventory, yes) as hosts, step_progress(hosts) as watcher:
         homes: dict[str, str] = {}
         assert run_steps(hosts, home_sharing.steps(hosts, homes), watcher) == {}
         assert homes == {"vm-rig-1": "vm-rig-0", "vm-rig-2": "vm-rig-0"}
@@ -195,7 +195,7 @@ def test_a_shared_home_is_noticed(make_rig: MakeRig) -> None:
 
 def test_homes_of_their_own_are_not_taken_for_one(make_rig: MakeRig) -> None:
     rig = make_rig(hosts=2)
-    with open_hosts(inventory_of(rig), yes) as hosts, step_progress_on_terminal(hosts) as watcher:
+    with open_hosts(inventory_of(rig), yes) as hosts, step_progress(hosts) as watcher:
         homes: dict[str, str] = {}
         assert run_steps(hosts, home_sharing.steps(hosts, homes), watcher) == {}
         assert homes == {}
@@ -264,7 +264,7 @@ def test_ctrl_c_ends_what_runs_on_the_nodes(make_rig: MakeRig, step: str) -> Non
         "from bootstrap.inventory.read_inventory import read_inventory\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from bootstrap.setup.step_runner import Step, ClusterStep, run_steps\n"
-        "from bootstrap.setup.setup_progress import step_progress_on_terminal\n"
+        "from bootstrap.setup.setup_progress import step_progress\n"
         "def work(host, say):\n"
         # In one piece each, as both nodes speak at once.
         "    host.run('echo up; sleep 1000', on_line=lambda line: os.write(1, b'up\\n'))\n"
@@ -272,7 +272,7 @@ def test_ctrl_c_ends_what_runs_on_the_nodes(make_rig: MakeRig, step: str) -> Non
         "    with ThreadPoolExecutor(len(hosts)) as threads:\n"
         "        list(threads.map(lambda host: work(host, None), hosts))\n"
         "with open_hosts(read_inventory('rig.json'), lambda text: False) as hosts:\n"
-        "    with step_progress_on_terminal(hosts) as watcher:\n"
+        "    with step_progress(hosts) as watcher:\n"
         f"        run_steps(hosts, [{step}], watcher)\n"
     )
     running = subprocess.Popen(
