@@ -27,7 +27,7 @@ TCMALLOC = ("libtcmalloc.so.4", "libtcmalloc_minimal.so.4", "libtcmalloc.so")
 SCRIPT = r"""
 section() { printf '\n=== %s\n' "$1"; }
 root=$1; head=$2
-section system; uname -s; uname -r; uname -m; hostname
+section system; uname -m; hostname
 section os; cat /etc/os-release 2>/dev/null
 section clock; date +%s.%N
 section memory; cat /proc/meminfo
@@ -35,7 +35,6 @@ place=$root; while [ ! -d "$place" ]; do place=$(dirname "$place"); done
 section disk; df -Pk "$place" | tail -n 1
 section writable; [ -w "$place" ] && echo yes
 section equipped; [ -e "$root/env" ] && echo yes
-section machine; cat /proc/sys/kernel/random/boot_id; readlink /proc/self/ns/net
 section cpuinfo; cat /proc/cpuinfo
 section topology; lscpu -p=CPU,CORE,SOCKET,NODE 2>/dev/null
 section allowed; sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status
@@ -65,7 +64,7 @@ for _, name in socket.if_nameindex():
     except OSError:
         continue
     if socket.inet_ntoa(packed[20:24]) == mine:
-        print(name, mine)' "$head" 2>/dev/null
+        print(name)' "$head" 2>/dev/null
 section end
 """.replace("TCMALLOC;", " ".join(TCMALLOC) + ";")
 
@@ -74,19 +73,17 @@ class NodeFacts(BaseModel):
     """A node as it was found.
 
     Attributes:
-        hostname, kernel, machine: as uname has them.
+        hostname, machine: as uname has them.
         system: the distribution's own name of itself.
         clock: seconds since the epoch when it was asked.
         memory, disk_free: bytes.
-        disk: the device or the export that the root lies on: equal on nodes that share a home.
         writable: whether this account may write there.
-        identity: equal for two names of one machine.
         numa: see `NumaNode`.
         pythons: those that can make an environment, best first: version -> path.
         conda_python: the path of one that can run conda's installer, or None.
         tools: what the script found of the programs it looked for, by name.
         tcmalloc: the system's, or None.
-        interface, address: on the route to the head; None where they could not be told.
+        interface: on the route to the head; None where it could not be told.
         root: the folder that everything of ours goes to.
         equipped: whether an environment is there from an earlier time.
     """
@@ -94,15 +91,12 @@ class NodeFacts(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     hostname: str
-    kernel: str
     machine: str
     system: str
     clock: float
     memory: int
     disk_free: int
-    disk: str
     writable: bool
-    identity: str
     processor: Processor
     numa: tuple[NumaNode, ...]
     pythons: dict[str, str]
@@ -110,7 +104,6 @@ class NodeFacts(BaseModel):
     tools: tuple[str, ...]
     tcmalloc: str | None
     interface: str | None
-    address: str | None
     root: str = ""
     equipped: bool = False
 
@@ -129,11 +122,6 @@ class NodeFacts(BaseModel):
     def cores(self) -> int:
         """Physical cores that may be used."""
         return sum(len(node.cores) for node in self.numa)
-
-    @property
-    def sockets(self) -> int:
-        """Processor packages."""
-        return len({node.socket for node in self.numa})
 
 
 def gather_facts(host: Host, head_address: str) -> NodeFacts:
@@ -160,31 +148,26 @@ def read_facts(text: str) -> NodeFacts:
     sections = {name: body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}
     if "end" not in sections:
         raise ValueError("it ended early")
-    _, kernel, machine, hostname = (sections["system"].splitlines() + ["?"] * 4)[:4]
+    machine, hostname = (sections["system"].splitlines() + ["?"] * 2)[:2]
     named = re.search(r'^PRETTY_NAME="?([^"\n]*)', sections["os"], re.MULTILINE)
     memory = re.search(r"^MemTotal:\s+(\d+)", sections["memory"], re.MULTILINE)
-    device, _, _, free, *_ = sections["disk"].rsplit(maxsplit=5)
-    interface, address = read_route(sections["route"], sections["route_by_python"])
+    _, free, _, _ = sections["disk"].rsplit(maxsplit=3)
     tcmalloc = sections["tcmalloc"].splitlines()
     return NodeFacts(
         hostname=hostname,
-        kernel=kernel,
         machine=machine,
         system=named[1] if named else "unknown",
         clock=float(sections["clock"]),
         memory=int(memory[1]) * 1024 if memory else 0,
         disk_free=int(free) * 1024,
-        disk=device,
         writable=sections["writable"] == "yes",
-        identity=" ".join(sections["machine"].split()),
         processor=read_processor(sections["cpuinfo"]),
         numa=read_topology(sections["topology"], sections["allowed"]),
         pythons=read_pythons(sections["pythons"]),
         conda_python=next(iter(read_pythons(sections["pythons"], CONDA_PYTHONS).values()), None),
         tools=tuple(line.rsplit("/", 1)[-1] for line in sections["tools"].splitlines()),
         tcmalloc=tcmalloc[0] if tcmalloc else None,
-        interface=interface,
-        address=address,
+        interface=read_route(sections["route"], sections["route_by_python"]),
         equipped=sections.get("equipped") == "yes",
     )
 
@@ -199,8 +182,8 @@ def read_pythons(text: str, versions: Sequence[str] = PYTHONS) -> dict[str, str]
     return {version: found[version] for version in versions if version in found}
 
 
-def read_route(by_ip: str, by_python: str) -> tuple[str | None, str | None]:
-    """The interface and the own address on the route to the head.
+def read_route(by_ip: str, by_python: str) -> str | None:
+    """The interface on the route to the head.
 
     A node's route to itself leads through the loopback interface, so on the head the address
     counts: the interface is the one that holds it.
@@ -210,8 +193,7 @@ def read_route(by_ip: str, by_python: str) -> tuple[str | None, str | None]:
         holders = re.findall(r"^\d+: (\S+)\s+inet ([^/\s]+)", by_ip, re.MULTILINE)
         for interface, address in holders:
             if address == source[1]:
-                return interface, address
+                return interface
         device = re.search(r"\bdev (\S+)", by_ip)
-        return (device[1] if device else None), source[1]
-    words = by_python.split()
-    return (words[0], words[1]) if len(words) >= 2 else (None, None)
+        return device[1] if device else None
+    return by_python.split()[0] if by_python else None

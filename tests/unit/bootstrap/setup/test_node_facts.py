@@ -22,13 +22,12 @@ BY_IP = """\
 def recorded(**changes: str) -> str:
     """What the script prints on a two-socket Sapphire Rapids; keyword arguments replace."""
     sections = {
-        "system": "Linux\n6.8.0-1021-azure\nx86_64\nvm-swift-1",
+        "system": "x86_64\nvm-swift-1",
         "os": 'PRETTY_NAME="Ubuntu 24.04.2 LTS"\nID=ubuntu',
         "clock": "1760000000.250000000",
         "memory": "MemTotal:       65858420 kB\nMemFree:        63000000 kB",
         "disk": "/dev/root       129886128 5400000  124469744       5% /",
         "writable": "yes",
-        "machine": "6fbb8a2e-0000-4000-8000-000000000000\nnet:[4026531840]",
         "cpuinfo": SAPPHIRE_RAPIDS,
         "topology": topology(2, 4),
         "allowed": "0-15",
@@ -36,7 +35,7 @@ def recorded(**changes: str) -> str:
         "tools": "/usr/bin/tar\n/usr/bin/sha256sum\n/usr/bin/sh\n/usr/bin/ssh",
         "tcmalloc": "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4",
         "route": BY_IP + "10.0.0.4 dev eth0 src 10.0.0.5 uid 1000 \\    cache",
-        "route_by_python": "eth0 10.0.0.5",
+        "route_by_python": "eth0",
         "end": "",
         **changes,
     }
@@ -48,12 +47,12 @@ def test_a_node_of_azure() -> None:
     assert found.hostname == "vm-swift-1"
     assert found.system == "Ubuntu 24.04.2 LTS"
     assert found.processor.generation == "Sapphire Rapids"
-    assert (found.sockets, found.cores) == (2, 8)
+    assert ([node.socket for node in found.numa], found.cores) == ([0, 1], 8)
     assert found.memory == 65858420 * 1024
     assert found.disk_free == 124469744 * 1024
     assert found.clock == 1760000000.25
     assert found.pythons == {"3.12": "/usr/bin/python3.12"}
-    assert (found.interface, found.address) == ("eth0", "10.0.0.5")
+    assert found.interface == "eth0"
     assert found.tcmalloc == "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"
     assert NodeFacts.model_validate_json(found.model_dump_json()) == found
 
@@ -62,7 +61,7 @@ def test_a_node_without_python_without_ip_without_tcmalloc() -> None:
     found = read_facts(recorded(pythons="", tcmalloc="", route="", route_by_python=""))
     assert found.pythons == {}
     assert found.tcmalloc is None
-    assert (found.interface, found.address) == (None, None)
+    assert found.interface is None
 
 
 def test_output_that_ends_early() -> None:
@@ -74,12 +73,12 @@ def test_the_head_is_on_the_interface_that_holds_its_address() -> None:
     """Its route to itself leads through the loopback interface."""
     route = BY_IP.replace("10.0.0.5/", "10.0.0.4/")
     local = "local 10.0.0.4 dev lo src 10.0.0.4 uid 1000 \\    cache <local>"
-    assert read_route(route + local, "") == ("eth0", "10.0.0.4")
+    assert read_route(route + local, "") == "eth0"
 
 
 def test_a_name_for_an_address_leaves_the_interface_to_python() -> None:
     """`ip route get` does not look names up; Python's socket does."""
-    assert read_route(BY_IP, "eth0 10.0.0.5") == ("eth0", "10.0.0.5")
+    assert read_route(BY_IP, "eth0") == "eth0"
 
 
 def test_the_newest_python_comes_first() -> None:

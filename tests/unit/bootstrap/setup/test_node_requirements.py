@@ -34,7 +34,7 @@ def test_a_good_node() -> None:
     [
         ({"disk": DISK.format(4 * 2**20)}, "4.0 GiB free for /home/me/x and 12 GiB are needed"),
         ({"memory": "MemTotal: 2000000 kB"}, "1.9 GiB of memory"),
-        ({"system": "Linux\n6.8\naarch64\nn1"}, "is aarch64"),
+        ({"system": "aarch64\nn1"}, "is aarch64"),
         ({"pythons": "3.9 /usr/bin/python3"}, "no Python 3.11 to 3.13"),
         ({"writable": ""}, "cannot be written"),
         ({"tools": "/usr/bin/tar\n/usr/bin/sh"}, "sha256sum missing"),

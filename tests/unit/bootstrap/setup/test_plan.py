@@ -75,7 +75,7 @@ def test_conda_or_venv(asked: dict[str, Any], head: dict[str, Any], kind: type) 
 
 
 def test_a_worker_that_will_not_do_is_left_out_and_the_others_go_on() -> None:
-    facts = cluster(node(), node(system="Linux\n6.8\naarch64\nn1"), node(root="/scratch"))
+    facts = cluster(node(), node(system="aarch64\nn1"), node(root="/scratch"))
     plan = decide(facts, options())
     assert list(plan.nodes) == ["n0"]
     assert "n1: is aarch64" in str(plan.refused["n1"])
