@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from bootstrap.commands.checks.nodes import ACTIVATED
-from bootstrap.commands.checks.report import CheckResult
+from bootstrap.commands.checks.nodes import ACTIVATED, BOOTSTRAP
+from bootstrap.commands.checks.report import CheckResult, judged
 from bootstrap.ssh.command import bash_script, script
 from bootstrap.ssh.host import Host
 
@@ -16,7 +16,6 @@ AT_ONCE = 4
 LOOK_BEFORE = "look at ssh between nodes and mpirun first"
 MPIRUN_SECONDS = 180
 ALL_REDUCE_SECONDS = 300
-BOOTSTRAP = "fab bootstrap"
 # $1: the cluster's ssh, $2: seconds, $3: how many at once; input: addresses. Prints `address code`.
 # What was refused is asked once more: it may have been one login too many at once.
 PAIRS = """
@@ -67,11 +66,9 @@ def hostnames(head: Host, hosts: Sequence[Host]) -> CheckResult:
     finished = head.run(_mpirun(head, hosts, ["hostname"]), check=False, timeout=MPIRUN_SECONDS)
     names = sorted(set(finished.stdout.split()))
     well = finished.exit_code == 0 and len(finished.stdout.split()) == len(hosts)
-    said = finished.error_line
     found = ", ".join(names) if len(names) <= 4 else f"{len(names)} nodes"
-    return CheckResult(
-        "mpirun hostname", "cluster", well, found if well else said, "" if well else BOOTSTRAP
-    )
+    problems = [] if well else [finished.error_line]
+    return judged("mpirun hostname", "cluster", problems, found, BOOTSTRAP)
 
 
 def all_reduce(head: Host, hosts: Sequence[Host], backend: str) -> CheckResult:
@@ -82,8 +79,7 @@ def all_reduce(head: Host, hosts: Sequence[Host], backend: str) -> CheckResult:
     try:
         figures = json.loads(finished.stdout.splitlines()[-1])
     except (IndexError, json.JSONDecodeError):
-        said = finished.error_line
-        return CheckResult(what, "cluster", False, said, LOOK_BEFORE)
+        return CheckResult(what, "cluster", False, finished.error_line, LOOK_BEFORE)
     found = (
         f"{figures['latency_seconds'] * 1e6:.0f} µs for 4 bytes,"
         f" {figures['bytes_per_second'] / 1e6:.0f} MB/s for {figures['bytes'] / 1e6:.0f} MB"

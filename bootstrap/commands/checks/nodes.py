@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bootstrap.commands.checks.report import CheckResult
+from bootstrap.commands.checks.report import CheckResult, judged
 from bootstrap.errors import UserError
 from bootstrap.runs.node_version import check_version
 from bootstrap.setup.python.package_pins import Lock
@@ -59,8 +59,7 @@ def read_report(host: Host) -> dict[str, Any]:
     finished = host.run(command, check=False, timeout=REPORT_SECONDS)
     if finished.exit_code != 0:
         check_version(host, finished.stderr)
-        said = finished.error_line
-        raise UserError(f"{host.name}: its environment does not start: {said}")
+        raise UserError(f"{host.name}: its environment does not start: {finished.error_line}")
     found: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     return found
 
@@ -76,17 +75,12 @@ def packages(name: str, report: Mapping[str, Any], lock: Lock) -> CheckResult:
         elif there.partition("+")[0] != pin.partition("+")[0]:
             wrong.append(f"{package} {there} instead of {pin}")
     found = f"{len(lock.pins)} packages as pinned ({lock.stack})"
-    return CheckResult("packages", name, not wrong, _some(wrong) or found, _fix(wrong, BOOTSTRAP))
+    return judged("packages", name, wrong, found, BOOTSTRAP)
 
 
 def files(name: str, report: Mapping[str, Any], head: Mapping[str, Any]) -> list[CheckResult]:
     """Models and pictures: as they were copied there, and the same as the head's."""
-    findings = []
-    lacking = report["missing"]
-    findings.append(
-        CheckResult("paths", name, not lacking, _some(lacking, "missing: ") or "all there",
-                _fix(lacking, BOOTSTRAP))
-    )  # fmt: skip
+    findings = [judged("paths", name, report["missing"], "all there", BOOTSTRAP, "missing: ")]
     for folder, content in head["folders"].items():
         mine = report["folders"].get(folder)
         problems = []
@@ -97,11 +91,7 @@ def files(name: str, report: Mapping[str, Any], head: Mapping[str, Any]) -> list
             if mine["digest"] != content["digest"]:
                 problems.append("differs from the head's")
         found = f"as copied ({content['digest'][:12]})"
-        findings.append(
-            CheckResult(
-                folder, name, not problems, _some(problems) or found, _fix(problems, BOOTSTRAP)
-            )
-        )
+        findings.append(judged(folder, name, problems, found, BOOTSTRAP))
     return findings
 
 
@@ -118,10 +108,9 @@ def compiler(name: str, report: Mapping[str, Any]) -> CheckResult:
 def disk(name: str, report: Mapping[str, Any], root: str) -> CheckResult:
     """Room to write what a training writes."""
     free = report["disk_free"] / GIB
-    return CheckResult(
-        "disk", name, free >= LEAST_FREE_GIB, f"{free:.1f} GiB free",
-        "" if free >= LEAST_FREE_GIB else f"fab fetch --full, then remove old runs in {root}/runs",
-    )  # fmt: skip
+    found = f"{free:.1f} GiB free"
+    fix = f"fab fetch --full, then remove old runs in {root}/runs"
+    return judged("disk", name, [found] if free < LEAST_FREE_GIB else [], found, fix)
 
 
 def read_clock(host: Host) -> Clock:
@@ -135,14 +124,11 @@ def read_clock(host: Host) -> Clock:
 def clock(name: str, mine: Clock, head: Clock) -> CheckResult:
     """A node's clock against the head's."""
     skew, within = mine.ahead - head.ahead, mine.within + head.within
-    well = abs(skew) <= CLOCK_SECONDS + within
-    found = f"{skew:+.1f} s to the head's, within {within:.1f} s" if not well else (
-        f"within {CLOCK_SECONDS:g} s of the head's"
-    )  # fmt: skip
-    return CheckResult(
-        "clock", name, well, found,
-        "" if well else "on that node: sudo timedatectl set-ntp true, or chronyc makestep",
-    )  # fmt: skip
+    problems = []
+    if abs(skew) > CLOCK_SECONDS + within:
+        problems.append(f"{skew:+.1f} s to the head's, within {within:.1f} s")
+    fix = "on that node: sudo timedatectl set-ntp true, or chronyc makestep"
+    return judged("clock", name, problems, f"within {CLOCK_SECONDS:g} s of the head's", fix)
 
 
 def step_alone(host: Host, model: str, pictures: str) -> CheckResult:
@@ -159,8 +145,7 @@ def step_alone(host: Host, model: str, pictures: str) -> CheckResult:
     try:
         event = json.loads(finished.stdout.splitlines()[-1])
     except (IndexError, json.JSONDecodeError):
-        said = finished.error_line
-        return CheckResult("one step alone", host.name, False, said, BOOTSTRAP)
+        return CheckResult("one step alone", host.name, False, finished.error_line, BOOTSTRAP)
     return CheckResult("one step alone", host.name, True, f"loss {event['loss']:.4f}")
 
 
@@ -169,21 +154,6 @@ def oneccl(host: Host) -> CheckResult:
     program = [host.python, "-P", "-c", "import torch, oneccl_bindings_for_pytorch"]
     line = bash_script(ACTIVATED, host.layout.activate, *program)
     finished = host.run(line, check=False, timeout=STEP_SECONDS)
-    well = finished.exit_code == 0
-    said = finished.error_line
+    problems = [f"do not import: {finished.error_line}"] if finished.exit_code else []
     fix = f"{BOOTSTRAP}; without it fab train uses gloo on every node"
-    return CheckResult(
-        "oneCCL's bindings", host.name, well, "import" if well else f"do not import: {said}",
-        "" if well else fix,
-    )  # fmt: skip
-
-
-def _some(problems: Sequence[str], before: str = "") -> str:
-    if not problems:
-        return ""
-    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-    return before + "; ".join(problems[:3]) + more
-
-
-def _fix(problems: Sequence[str], fix: str) -> str:
-    return fix if problems else ""
+    return judged("oneCCL's bindings", host.name, problems, "import", fix)

@@ -29,6 +29,22 @@ class CheckResult:
     fix: str = ""
 
 
+def judged(
+    what: str, where: str, problems: Sequence[str], well: str, fix: str, before: str = ""
+) -> CheckResult:
+    """A check that passed where it met no problem.
+
+    Args:
+        well: what was seen if there is none; else the first three are.
+        fix: the command that mends them.
+        before: put in front of them.
+    """
+    if not problems:
+        return CheckResult(what, where, True, well)
+    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return CheckResult(what, where, False, before + "; ".join(problems[:3]) + more, fix)
+
+
 def table(findings: Sequence[CheckResult]) -> Rows:
     """One line for each check that passed everywhere, one for each node where one failed."""
     drawn = Rows("", "check", "where", "found", "what to do")
