@@ -1,4 +1,4 @@
-"""What a node says of its runs (`bootstrap.runs`, `bootstrap.checkpoints`), as it has to be."""
+"""What a node says of its runs (`node.run_query`, `node.checkpoints`), as it has to be."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class State(TypedDict):
 
 
 class Run(TypedDict):
-    """See `runs.summary`."""
+    """See `run_query.summary`."""
 
     name: str
     state: State
@@ -63,7 +63,7 @@ class Run(TypedDict):
 
 
 class Gathered(TypedDict):
-    """See `runs.gather`."""
+    """See `run_query.gather`."""
 
     path: str
     name: str
@@ -82,7 +82,7 @@ class Newest(TypedDict):
 
 
 class Followed(TypedDict):
-    """A line of `runs.follow`: one of the two."""
+    """A line of `run_query.follow`: one of the two."""
 
     state: NotRequired[State]
     event: NotRequired[dict[str, Any]]

@@ -29,7 +29,7 @@ class NodePlacement:
 
 
 def examine(hosts: Sequence[Host], head_address: str) -> list[NodeFacts]:
-    """NodeFacts every node at once."""
+    """What every node is, asked at once."""
     with ThreadPoolExecutor(len(hosts)) as pool:
         return list(pool.map(lambda host: gather_facts(host, head_address), hosts))
 
