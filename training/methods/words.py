@@ -23,11 +23,11 @@ ROWS = "rows"
 def table_of(models: Models) -> torch.Tensor:
     """The text encoder's table, [vocabulary, width], float32, as it is now.
 
-    To be taken when models are loaded: frozen ones may hold their weights in another form. For
-    Stable Diffusion 1.5 it has 150 MB, not to be kept longer than until the words are injected.
+    Not copied. To be taken when models are loaded: frozen ones may hold their weights in another
+    form. For Stable Diffusion 1.5 it has 150 MB.
     """
     table: torch.Tensor = models.text_encoder.get_input_embeddings().weight
-    return table.detach().clone()
+    return table.detach()
 
 
 class Words:
@@ -83,7 +83,7 @@ class Words:
         """Put the rows over the text encoder's table, and freeze the encoder; returns the rows.
 
         Args:
-            table: `table_of` the models as they were loaded; copied.
+            table: `table_of` the models as they were loaded; not copied.
         """
         assert table is not None
         return install(models.text_encoder, table, self.start, self.token_ids).rows

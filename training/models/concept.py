@@ -16,7 +16,7 @@ class ConceptEmbedding(nn.Module):
     """Takes the place of a text encoder's token embedding.
 
     Args:
-        table: [vocabulary, width], the frozen rows.
+        table: [vocabulary, width], the frozen rows; not copied.
         rows: [vectors, width], the starting value of the trainable rows.
         token_ids: the ids of the placeholder tokens, in the order of `rows`. They may lie
             past the table or inside it (a table padded beyond its tokenizer).
@@ -29,7 +29,7 @@ class ConceptEmbedding(nn.Module):
         super().__init__()
         slots = torch.full((max(len(table), max(token_ids) + 1),), -1)
         slots[torch.tensor(token_ids)] = torch.arange(len(token_ids))
-        self.register_buffer("table", table.detach().clone(), persistent=False)
+        self.register_buffer("table", table.detach(), persistent=False)
         self.register_buffer("slots", slots, persistent=False)
         self.rows = nn.Parameter(rows.detach().clone())
 

@@ -56,8 +56,7 @@ def loading_dtype(requested: str, stack: Stack, dtype: torch.dtype) -> torch.dty
 def prepare(models: Models, how: str, stack: Stack, dtype: torch.dtype) -> Models:
     """The same models with UNet, VAE and text encoder frozen and prepared.
 
-    A native text encoder stays in float32: its cost is below a hundredth of the UNet's, and
-    the rows' gradient passes through it.
+    Of a native text encoder only those weights leave float32 that autocast rounds anyway.
 
     Args:
         how: "native", "ipex" or "compiled", which is native as far as the models go: the code
@@ -69,6 +68,8 @@ def prepare(models: Models, how: str, stack: Stack, dtype: torch.dtype) -> Model
     if how in ("native", "compiled"):
         for module in (models.text_encoder, models.vae, models.unet):
             module.requires_grad_(False).eval()
+        if dtype == torch.bfloat16:
+            _round_text_weights(models.text_encoder)
         models.vae.to(dtype)
         models.unet.to(dtype)
         return models
@@ -84,6 +85,16 @@ def prepare(models: Models, how: str, stack: Stack, dtype: torch.dtype) -> Model
         vae=_prepared_vae(models.vae, stack.optimize, dtype),
         unet=stack.optimize(models.unet, dtype, True),
     )
+
+
+def _round_text_weights(text_encoder: torch.nn.Module) -> None:
+    """Round the linear layers' weights once, as autocast would at each call.
+
+    What it rounded would be kept for the backward pass beside them.
+    """
+    for module in text_encoder.modules():
+        if type(module) is torch.nn.Linear:
+            module.to(torch.bfloat16)
 
 
 def release(module: torch.nn.Module) -> None:

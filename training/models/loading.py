@@ -121,6 +121,9 @@ def _from_pipeline(model: ModelConfig, notify: Notify, dtype: torch.dtype) -> Mo
             **hub,
         )
         refuse_missing(found["missing_keys"])
+        for weight in module.parameters():
+            # A weight is a piece of the file, which stays in memory whole as long as one is used.
+            weight.data = weight.data.clone()
         return module
 
     def from_diffusers(kind: Any, part: str) -> Callable[[str | None, bool], Any]:
