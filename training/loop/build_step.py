@@ -17,6 +17,7 @@ from training.data.draws import Draws, chunks, share
 from training.data.encoded_data import EncodedData
 from training.data.inputs import Inputs, read_posteriors
 from training.loop.step import TrainingStep
+from training.machine.recomputation import keep_less
 from training.machine.stack import Stack
 from training.method import Method
 from training.models import frozen
@@ -84,6 +85,9 @@ def build_step(
             frozen.release(models.text_encoder)
     use_kernels(inputs, record, ranks, notify)  # now: what pictures were encoded with is gone
     losses = partial(inputs.method.losses, denoising)
+    compiled = _compiled(inputs, record, losses, parameters, ranks, notify)
+    if compiled is None and record.frozen != "ipex":
+        keep_less(models.unet)
     step = TrainingStep(
         losses,
         parameters,
@@ -95,7 +99,7 @@ def build_step(
         optimization.train_batch_size,
         optimization.max_grad_norm,
         inputs.method.ema_decay,
-        _compiled(inputs, record, losses, parameters, ranks, notify),
+        compiled,
         {name: inputs.method.first_step(name) for name in parameters},
         inputs.method.project,
     )
