@@ -18,6 +18,7 @@ from training.loop.step import TrainingStep
 from training.loop.stop_signal import caught_stop_signals
 from training.loop.train import restore, train
 from training.machine import vector_math
+from training.machine.allocator import freed_memory_returned
 from training.machine.stack import Stack, resolve_stack
 from training.method import Method
 from training.outputs.hub import ask_for_repository
@@ -134,6 +135,7 @@ def _configure(config: RunConfig, notices: Sequence[str]) -> Iterator[Process]:
         yield Process(stack, ranks, threads.count, saves_checkpoints, repository)
 
 
+@freed_memory_returned()
 def _read(method: type[Method], config: RunConfig, process: Process) -> Run:
     """Read what the person named, and the run's record and checkpoint, if it is resumed."""
     what = "loading the model and the pictures"
@@ -155,6 +157,7 @@ def _epoch(inputs: Inputs) -> int:
     return epoch_length(inputs.pictures, inputs.config.repeats)
 
 
+@freed_memory_returned()
 def _build(run: Run, process: Process, native_resolution: bool) -> TrainingStep:
     """Assemble the training step, at the state that the run is resumed from."""
     config, record = run.inputs.config, run.record
