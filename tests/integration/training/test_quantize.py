@@ -27,6 +27,7 @@ from training.data.inputs import read_inputs
 from training.errors import UserError
 from training.loop.build_step import build_step
 from training.loop.step import TrainingStep
+from training.machine.cpu import this_cpu
 from training.machine.stack import resolve_stack
 from training.method import Method
 from training.methods.quantize import Quantize
@@ -250,7 +251,9 @@ def test_openvino_says_what_the_trained_unet_says_and_computes_in_int8(
     torchs, ours, precise = predictions(
         lambda inputs: student(**inputs).sample, by_openvino, lambda inputs: base(**inputs).sample
     )
-    assert float((ours - torchs).norm() / torchs.norm()) < 0.05
+    # Without VNNI OpenVINO adds pairs of 8-bit products in 16 bits, which saturate.
+    within = 0.05 if "avx512_vnni" in this_cpu().flags else 0.3
+    assert float((ours - torchs).norm() / torchs.norm()) < within
     assert 1e-4 < float((torchs - precise).norm() / precise.norm()) < 1
 
 
