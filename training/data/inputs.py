@@ -99,6 +99,7 @@ def read_posteriors(
     ranks: Ranks,
     notify: Callable[[str], None],
     multiple: int | None = None,
+    before_encoding: Callable[[], None] = lambda: None,
 ) -> list[torch.Tensor]:
     """Encode what the cache lacks, shared among a machine's ranks, and read all of it.
 
@@ -106,6 +107,7 @@ def read_posteriors(
         folder: of the run.
         models: prepared by `training.models.frozen`.
         multiple: of which the sides of aspect-ratio buckets are multiples; None: squares alone.
+        before_encoding: called once where this rank has pictures to encode.
 
     Returns:
         Of each picture [2 (plain, mirrored), 2 (mean, deviation), C, H, W], float32.
@@ -126,7 +128,9 @@ def read_posteriors(
     def encode() -> LatentCache:
         digest = part_digest(models, "vae")
         cache = LatentCache(folder, vae, data.side, data.center_crop, dtype, multiple, digest)
-        encode_missing(cache, pictures, vae, ranks.local_rank, ranks.local_size, progress)
+        encode_missing(
+            cache, pictures, vae, ranks.local_rank, ranks.local_size, progress, before_encoding
+        )
         return cache
 
     cache = on_all_ranks(ranks, encode)

@@ -121,13 +121,16 @@ def encode_missing(
     local_rank: int,
     local_size: int,
     progress: Callable[[int, int], None],
+    before: Callable[[], None] = lambda: None,
 ) -> None:
     """Encode this rank's share of the pictures that the cache of this machine lacks.
 
-    `progress(done, of)` is called before each and after the last.
+    `progress(done, of)` is called before each and after the last, `before` before the first.
     """
     missing = [entry for entry in _entries(pictures) if cache.read(*entry) is None]
     assigned = missing[local_rank::local_size]
+    if assigned:
+        before()
     for done, entry in enumerate(assigned):
         progress(done, len(assigned))
         cache.encode(*entry, vae)

@@ -27,7 +27,12 @@ from training.outputs.progress import StepProgress
 from training.ranks.launcher import Ranks
 from training.ranks.process_group import all_reduce_sum, on_all_ranks
 from training.storage.compile_cost import PREPARED, known, note, place
-from training.storage.kernels import use_kernels, used_kernels
+from training.storage.kernels import (
+    usable_kernels,
+    use_kernels,
+    use_kernels_to_encode,
+    used_kernels,
+)
 from training.storage.run_directory import RunRecord
 
 if TYPE_CHECKING:
@@ -51,6 +56,7 @@ def build_step(
     optimization, dtype = config.optimization, DTYPES[record.dtype]
     models = inputs.models = frozen.prepare(inputs.models, record.frozen, stack, dtype)
     parameters = inputs.method.inject(models)
+    kernels = usable_kernels(record, ranks, notify)
     posteriors = read_posteriors(
         config.output_dir,
         config.data,
@@ -60,6 +66,7 @@ def build_step(
         ranks,
         notify,
         divisor(models) if config.in_buckets else None,
+        lambda: use_kernels_to_encode(models.vae, config.side, kernels),
     )
     denoising = Denoising(models, dtype, parameters)
     texts, empty_prompt = _texts(inputs)
@@ -83,7 +90,8 @@ def build_step(
         frozen.release(models.vae)
         if data.text is not None:
             frozen.release(models.text_encoder)
-    use_kernels(inputs, record, ranks, notify)  # now: what pictures were encoded with is gone
+    # Now: what pictures were encoded with is gone.
+    use_kernels(models.unet, inputs.latent_side, kernels, notify)
     losses = partial(inputs.method.losses, denoising)
     compiled = _compiled(inputs, record, losses, parameters, ranks, notify)
     if compiled is None and record.frozen != "ipex":

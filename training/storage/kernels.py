@@ -62,14 +62,35 @@ def choose_kernels(inputs: Inputs, dtype: torch.dtype, ranks: Ranks, notify: Not
     )  # fmt: skip
 
 
-def use_kernels(inputs: Inputs, record: RunRecord, ranks: Ranks, notify: Notify) -> None:
-    """Put the kernels that a run was started with into its frozen UNet."""
-    unet = inputs.models.unet
-    if record.attention == attention.FUSED and _is_there(ATTENTION, ranks, notify):
+def usable_kernels(record: RunRecord, ranks: Ranks, notify: Notify) -> Kernels:
+    """Those of a run's kernels that every rank's machine has, PyTorch's in the place of others."""
+    return Kernels(
+        _where_it_is(record.attention, attention.FUSED, ATTENTION, ranks, notify),
+        _where_it_is(record.convolution, convolution.WINOGRAD, CONVOLUTION, ranks, notify),
+    )
+
+
+def use_kernels_to_encode(vae: Any, side: int, kernels: Kernels) -> None:
+    """Let the convolution kernel compute a frozen VAE's encoder, if a run has it.
+
+    Args:
+        side: height and width of the pictures, in pixels.
+    """
+    if kernels.convolution == convolution.WINOGRAD:
+        use_winograd(vae.encoder, side)
+
+
+def use_kernels(unet: Any, side: int, kernels: Kernels, notify: Notify) -> None:
+    """Put a run's kernels into its frozen UNet.
+
+    Args:
+        side: height and width of the latents.
+    """
+    if kernels.attention == attention.FUSED:
         use_fused(unet)
-        notify(f"attention: our own kernel (--attention {record.attention})")
-    if record.convolution == convolution.WINOGRAD and _is_there(CONVOLUTION, ranks, notify):
-        count = use_winograd(unet, inputs.latent_side)
+        notify(f"attention: our own kernel (--attention {kernels.attention})")
+    if kernels.convolution == convolution.WINOGRAD:
+        count = use_winograd(unet, side)
         notify(f"convolution: our own kernel in {count} layers (--convolution winograd)")
 
 
@@ -97,11 +118,16 @@ def used_kernels(unet: Any) -> Kernels:
     )
 
 
-def _is_there(kernel: KernelLibrary, ranks: Ranks, notify: Notify) -> bool:
-    """Whether every rank's machine has a kernel."""
+def _where_it_is(
+    recorded: str, ours: str, kernel: KernelLibrary, ranks: Ranks, notify: Notify
+) -> str:
+    """What computes: what the record says, but PyTorch where some rank's machine lacks our own."""
+    if recorded != ours:
+        return TORCH
     if reasons := [reason for reason in every_rank(kernel.why_not(notify), ranks) if reason]:
         notify(
             f"the run was started with the {kernel.name} kernel, and {reasons[0]}: PyTorch's is "
             "used, whose last bits differ"
         )
-    return not reasons
+        return TORCH
+    return ours

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ from training.machine.scratch import scratch
 FORWARD, BACKWARD = "xeon_diffusion::convolution", "xeon_diffusion::convolution_backward"
 LANES = 16
 """Channels are multiples of it: `LANES` of `kernel/transforms.h`."""
-SCRATCH = 2**25
-"""Floats in which several samples are computed together; more samples take turns."""
+SCRATCH = 2**24
+"""Floats in which several samples, or a strip of a large one, are computed together."""
 
 torch.library.define(FORWARD, "(Tensor input, Tensor weight, Tensor? bias) -> Tensor")
 torch.library.define(BACKWARD, "(Tensor grad, Tensor weight) -> Tensor")
@@ -106,24 +107,43 @@ def _convolve(value: Tensor, weight: Tensor, bias: Tensor | None, backward: bool
     elements, before, after = matrices.shape
     out = _empty(value, after)
     _, _, height, width = value.shape
-    tiles = math.ceil(height / side) * math.ceil(width / side)
-    together = max(1, SCRATCH // (elements * tiles * (before + after)))
-    for first in range(0, len(value), together):
-        part, made = value[first : first + together], out[first : first + together]
-        rows = len(part) * tiles
-        memory = scratch(elements * rows * (before + after))
-        inputs = memory[: elements * rows * before].view(elements, rows, before)
-        products = memory[inputs.numel() :][: elements * rows * after].view(elements, rows, after)
+    for samples, first, rows in _turns(value, side, elements * (before + after)):
+        part, made = value[samples], out[samples]
+        tiles = len(part) * rows * math.ceil(width / side)
+        memory = scratch(elements * tiles * (before + after))
+        inputs = memory[: elements * tiles * before].view(elements, tiles, before)
+        products = memory[inputs.numel() :][: elements * tiles * after].view(elements, tiles, after)
         kernel.convolution_inputs(
-            side, backward, _sizes(len(part), height, width, before),
+            side, backward, _sizes(len(part), height, width, before, first, rows),
             _pointer(part), _pointer(inputs), threads,
         )  # fmt: skip
         torch.bmm(inputs, matrices, out=products)
         kernel.convolution_outputs(
-            side, backward, _sizes(len(part), height, width, after),
+            side, backward, _sizes(len(part), height, width, after, first, rows),
             _pointer(products), _pointer(bias), _pointer(made), threads,
         )  # fmt: skip
     return out
+
+
+def _turns(value: Tensor, side: int, floats: int) -> Iterator[tuple[slice, int, int]]:
+    """What is computed together: samples, the first row of tiles of each, and how many rows.
+
+    Args:
+        value: [N, C, H, W].
+        side: of a tile.
+        floats: that a tile takes.
+    """
+    count, _, height, width = value.shape
+    rows, columns = math.ceil(height / side), math.ceil(width / side)
+    together = SCRATCH // (floats * rows * columns)
+    if together:
+        for first in range(0, count, together):
+            yield slice(first, first + together), 0, rows
+        return
+    strip = max(1, SCRATCH // (floats * columns))
+    for sample in range(count):
+        for first in range(0, rows, strip):
+            yield slice(sample, sample + 1), first, min(strip, rows - first)
 
 
 def _empty(value: Tensor, channels: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
@@ -111,6 +111,16 @@ def test_samples_take_turns_where_they_are_many(monkeypatch: pytest.MonkeyPatch)
     together = ours(*given, 2)
     monkeypatch.setattr(operations, "SCRATCH", 2 * 16 * 16 * 32)
     torch.testing.assert_close(ours(*given, 2), together, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("m", ERRORS)
+def test_a_large_picture_is_computed_in_strips(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tensors((2, 21, 10, 16, 32))
+    whole = ours(*given, m)
+    monkeypatch.setattr(operations, "SCRATCH", 2 * (m + 2) ** 2 * 48 * -(-10 // m))  # two rows
+    torch.testing.assert_close(ours(*given, m), whole, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(operations, "SCRATCH", 1)
+    torch.testing.assert_close(ours(*given, m), whole, rtol=1e-4, atol=1e-5)
 
 
 def test_a_nan_is_passed_on() -> None:
@@ -318,6 +328,29 @@ def test_beside_adapters_it_computes_the_other_layers(
     (run,) = run_ranks(argv, tmp_path / "logs", main="training.lora:main")
     assert run.code == 0, run.output
     assert re.search(r"convolution: our own kernel in [1-9]\d* layers", run.output)
+
+
+def test_pictures_are_encoded_with_it(tiny_model: Path) -> None:
+    vae = AutoencoderKL.from_pretrained(tiny_model, subfolder="vae").requires_grad_(False)
+    pixels = torch.linspace(-1, 1, 3 * MANY**2).view(1, 3, MANY, MANY)
+
+    def encoded() -> Tensor:
+        with torch.no_grad():
+            return vae.encode(pixels).latent_dist.mean
+
+    wanted = encoded()
+    kernels.use_kernels_to_encode(vae, MANY, kernels.Kernels())
+    assert torch.equal(encoded(), wanted)
+    sizes = {name: positions for name, (_, positions, _) in layers(vae.encoder, MANY).items()}
+    seen: dict[str, int] = {}
+    kernels.use_kernels_to_encode(vae, MANY, kernels.Kernels(convolution="winograd"))
+    for name in sizes:
+        vae.encoder.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, name=name: seen.update({name: given[0].shape[2]})
+        )
+    torch.testing.assert_close(encoded(), wanted, rtol=1e-4, atol=1e-5)
+    assert seen == sizes
+    assert "mid_block.resnets.0.conv1" in sizes
 
 
 def test_layers_that_are_trained_or_adapted_stay_as_they_are(tiny_model: Path) -> None:

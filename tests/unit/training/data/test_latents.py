@@ -96,6 +96,17 @@ def test_only_what_is_missing_is_encoded(
     )
 
 
+def test_the_encoder_is_prepared_where_something_is_missing(
+    cache: LatentCache, vae: AutoencoderKL, two: list[Picture]
+) -> None:
+    said: list[object] = []
+    for pictures in (two[:1], two, two):
+        encode_missing(
+            cache, pictures, vae, 0, 1, lambda *done: said.append(done), lambda: said.append("now")
+        )
+    assert said == ["now", (0, 2), (1, 2), (2, 2)] * 2 + [(0, 0)]
+
+
 def test_ranks_of_a_machine_share_the_work(
     cache: LatentCache, vae: AutoencoderKL, two: list[Picture]
 ) -> None:

@@ -40,20 +40,20 @@ struct Chosen {
   static constexpr auto B = made.B;
 };
 
-// Pictures [N, H, W, C], the channels beside each other, and how they are cut into tiles.
+// Pictures [N, H, W, C], the channels beside each other, and a strip of each that is cut into tiles:
+// `rows` rows of tiles, from row `first` on.
 template <int m>
 struct Tiles {
-  Size height, width, channels, rows, columns, count;
+  Size height, width, channels, first, rows, columns, count;
 
   explicit Tiles(const Size* sizes)
-      : height(sizes[1]), width(sizes[2]), channels(sizes[3]),
-        rows((height + m - 1) / m), columns((width + m - 1) / m),
-        count(sizes[0] * rows * columns) {}
+      : height(sizes[1]), width(sizes[2]), channels(sizes[3]), first(sizes[4]), rows(sizes[5]),
+        columns((width + m - 1) / m), count(sizes[0] * rows * columns) {}
 
   // The offset of the picture that a tile is of, and the tile's first row and column of outputs.
   void place(Size tile, Size& picture, Size& y, Size& x) const {
     picture = tile / (rows * columns) * height * width * channels;
-    y = tile / columns % rows * m;
+    y = (first + tile / columns % rows) * m;
     x = tile % columns * m;
   }
 };
@@ -135,11 +135,12 @@ void transform_weights(const Size* sizes, const float* weights, float* made, int
 
 }  // namespace
 
-// m: 2 or 4. Channels are multiples of 16. Matrices: [(m + 2)^2, tiles, C], a tile for each m x m
-// outputs, also of those at the edges that are cut.
+// m: 2 or 4. Channels are multiples of 16. Sizes: N, H, W and C of pictures [N, H, W, C], the first row
+// of tiles and their rows. Matrices: [(m + 2)^2, tiles, C], a tile for each m x m outputs, also of
+// those at the edges that are cut.
 extern "C" {
 
-// Pictures [N, H, W, C], whose sizes these are, to matrices.
+// Pictures to matrices.
 void convolution_inputs(int m, int backward, const Size* sizes, const float* pictures, float* made,
                         int threads) {
   const auto run = m == 2 ? (backward ? transform_inputs<2, true> : transform_inputs<2, false>)
@@ -147,7 +148,7 @@ void convolution_inputs(int m, int backward, const Size* sizes, const float* pic
   run(sizes, pictures, made, threads);
 }
 
-// Matrices to pictures [N, H, W, C], whose sizes these are; bias [C] or null is added.
+// Matrices to pictures; bias [C] or null is added.
 void convolution_outputs(int m, int backward, const Size* sizes, const float* products,
                          const float* bias, float* pictures, int threads) {
   const auto run = m == 2 ? (backward ? transform_outputs<2, true> : transform_outputs<2, false>)
