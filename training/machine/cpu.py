@@ -9,7 +9,10 @@ from functools import cache
 from pathlib import Path
 
 BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
-REPORTED = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+VNNI = ("avx_vnni", "avx512_vnni")
+REPORTED = (
+    "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,15 @@ class Cpu:
     def computes_bf16(self) -> bool:
         """Whether bf16 is done in hardware; without it bf16 is slower than fp32 (Ice Lake)."""
         return any(flag in self.flags for flag in BF16_INSTRUCTIONS)
+
+    @property
+    def int8_sums_saturate(self) -> bool:
+        """Whether pairs of 8-bit products are added in 16 bits, as is done without VNNI.
+
+        Two products of 8 bits with and without a sign are up to 64,770 together, where 16 bits end
+        at 32,767.
+        """
+        return "avx2" in self.flags and not any(flag in self.flags for flag in VNNI)
 
     @property
     def has_amx(self) -> bool:

@@ -25,6 +25,7 @@ from training.config.command_line import parse
 from training.config.quantize import QuantizeConfig
 from training.data.inputs import read_inputs
 from training.errors import UserError
+from training.inference.engines.openvino_engine import properties
 from training.loop.build_step import build_step
 from training.loop.step import TrainingStep
 from training.machine.cpu import this_cpu
@@ -227,12 +228,8 @@ def test_openvino_says_what_the_trained_unet_says_and_computes_in_int8(
     base = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
     student, merged = quantized_unet.load(run / FILE, copy.deepcopy(base))
     assert merged == 0.4
-    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
-    if "avx512_vnni" not in this_cpu().flags:
-        # There OpenVINO's int8 loses more than is allowed here: the same graph, computed in fp32.
-        config["LP_TRANSFORMS_MODE"] = False
     pipeline = OVStableDiffusionPipeline.from_pretrained(
-        exported, ov_config=config, dynamic_shapes=False
+        exported, ov_config=properties("float32", "qat", this_cpu()), dynamic_shapes=False
     )
     graph = pipeline.unet.model
     kinds = [op.get_type_name() for op in graph.get_ops()]

@@ -56,7 +56,7 @@ def transform_weight(weight: Tensor, outputs: int) -> Tensor:
             takes 4 times fewer and 4 times the memory.
     """
     many, few = weight.shape[:2]
-    taps = weight.detach().permute(0, 2, 3, 1).contiguous()
+    taps = weight.detach().contiguous()
     made = weight.new_empty((outputs + 2) ** 2, many, few)
     CONVOLUTION().convolution_weights(
         outputs, _sizes(many, few), _pointer(taps), _pointer(made), torch.get_num_threads()

@@ -122,8 +122,11 @@ void transform_weights(const Size* sizes, const float* weights, float* made, int
   for (Size output = 0; output < outputs; ++output) {
     for (Size input = 0; input < inputs; input += LANES) {
       Lanes taps[TAPS * TAPS], transformed[n * n];
+      const float* from = weights + (output * inputs + input) * TAPS * TAPS;
       each<TAPS * TAPS>([&](auto k) {
-        taps[k] = load(weights + (output * TAPS * TAPS + k) * inputs + input);
+        float beside[LANES];
+        for (Size lane = 0; lane < LANES; ++lane) beside[lane] = from[lane * TAPS * TAPS + k];
+        taps[k] = load(beside);
       });
       sandwich<Chosen<m, false>::G, n, TAPS>(taps, transformed);
       each<n * n>([&](auto k) {
@@ -156,7 +159,7 @@ void convolution_outputs(int m, int backward, const Size* sizes, const float* pr
   run(sizes, products, bias, pictures, threads);
 }
 
-// Weights [outputs, 3, 3, inputs], whose outputs and inputs are the sizes, to matrices
+// Weights [outputs, inputs, 3, 3], whose outputs and inputs are the sizes, to matrices
 // [(m + 2)^2, outputs, inputs].
 void convolution_weights(int m, const Size* sizes, const float* weights, float* made,
                          int threads) {
