@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from training.machine.convolution.operation import LANES, convolution, transform_weight
 
-FEWEST_TILES = {4: 64, 2: 16}
-"""Tiles of outputs in a picture, by their side: each is a row of the matrix products."""
+FEWEST_TILES = {4: 64, 2: 36, 1: 64}
+"""Tiles of outputs in a picture, by their side: each is a row of the matrix products. Over fewer
+rows these take as long as it takes to read the weights, which for tiles of 1 are the fewest."""
 
 
 class WinogradConv2d(nn.Module):

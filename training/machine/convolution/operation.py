@@ -51,9 +51,9 @@ def transform_weight(weight: Tensor, outputs: int) -> Tensor:
 
     Args:
         weight: float32; K and C are multiples of `LANES`.
-        outputs: 2 or 4: a tile of outputs x outputs is computed together. 2 takes 2.25 times fewer
-            multiplications than a direct convolution and 1.8 times the memory for weights, 4
-            takes 4 times fewer and 4 times the memory.
+        outputs: 1, 2 or 4: a tile of outputs x outputs is computed together. 1 is the direct
+            convolution; 2 takes 2.25 times fewer multiplications and 1.8 times the memory for
+            weights, 4 takes 4 times fewer and 4 times the memory.
     """
     many, few = weight.shape[:2]
     taps = weight.detach().contiguous()
@@ -84,7 +84,7 @@ def _check(value: Tensor, weight: Tensor, channels: int, bias: Tensor | None) ->
         any(each.dtype != torch.float32 for each in given)
         or value.ndim != 4
         or weight.ndim != 3
-        or weight.shape[0] not in (16, 36)
+        or weight.shape[0] not in (9, 16, 36)
         or value.shape[1] != channels
         or (bias is not None and bias.shape != weight.shape[1:2])
         or any(number % LANES for number in weight.shape[1:])

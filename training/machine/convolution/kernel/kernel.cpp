@@ -7,6 +7,8 @@
 // +-1/sqrt(2), +-sqrt(2) and infinity, whose rounding errors are half of those of 0, +-1, +-2
 // (Alam et al., "Winograd Convolution for Deep Neural Networks: Efficient Point Selection", 2022).
 //
+// With m = 1 it is the direct convolution: nine products of the inputs with the weights as they are.
+//
 // A gradient is convolved with the weights in reverse: `reversed` has matrices with which the
 // weights as they were transformed for forward serve.
 
@@ -31,6 +33,10 @@ template <int m>
 constexpr Matrices<m> FORWARD = matrices(Scheme<m>::points);
 template <int m>
 constexpr Matrices<m> REVERSED = reversed(Scheme<m>::points);
+template <>
+constexpr Matrices<1> FORWARD<1> = direct(false);
+template <>
+constexpr Matrices<1> REVERSED<1> = direct(true);
 
 template <int m, bool backward>
 struct Chosen {
@@ -136,9 +142,14 @@ void transform_weights(const Size* sizes, const float* weights, float* made, int
   }
 }
 
+template <typename Function>
+Function of_side(int m, Function one, Function two, Function four) {
+  return m == 1 ? one : m == 2 ? two : four;
+}
+
 }  // namespace
 
-// m: 2 or 4. Channels are multiples of 16. Sizes: N, H, W and C of pictures [N, H, W, C], the first row
+// m: 1, 2 or 4. Channels are multiples of 16. Sizes: N, H, W and C of pictures [N, H, W, C], the first row
 // of tiles and their rows. Matrices: [(m + 2)^2, tiles, C], a tile for each m x m outputs, also of
 // those at the edges that are cut.
 extern "C" {
@@ -146,16 +157,20 @@ extern "C" {
 // Pictures to matrices.
 void convolution_inputs(int m, int backward, const Size* sizes, const float* pictures, float* made,
                         int threads) {
-  const auto run = m == 2 ? (backward ? transform_inputs<2, true> : transform_inputs<2, false>)
-                          : (backward ? transform_inputs<4, true> : transform_inputs<4, false>);
+  const auto run = backward ? of_side(m, transform_inputs<1, true>, transform_inputs<2, true>,
+                                      transform_inputs<4, true>)
+                            : of_side(m, transform_inputs<1, false>, transform_inputs<2, false>,
+                                      transform_inputs<4, false>);
   run(sizes, pictures, made, threads);
 }
 
 // Matrices to pictures; bias [C] or null is added.
 void convolution_outputs(int m, int backward, const Size* sizes, const float* products,
                          const float* bias, float* pictures, int threads) {
-  const auto run = m == 2 ? (backward ? transform_outputs<2, true> : transform_outputs<2, false>)
-                          : (backward ? transform_outputs<4, true> : transform_outputs<4, false>);
+  const auto run = backward ? of_side(m, transform_outputs<1, true>, transform_outputs<2, true>,
+                                      transform_outputs<4, true>)
+                            : of_side(m, transform_outputs<1, false>, transform_outputs<2, false>,
+                                      transform_outputs<4, false>);
   run(sizes, products, bias, pictures, threads);
 }
 
@@ -163,7 +178,8 @@ void convolution_outputs(int m, int backward, const Size* sizes, const float* pr
 // [(m + 2)^2, outputs, inputs].
 void convolution_weights(int m, const Size* sizes, const float* weights, float* made,
                          int threads) {
-  (m == 2 ? transform_weights<2> : transform_weights<4>)(sizes, weights, made, threads);
+  of_side(m, transform_weights<1>, transform_weights<2>, transform_weights<4>)(sizes, weights, made,
+                                                                              threads);
 }
 
 }  // extern "C"

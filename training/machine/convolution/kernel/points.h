@@ -24,6 +24,17 @@ struct Matrices {
   Matrix<m + 2, m + 2> B;
 };
 
+// What leaves taps and inputs as they are, and adds the products: one output of a direct convolution.
+constexpr Matrices<1> direct(bool reversed) {
+  Matrices<1> made;
+  for (int k = 0; k < TAPS; ++k) {
+    made.A.at[0][k] = 1;
+    made.G.at[k][k] = 1;
+    made.B.at[k][reversed ? TAPS - 1 - k : k] = 1;
+  }
+  return made;
+}
+
 template <int count>
 struct Points {
   double at[count];
