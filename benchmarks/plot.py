@@ -176,7 +176,7 @@ def step_tables() -> dict[str, str]:
     """Of the page about a training step, by the name of their place in it."""
     found = {
         name: step_table(json.loads((FIGURES / f"{name}.json").read_text()))
-        for name in ("train-step", "train-step-lora", "train-step-avx2")
+        for name in ("train-step", "train-step-lora", "train-step-avx2", "train-step-lora-avx2")
     }
     for name, table in (("step-breakdown", breakdown_table), ("steps-to-quality", quality_table)):
         found[name] = table(json.loads((FIGURES / f"{name}.json").read_text()))

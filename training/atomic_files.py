@@ -137,19 +137,26 @@ def _put_in_place(source: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def restore_replaced(folder: Path) -> None:
-    """Give folders back their names that a kill left renamed while others were put in their place.
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process was in the middle of writing, not what it was replacing.
 
-    What has been replaced is removed. Only for a `folder` that no other process writes.
+    Folders that it had renamed while others were put in their place get their names back. Only for
+    a `folder` that no other process writes.
+
+    Raises:
+        UserError: they cannot be removed.
     """
-    for old in folder.glob(".*.old"):
-        named = _REPLACED.fullmatch(old.name)
-        if named and old.is_dir() and not old.is_symlink():
-            if os.path.lexists(folder / named[1]):
-                shutil.rmtree(old)
-            else:
-                old.rename(folder / named[1])
-    sync_directory(folder)
+    with disk_errors_named(folder):
+        for old in folder.glob(".*.old"):
+            named = _REPLACED.fullmatch(old.name)
+            if named and old.is_dir() and not old.is_symlink():
+                if os.path.lexists(folder / named[1]):
+                    shutil.rmtree(old)
+                else:
+                    old.rename(folder / named[1])
+        sync_directory(folder)
+        for path in folder.glob(".*.partial"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def move(source: Path, destination: Path) -> None:

@@ -211,6 +211,12 @@ def one_pass(pictures: list[Picture]) -> tuple[int, ...]:
     return tuple(i for i, times in enumerate(repeats) for _ in range(times // common))
 
 
+def repeated(pictures: list[Picture]) -> list[int]:
+    """`one_pass`, where that is not each picture once; else empty."""
+    order = list(one_pass(pictures))
+    return order if len(order) > len(pictures) else []
+
+
 def epoch_length(pictures: list[Picture], repeats: int) -> int:
     """How many pictures an epoch has: each `repeats` times, or as often as its folder says."""
     return sum(repeats if p.repeats is None else p.repeats for p in pictures)

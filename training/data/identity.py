@@ -7,7 +7,7 @@ import inspect
 import json
 from typing import Any
 
-from training.data.dataset import Picture, one_pass
+from training.data.dataset import Picture, repeated
 from training.method import Values
 from training.models.loading import Models, part_digest, weights_digest
 
@@ -38,7 +38,7 @@ def identify(
     """
     return {
         "model": _digest([part_digest(models, part) for part in PARTS]),
-        "pictures": _digest([picture.digest for picture in pictures] + _often(pictures)),
+        "pictures": _digest([picture.digest for picture in pictures] + repeated(pictures)),
         "rows": _start_digest(start),
         "tokenizer": tokenizer_digest(models.tokenizer),
         "settings": settings(models),
@@ -52,12 +52,6 @@ def _start_digest(start: Values) -> str:
     if len(values) == 1:
         return _digest(values[0].tolist())
     return weights_digest(start)
-
-
-def _often(pictures: list[Picture]) -> list[int]:
-    """Which pictures a pass has, where that is not each of them once."""
-    order = list(one_pass(pictures))
-    return order if len(order) > len(pictures) else []
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -122,16 +122,8 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{socket.gethostname()} pid {os.getpid()}\n")
         file.flush()
-        with atomic_files.disk_errors_named(folder):
-            _remove_leftovers(folder)
+        atomic_files.remove_leftovers(folder)
         yield
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was in the middle of writing, not what it was replacing."""
-    atomic_files.restore_replaced(folder)
-    for path in folder.glob(".*.partial"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def holds_a_run(folder: Path) -> bool:

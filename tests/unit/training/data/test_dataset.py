@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from training.data.dataset import epoch_length, find_pictures, one_pass
+from training.data.dataset import epoch_length, find_pictures, one_pass, repeated
 from training.data.draws import Draws
-from training.data.identity import _often
 from training.errors import UserError
 
 
@@ -49,7 +48,7 @@ def test_one_of_kohyas_folders_alone_is_as_its_pictures_in_the_folder_itself(
     put(pictures, tmp_path / "10_cat", 3)
     found = find_pictures(tmp_path, False, quiet)
     assert one_pass(found) == (0, 1, 2)
-    assert _often(found) == []
+    assert repeated(found) == []
     assert epoch_length(found, repeats=100) == 30
     flat = find_pictures(tmp_path / "10_cat", False, quiet)
     assert [picture.digest for picture in flat] == [picture.digest for picture in found]
