@@ -246,8 +246,8 @@ class MachineConfig(Group):
     convolution: Literal["auto", "torch", "winograd"] = key(
         "machine",
         "auto",
-        "The UNet's 3 x 3 convolutions: torch: PyTorch's; winograd: our own kernel (fp32; AVX-512 "
-        "or AVX2, compiled once by g++; 2 GB more for weights of Stable Diffusion 1.5's size); "
+        "3 x 3 convolutions: torch: PyTorch's; winograd: our own kernel (fp32; AVX-512 "
+        "or AVX2, compiled once by g++; 1.5 GB more for weights of Stable Diffusion 1.5's size); "
         "auto: the faster one on this CPU, which is timed.",
     )
     ddp_timeout: int = key(

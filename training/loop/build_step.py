@@ -28,6 +28,7 @@ from training.ranks.launcher import Ranks
 from training.ranks.process_group import all_reduce_sum, on_all_ranks
 from training.storage.compile_cost import PREPARED, known, note, place
 from training.storage.kernels import (
+    forget_encoder,
     usable_kernels,
     use_kernels,
     use_kernels_to_encode,
@@ -68,6 +69,7 @@ def build_step(
         divisor(models) if config.in_buckets else None,
         lambda: use_kernels_to_encode(models.vae, config.side, kernels),
     )
+    forget_encoder(models.vae, kernels)
     denoising = Denoising(models, dtype, parameters)
     texts, empty_prompt = _texts(inputs)
     token_ids = tokenize(models.tokenizer, texts)

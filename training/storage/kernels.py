@@ -27,7 +27,7 @@ TORCH = "torch"
 
 @dataclass(frozen=True)
 class Kernels:
-    """What computes the UNet's self-attention and its convolutions, as the record has it."""
+    """What computes the UNet's self-attention and its convolutions, by the record's names."""
 
     attention: str = TORCH
     convolution: str = TORCH
@@ -78,6 +78,15 @@ def use_kernels_to_encode(vae: Any, side: int, kernels: Kernels) -> None:
     """
     if kernels.convolution == convolution.WINOGRAD:
         use_winograd(vae.encoder, side)
+
+
+def forget_encoder(vae: Any, kernels: Kernels) -> None:
+    """Let an encoder go that the kernel may compute: all is encoded, and drawing only decodes.
+
+    The kernel's weights of it are four times the original ones.
+    """
+    if kernels.convolution == convolution.WINOGRAD:
+        vae.encoder = None
 
 
 def use_kernels(unet: Any, side: int, kernels: Kernels, notify: Notify) -> None:

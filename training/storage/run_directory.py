@@ -53,8 +53,8 @@ class RunRecord(BaseModel):
         frozen: how the frozen parts are prepared ("native", "ipex" or "compiled").
         attention: what computes the UNet's self-attention ("torch" or "fused"); not written where
             it is torch, as there was nothing else when runs got their records.
-        convolution: what computes the UNet's 3 x 3 convolutions ("torch" or "winograd"); not
-            written where it is torch, as for attention.
+        convolution: what computes 3 x 3 convolutions, of the UNet and, while pictures are encoded,
+            of the VAE ("torch" or "winograd"); not written where it is torch, as for attention.
         model, pictures, rows: digests of the weights, the pictures, and what the parameters start
             from (a new word's rows, when this got its name).
         method: what is trained; not written where it is textual inversion, as there was nothing

@@ -58,7 +58,7 @@ def load(source: Source, settings: Settings, say: Say) -> OpenVINOArtist:
     from optimum.intel import OVStableDiffusionPipeline
 
     if record.weights in COMPUTED_IN_INT8 and this_cpu().int8_sums_saturate:
-        say("8-bit layers compute in fp32: this processor has no VNNI, so int8 sums would overflow")
+        say("8-bit layers do not compute in int8, whose sums overflow without VNNI")
     say(f"compiling {folder} for this processor")
     pipeline = OVStableDiffusionPipeline.from_pretrained(
         folder,

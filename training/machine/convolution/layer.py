@@ -1,4 +1,4 @@
-"""The kernel in a UNet: its 3 x 3 convolutions over many positions."""
+"""The kernel in a UNet or a VAE's encoder: their 3 x 3 convolutions over many positions."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def layers(unet: nn.Module, side: int) -> dict[str, tuple[nn.Conv2d, int, int]]:
 
 
 def tile_side(side: int) -> int | None:
-    """Which tiles suit a picture of `side` x `side` positions; None: a direct convolution does.
+    """Which tiles suit a picture of `side` x `side` positions; None: PyTorch's does.
 
     Larger tiles need fewer multiplications and more weights, which have to be read for as many
     rows as there are tiles.

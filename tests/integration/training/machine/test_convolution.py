@@ -352,6 +352,23 @@ def test_pictures_are_encoded_with_it(tiny_model: Path) -> None:
     torch.testing.assert_close(encoded(), wanted, rtol=1e-4, atol=1e-5)
     assert seen == sizes
     assert "mid_block.resnets.0.conv1" in sizes
+    latents = torch.zeros(1, vae.config.latent_channels, 8, 8)
+    drawn = vae.decode(latents).sample
+    kernels.forget_encoder(vae, kernels.Kernels(convolution="winograd"))
+    assert sum(value.numel() for value in vae.parameters()) > 0
+    assert vae.encoder is None
+    assert torch.equal(vae.decode(latents).sample, drawn)
+
+
+def test_a_run_draws_after_its_encoder_has_gone(flags: Flags, tmp_path: Path) -> None:
+    argv = flags(
+        output_dir=tmp_path / "run", convolution="winograd", resolution=MANY, max_train_steps=2,
+        latents_cache_dir=tmp_path / "latents", validation_prompt="a photo",
+        num_validation_images=1, num_inference_steps=2, **PLAIN,
+    )  # fmt: skip
+    (run,) = run_ranks(argv, tmp_path / "logs")
+    assert run.code == 0, run.output
+    assert list((tmp_path / "run" / "samples").glob("*.png"))
 
 
 def test_layers_that_are_trained_or_adapted_stay_as_they_are(tiny_model: Path) -> None:
