@@ -23,6 +23,8 @@ from training.openvino.record import (
 )
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+FAKE_QUANTIZE_IN_INT8 = "LP_TRANSFORMS_MODE"
+"""OpenVINO's property ("low precision transformations"), which is on unless it is turned off."""
 COMPUTED_IN_INT8: tuple[Weights, ...] = ("hybrid", "qat")
 
 
@@ -57,13 +59,14 @@ def load(source: Source, settings: Settings, say: Say) -> OpenVINOArtist:
     _refuse_another_shape(settings, record, folder)
     from optimum.intel import OVStableDiffusionPipeline
 
-    if record.weights in COMPUTED_IN_INT8 and this_cpu().int8_sums_saturate:
+    told = properties(source.dtype, record.weights, this_cpu())
+    if FAKE_QUANTIZE_IN_INT8 in told:
         say("8-bit layers do not compute in int8, whose sums overflow without VNNI")
     say(f"compiling {folder} for this processor")
     pipeline = OVStableDiffusionPipeline.from_pretrained(
         folder,
         dynamic_shapes=record.height is None,
-        ov_config=properties(source.dtype, record.weights, this_cpu()),
+        ov_config=told,
     )
     if vocabulary_digest(pipeline.tokenizer) != record.vocabulary:
         raise UserError(
@@ -86,7 +89,7 @@ def properties(dtype: str, weights: Weights, cpu: Cpu) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[dtype]}
     if weights in COMPUTED_IN_INT8 and cpu.int8_sums_saturate:
-        found["LP_TRANSFORMS_MODE"] = False  # "low precision transformations"
+        found[FAKE_QUANTIZE_IN_INT8] = False
     return found
 
 

@@ -56,7 +56,7 @@ def layers(unet: nn.Module, side: int) -> dict[str, tuple[nn.Conv2d, int, int]]:
 
 
 def tile_side(side: int) -> int | None:
-    """Which tiles suit a picture of `side` x `side` positions; None: PyTorch's does.
+    """Which tiles suit a picture of `side` x `side` positions; None: PyTorch convolves it.
 
     Larger tiles need fewer multiplications and more weights, which have to be read for as many
     rows as there are tiles.

@@ -46,8 +46,8 @@ struct Chosen {
   static constexpr auto B = made.B;
 };
 
-// Pictures [N, H, W, C], the channels beside each other, and a strip of each that is cut into tiles:
-// `rows` rows of tiles, from row `first` on.
+// Pictures [N, H, W, C], the channels beside each other, and a strip of each that is cut into
+// tiles: `rows` rows of tiles, from row `first` on.
 template <int m>
 struct Tiles {
   Size height, width, channels, first, rows, columns, count;
@@ -149,9 +149,9 @@ Function of_side(int m, Function one, Function two, Function four) {
 
 }  // namespace
 
-// m: 1, 2 or 4. Channels are multiples of 16. Sizes: N, H, W and C of pictures [N, H, W, C], the first row
-// of tiles and their rows. Matrices: [(m + 2)^2, tiles, C], a tile for each m x m outputs, also of
-// those at the edges that are cut.
+// m: 1, 2 or 4. Channels are multiples of 16. Sizes: N, H, W and C of pictures [N, H, W, C], the
+// first row of tiles and how many rows. Matrices: [(m + 2)^2, tiles, C], a tile for each m x m
+// outputs, also of those at the edges that are cut.
 extern "C" {
 
 // Pictures to matrices.

@@ -24,7 +24,7 @@ struct Matrices {
   Matrix<m + 2, m + 2> B;
 };
 
-// What leaves taps and inputs as they are, and adds the products: one output of a direct convolution.
+// What leaves taps and inputs as they are and adds the products: a direct convolution's output.
 constexpr Matrices<1> direct(bool reversed) {
   Matrices<1> made;
   for (int k = 0; k < TAPS; ++k) {
